@@ -1,0 +1,3 @@
+"""Multi-task ranking on TorchRec with MultiBalance gradient balancing."""
+
+__version__ = "0.1.0"
