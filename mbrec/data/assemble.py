@@ -1,0 +1,120 @@
+"""Blocks of rows -> padded batches, with the labels and masks of the tasks.
+
+Shapes: B rows a rank and batch, K tasks, F categorical features.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from mbrec.data.batch import Batch
+from mbrec.data.block import Block
+from mbrec.data.encode import Encoder
+from mbrec.data.schema import Columns
+from mbrec.tasks import Task
+
+
+class Assembler:
+    """Makes batches of constant size.
+
+    Args:
+        columns: the schema.
+        tasks: name -> task, in the order of the batch's columns.
+        batch_size: B; a shorter block is padded with rows that count for nothing.
+
+    Attributes:
+        encoder: reads what the batches need.
+        empty: a block without rows.
+
+    Raises:
+        ValueError: if a task needs a label that the data set does not have.
+    """
+
+    def __init__(self, columns: Columns, tasks: Mapping[str, Task], batch_size: int) -> None:
+        wanted = [task.label for task in tasks.values()]
+        wanted += [task.given for task in tasks.values() if task.given is not None]
+        labels = list(dict.fromkeys(wanted))
+        if unknown := [label for label in labels if label not in columns.labels]:
+            raise ValueError(
+                f"expected labels of the data set ({', '.join(columns.labels)}), "
+                f"got tasks that need {', '.join(unknown)}"
+            )
+        has_oracle = [name for name in tasks if name in columns.oracle]
+        self.encoder = Encoder(columns, labels, [columns.oracle[name] for name in has_oracle])
+        self.batch_size = batch_size
+        self._label = [labels.index(task.label) for task in tasks.values()]
+        self._given = [
+            None if task.given is None else labels.index(task.given) for task in tasks.values()
+        ]
+        self._oracle = [has_oracle.index(n) if n in has_oracle else None for n in tasks]
+        self._keys = list(columns.categorical)
+        self._multi_hot = [feature.multi_hot for feature in columns.categorical.values()]
+        num_bags = sum(self._multi_hot)
+        self.empty = Block(
+            np.empty((len(self._keys) - num_bags, 0), np.int64),
+            [(np.empty(0, np.int64), np.zeros(1, np.int64))] * num_bags,
+            np.empty((0, len(columns.numerical)), np.float32),
+            np.empty((0, len(labels)), np.float32),
+            np.empty(0, np.float32),
+            np.empty((0, len(has_oracle)), np.float64),
+            np.empty(0, np.int64),
+        )
+
+    def __call__(self, block: Block) -> Batch:
+        """Return the batch of a block of at most B rows."""
+        n, size, num_tasks = len(block), self.batch_size, len(self._label)
+        labels_BK = np.zeros((size, num_tasks), np.float32)
+        masks_BK = np.zeros((size, num_tasks), np.float32)
+        for k, (label, given) in enumerate(zip(self._label, self._given, strict=True)):
+            mask = 1.0 if given is None else (block.labels_nL[:, given] > 0).astype(np.float32)
+            masks_BK[:n, k] = mask
+            labels_BK[:n, k] = block.labels_nL[:, label] * mask
+        weights_B = _pad(block.weights_n, size)
+        counts_K = masks_BK.astype(np.float64).T @ weights_B.astype(np.float64)
+        return Batch(
+            self._sparse(block),
+            torch.from_numpy(_pad(block.dense_nN, size)),
+            torch.from_numpy(labels_BK),
+            torch.from_numpy(masks_BK),
+            torch.from_numpy(weights_B),
+            torch.from_numpy(counts_K),
+            torch.from_numpy(_pad(block.rows_n, size, -1)),
+            self._oracle_BK(block),
+        )
+
+    def _sparse(self, block: Block) -> KeyedJaggedTensor:
+        n = len(block)
+        lengths_FB = np.zeros((len(self._keys), self.batch_size), np.int32)
+        one_hot, bags, values = iter(block.ids_Fn), iter(block.bags), []
+        for f, multi_hot in enumerate(self._multi_hot):
+            if multi_hot:
+                bag, offsets = next(bags)
+                values.append(bag[offsets[0] : offsets[-1]])
+                lengths_FB[f, :n] = np.diff(offsets)
+            else:
+                values.append(next(one_hot))
+                lengths_FB[f, :n] = 1
+        return KeyedJaggedTensor(
+            keys=self._keys,
+            values=torch.from_numpy(np.concatenate(values)),
+            lengths=torch.from_numpy(lengths_FB.reshape(-1)),
+        )
+
+    def _oracle_BK(self, block: Block) -> torch.Tensor | None:
+        if not block.oracle_nO.shape[1]:
+            return None
+        oracle_BK = np.full((self.batch_size, len(self._oracle)), np.nan)
+        for k, column in enumerate(self._oracle):
+            if column is not None:
+                oracle_BK[: len(block), k] = block.oracle_nO[:, column]
+        return torch.from_numpy(oracle_BK)
+
+
+def _pad(values: np.ndarray, size: int, fill: int = 0) -> np.ndarray:
+    if len(values) == size:
+        return np.ascontiguousarray(values)
+    padded = np.full((size, *values.shape[1:]), fill, values.dtype)
+    padded[: len(values)] = values
+    return padded

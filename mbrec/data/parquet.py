@@ -1,0 +1,204 @@
+"""Reads Parquet files as batches: deals row groups out, shuffles, checks, cuts, pads."""
+
+import glob
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from torch.utils.data import IterableDataset, get_worker_info
+
+from mbrec.data.assemble import Assembler
+from mbrec.data.batch import Batch
+from mbrec.data.block import Block
+from mbrec.data.encode import Encoder, Where
+from mbrec.data.schema import Columns, Order
+from mbrec.tasks import Task
+
+MAX_OPEN_FILES = 16
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group of one of the files; `first_row` counts through the whole data set."""
+
+    file: str
+    index: int
+    first_row: int
+    num_rows: int
+
+
+class ParquetReader(IterableDataset[Batch]):
+    """Streams the batches of one rank from Parquet files.
+
+    Rows are shuffled in two stages: the order of the row groups, and the rows within a buffer of
+    consecutive ones. Both depend only on the seed, the epoch and, in dealt order, the stream.
+
+    Args:
+        files: Parquet files; their order defines the position of each row.
+        columns: the schema.
+        tasks: name -> task; the order is that of the batch's label columns.
+        global_batch_size: rows of a batch over all ranks; divisible by `world_size`.
+        order: see `Order`.
+        rank: this rank.
+        world_size: ranks that share the data.
+        shuffle_rows: rows of the shuffle buffer; 0 reads in file order.
+        seed: of the shuffle.
+
+    Raises:
+        ValueError: if there is no file, a file is not Parquet or lacks a column, or the batch
+            size is not divisible.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        columns: Columns,
+        tasks: Mapping[str, Task],
+        *,
+        global_batch_size: int,
+        order: Order = Order.dealt,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle_rows: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if global_batch_size < 1 or global_batch_size % world_size:
+            raise ValueError(
+                f"expected a global batch size divisible by the {world_size} ranks, "
+                f"got {global_batch_size}"
+            )
+        self.columns = columns
+        self.global_batch_size = global_batch_size
+        self.batch_size = global_batch_size // world_size
+        self.order = order
+        self.rank, self.world_size = rank, world_size
+        self.shuffle_rows, self.seed, self.epoch = shuffle_rows, seed, 0
+        self._assemble = Assembler(columns, tasks, self.batch_size)
+        self.row_groups = _index(files, self._assemble.encoder)
+        self.num_rows = sum(group.num_rows for group in self.row_groups)
+        self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the shuffle of the next iteration."""
+        self.epoch = epoch
+
+    def empty_batch(self) -> Batch:
+        """Return a batch of padding rows, for a rank that ran out of data before the others."""
+        return self._assemble(self._assemble.empty)
+
+    def locate(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Return the file of each row, and its position in that file."""
+        first = {}
+        for group in self.row_groups:
+            first.setdefault(group.file, group.first_row)
+        starts, names = np.array(list(first.values())), list(first)
+        which = np.searchsorted(starts, rows, side="right") - 1
+        return [names[i] for i in which], rows - starts[which]
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        index, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        if self.order is Order.exact:
+            blocks = self._blocks(self._shuffled_row_groups(), stream=0)
+            size, start = self.global_batch_size, self.rank * self.batch_size
+            # DataLoader takes from its workers in turn: batch t must come from worker t % count.
+            slices = (
+                block.slice(min(start, len(block)), min(start + self.batch_size, len(block)))
+                for t, block in enumerate(_cut(blocks, size))
+                if t % count == index
+            )
+        else:
+            stream, streams = index * self.world_size + self.rank, count * self.world_size
+            groups = self._shuffled_row_groups()[stream::streams]
+            slices = _cut(self._blocks(groups, stream), self.batch_size)
+        for block in slices:
+            yield self._assemble(block)
+
+    def _random(self, *key: int) -> np.random.Generator:
+        sequence = np.random.SeedSequence(self.seed, spawn_key=(self.epoch, *key))
+        return np.random.Generator(np.random.Philox(sequence))
+
+    def _shuffled_row_groups(self) -> list[RowGroup]:
+        if not self.shuffle_rows:
+            return self.row_groups
+        order = self._random(0).permutation(len(self.row_groups))
+        return [self.row_groups[i] for i in order]
+
+    def _blocks(self, groups: Sequence[RowGroup], stream: int) -> Iterator[Block]:
+        buffer: list[Block] = []
+        window = 0
+        for position, group in enumerate(groups):
+            buffer.append(self._read(group))
+            last = position == len(groups) - 1
+            if last or sum(map(len, buffer)) >= self.shuffle_rows:
+                block = Block.concatenate(buffer)
+                if self.shuffle_rows:
+                    block = block.take(self._random(1, stream, window).permutation(len(block)))
+                yield block
+                buffer, window = [], window + 1
+
+    def _read(self, group: RowGroup) -> Block:
+        file = self._open.pop(group.file, None)
+        if file is None:
+            file = pq.ParquetFile(group.file, page_checksum_verification=True)
+        self._open[group.file] = file
+        if len(self._open) > MAX_OPEN_FILES:
+            self._open.popitem(last=False)[1].close()
+        encoder = self._assemble.encoder
+        try:
+            table = file.read_row_group(group.index, columns=encoder.names, use_threads=False)
+        except OSError as error:
+            raise ValueError(
+                f"{group.file}: row group {group.index} cannot be read: {error}"
+            ) from error
+        return encoder.encode(table, group.first_row, Where(group.file, group.index))
+
+
+def find_files(root: str, patterns: Sequence[str]) -> list[str]:
+    """Return the files under `root` that match the patterns, sorted.
+
+    Raises:
+        ValueError: naming a pattern that matches nothing.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        matches = sorted(glob.glob(str(Path(root) / pattern), recursive=True))
+        if not matches:
+            raise ValueError(f"expected Parquet files at {Path(root) / pattern}, found none")
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def _index(files: Sequence[str], encoder: Encoder) -> list[RowGroup]:
+    groups, first_row = [], 0
+    for name in files:
+        try:
+            with pq.ParquetFile(name) as file:
+                metadata, schema = file.metadata, file.schema_arrow
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name}: expected a Parquet file: {error}") from error
+        encoder.check_types(schema, name)
+        for index in range(metadata.num_row_groups):
+            num_rows = metadata.row_group(index).num_rows
+            if num_rows:
+                groups.append(RowGroup(name, index, first_row, num_rows))
+            first_row += num_rows
+    if not groups:
+        raise ValueError(f"expected rows, got none in {len(files)} files ({', '.join(files[:3])})")
+    return groups
+
+
+def _cut(blocks: Iterator[Block], size: int) -> Iterator[Block]:
+    """Cut a stream of blocks into blocks of `size` rows; the last may be shorter."""
+    rest: Block | None = None
+    for new in blocks:
+        block = new if rest is None else Block.concatenate([rest, new])
+        whole = len(block) - len(block) % size
+        for start in range(0, whole, size):
+            yield block.slice(start, start + size)
+        rest = block.slice(whole, len(block)) if whole < len(block) else None
+    if rest is not None:
+        yield rest

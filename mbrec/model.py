@@ -1,0 +1,161 @@
+"""The ranking model: a shared bottom, the balancing hook, and one head a task.
+
+Shapes: B batch, K tasks, H representation, N numerical features.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.mlp import MLP
+
+from mbrec.balance import BalanceHook
+from mbrec.data.batch import Batch
+from mbrec.losses import Reduction, masked_bce
+from mbrec.modules.categorical import CategoricalModule
+from mbrec.modules.numerical import NumericalModule
+from mbrec.tasks import Task
+
+
+@dataclass
+class Outputs:
+    """What a step leaves for metrics, monitor and predictions; detached.
+
+    Attributes:
+        losses_K: this rank's losses, as they went into the gradient.
+        predictions_BK: probabilities.
+        labels_BK: in [0, 1].
+        masks_BK: mask times sample weight.
+        rows_B: position of each row in the data set, -1 for padding.
+        oracle_BK: true probabilities, or None.
+    """
+
+    losses_K: Tensor
+    predictions_BK: Tensor
+    labels_BK: Tensor
+    masks_BK: Tensor
+    rows_B: Tensor
+    oracle_BK: Tensor | None
+
+
+class SharedBottom(nn.Module):
+    """Embeddings and numerical features, side by side, through the interaction module.
+
+    Args:
+        categorical: the embedding tables.
+        numerical: the numerical module, or None for data without numerical features.
+        interaction: maps (B, categorical + numerical width) to (B, H).
+    """
+
+    def __init__(
+        self,
+        categorical: CategoricalModule,
+        numerical: NumericalModule | None,
+        interaction: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.categorical = categorical
+        self.numerical = numerical
+        self.interaction = interaction
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the shared representation (B, H)."""
+        features = self.categorical(batch.sparse)
+        if self.numerical is not None:
+            features = torch.cat([features, self.numerical(batch.dense_BN)], dim=1)
+        return self.interaction(features)
+
+
+class Heads(nn.Module):
+    """The hook, one MLP a task, and the losses.
+
+    They are one module because torchrec's pipelines trace the model down to sharded modules and
+    keep a module without one whole: a hook traced on its own would vanish from the graph.
+
+    Args:
+        tasks: name -> task; heads run in this order, which makes the merge bitwise under `Equal`.
+        in_features: H.
+        hook: balances the tasks at the representation; None leaves it out.
+        reduction: of the losses.
+        world_size: ranks that share the global batch.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        in_features: int,
+        hook: BalanceHook | None,
+        *,
+        reduction: Reduction = Reduction.global_batch,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__()
+        self.hook = hook
+        self.mlps = nn.ModuleDict({n: _head(in_features, t) for n, t in tasks.items()})
+        weights = torch.tensor([task.weight for task in tasks.values()])
+        self.task_weights: Tensor
+        self.register_buffer("task_weights", weights, persistent=False)
+        self.reduction = reduction
+        self.world_size = world_size
+
+    def forward(self, shared_BH: Tensor, batch: Batch) -> tuple[Tensor, Outputs]:
+        """Return the loss to call backward on, and what metrics need."""
+        views = (shared_BH,) * len(self.mlps) if self.hook is None else self.hook(shared_BH)
+        logits = [mlp(view) for mlp, view in zip(self.mlps.values(), views, strict=True)]
+        logits_BK = torch.cat(logits, dim=1)
+        masks_BK = batch.masks_BK * batch.weights_B[:, None]
+        losses_K = self.task_weights * masked_bce(
+            logits_BK,
+            batch.labels_BK,
+            masks_BK,
+            batch.counts_K,
+            reduction=self.reduction,
+            world_size=self.world_size,
+        )
+        if self.hook is not None and self.training:
+            self.hook.observe(losses_K, batch.counts_K)
+        outputs = Outputs(
+            losses_K.detach(),
+            logits_BK.detach().sigmoid(),
+            batch.labels_BK,
+            masks_BK,
+            batch.rows_B,
+            batch.oracle_BK,
+        )
+        return losses_K.sum(), outputs
+
+
+class Ranker(nn.Module):
+    """The whole model, from a batch to its loss."""
+
+    def __init__(self, bottom: SharedBottom, heads: Heads) -> None:
+        super().__init__()
+        self.bottom = bottom
+        self.heads = heads
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Outputs]:
+        """Return (loss, outputs), as torchrec's pipelines expect."""
+        return self.heads(self.bottom(batch), batch)
+
+
+def count_parameters(model: Ranker) -> dict[str, int]:
+    """Return the number of parameters by module, as Table 1 of He et al. 2024 splits them."""
+    bottom = model.bottom
+    parts: dict[str, nn.Module | None] = {
+        "categorical": bottom.categorical,
+        "numerical": bottom.numerical,
+        "interaction": bottom.interaction,
+        "heads": model.heads,
+    }
+    return {
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in parts.items()
+        if part is not None
+    }
+
+
+def _head(in_features: int, task: Task) -> nn.Module:
+    if not task.hidden:
+        return nn.Linear(in_features, 1)
+    return nn.Sequential(MLP(in_features, list(task.hidden)), nn.Linear(task.hidden[-1], 1))

@@ -1,0 +1,50 @@
+"""Categorical features -> embeddings.
+
+Shapes: B batch, F features, D_f embedding width of feature f.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from mbrec.data.schema import Categorical
+
+
+class CategoricalModule(nn.Module):
+    """One embedding table a feature; multi-hot ids are summed.
+
+    The tables are made on the meta device: they take no memory until they are sharded, and are
+    filled after that (`mbrec.distributed.init_tables`).
+
+    Args:
+        features: name -> feature; their order is that of the output's columns.
+        embedding_dim: width of the tables that do not set their own.
+    """
+
+    def __init__(self, features: Mapping[str, Categorical], embedding_dim: int) -> None:
+        super().__init__()
+        dims = [feature.embedding_dim or embedding_dim for feature in features.values()]
+        self.embeddings = EmbeddingBagCollection(
+            tables=[
+                EmbeddingBagConfig(
+                    name=name,
+                    embedding_dim=dim,
+                    num_embeddings=feature.num_embeddings,
+                    feature_names=[name],
+                )
+                for (name, feature), dim in zip(features.items(), dims, strict=True)
+            ],
+            device=torch.device("meta"),
+        )
+        self.names = list(features)
+        self.out_features = sum(dims)
+
+    def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
+        """Return the embeddings side by side, (B, sum of D_f), in config order."""
+        # values() of the result is in the order of the sharding plan, which differs from one
+        # number of ranks to another; only regrouping fixes the columns.
+        return KeyedTensor.regroup([self.embeddings(sparse)], [self.names])[0]

@@ -1,0 +1,28 @@
+"""What a task is. The dataclass is its part of the config schema too, and imports nothing."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+
+@dataclass
+class Task:
+    """A binary target with a head of its own on the shared representation.
+
+    Attributes:
+        label: the label it predicts, by the data set's name for it.
+        given: the label that must be positive for a row to count; CVR is given the click.
+        weight: multiplies the loss, for its head as well.
+        hidden: widths of the head's hidden layers.
+    """
+
+    label: str = MISSING
+    given: str | None = None
+    weight: float = 1.0
+    hidden: list[int] = field(default_factory=lambda: [64])
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"expected the weight of a task to be positive, got {self.weight}")
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"expected widths of at least 1 in hidden, got {self.hidden}")
