@@ -130,13 +130,14 @@ def init_tables(model: DistributedModelParallel, seed: int) -> None:
     for key, value in model.state_dict().items():
         if ".embedding_bags." not in key:
             continue
-        shards = [(value, (0, 0))]
         if isinstance(value, ShardedTensor):
-            local = value.local_shards()
-            shards = [(part.tensor, tuple(part.metadata.shard_offsets)) for part in local]
-        table, num_rows = key.split(".")[-2], value.size(0)
-        for tensor, (row, column) in shards:
-            rows = _table_rows(table, row, len(tensor), value.size(1), num_rows**-0.5, seed)
+            size = value.metadata().size
+            parts = [(part.tensor, part.metadata.shard_offsets) for part in value.local_shards()]
+        else:
+            size, parts = value.shape, [(value, [0, 0])]
+        table, (num_rows, dim) = key.split(".")[-2], size
+        for tensor, (row, column) in parts:
+            rows = _table_rows(table, row, len(tensor), dim, num_rows**-0.5, seed)
             tensor.copy_(rows[:, column : column + tensor.shape[1]])
 
 

@@ -3,22 +3,11 @@
 Shapes: B batch of this rank, K tasks.
 """
 
-from enum import Enum
-
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-
-class Reduction(Enum):
-    """What the sum of a task's losses is divided by.
-
-    `global_batch`: the global batch size. `unmasked`: the task's own count in the global batch,
-    which makes rare tasks louder.
-    """
-
-    global_batch = "global_batch"
-    unmasked = "unmasked"
+from mbrec.tasks import Reduction
 
 
 def masked_bce(

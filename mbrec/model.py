@@ -12,10 +12,10 @@ from torchrec.modules.mlp import MLP
 
 from mbrec.balance import BalanceHook
 from mbrec.data.batch import Batch
-from mbrec.losses import Reduction, masked_bce
+from mbrec.losses import masked_bce
 from mbrec.modules.categorical import CategoricalModule
 from mbrec.modules.numerical import NumericalModule
-from mbrec.tasks import Task
+from mbrec.tasks import Reduction, Task
 
 
 @dataclass

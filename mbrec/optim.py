@@ -29,7 +29,8 @@ def combine_optimizers(model: DistributedModelParallel, *, lr: float) -> Combine
     dense = dict(in_backward_optimizer_filter(model.named_parameters()))
     adam = KeyedOptimizerWrapper(dense, lambda params: torch.optim.Adam(params, lr=lr))
     trained = set(dense) | set(model.fused_optimizer.params)
-    expected = {name for name, _ in model.named_parameters()}
+    # A table that another rank holds is a parameter without elements here.
+    expected = {name for name, parameter in model.named_parameters() if parameter.numel()}
     if lost := sorted(expected - trained):
         raise RuntimeError(f"expected every parameter to have an optimizer, got none for {lost}")
     return CombinedOptimizer([("tables", model.fused_optimizer), ("dense", adam)])

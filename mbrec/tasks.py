@@ -1,8 +1,20 @@
-"""What a task is. The dataclass is its part of the config schema too, and imports nothing."""
+"""What a task is, and how its losses are reduced. Part of the config schema; imports no torch."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from omegaconf import MISSING
+
+
+class Reduction(Enum):
+    """What the sum of a task's losses is divided by.
+
+    `global_batch`: the global batch size. `unmasked`: the task's own count in the global batch,
+    which makes rare tasks louder.
+    """
+
+    global_batch = "global_batch"
+    unmasked = "unmasked"
 
 
 @dataclass

@@ -57,6 +57,10 @@ class Balancer(nn.Module):
         self.register_buffer(name, value_K, persistent=False)
         self._task_states.append(name)
 
+    def task_states(self) -> dict[str, Tensor]:
+        """Return the state that has one entry a task, by name; for a monitor to watch."""
+        return {state: getattr(self, state) for state in self._task_states}
+
     def initial_share(self, task: str) -> float | None:
         """Return the weight a task starts with, or None where weights are not state."""
         return None

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from torch.utils.data import DataLoader
 
@@ -29,7 +29,7 @@ class Loader:
         self.num_workers = num_workers
         self.pin_memory = pin_memory
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch]:
         if self.num_workers:
             loader = DataLoader(
                 self.reader,
@@ -48,7 +48,7 @@ class _Failure:
 
 def prefetch(
     batches: Iterator[Batch], *, depth: int = PREFETCHED_BATCHES, pin_memory: bool = False
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Yield the batches, read ahead by a thread; its errors are raised here.
 
     Leaving the iterator early (closing it) stops the thread.

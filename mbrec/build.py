@@ -1,0 +1,236 @@
+"""Configuration -> objects. The only reader of a `Config`, in the order of one step."""
+
+import inspect
+import logging
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+import torch.distributed as dist
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.optim.keyed import CombinedOptimizer
+
+from mbrec import distributed, optim
+from mbrec.balance import BalanceHook, Balancer
+from mbrec.config import Config
+from mbrec.data.batch import Batch
+from mbrec.data.loader import Loader
+from mbrec.data.parquet import ParquetReader, find_files
+from mbrec.data.schema import Order
+from mbrec.metrics import TaskMetrics
+from mbrec.model import Heads, Outputs, Ranker, SharedBottom, count_parameters
+from mbrec.modules.categorical import CategoricalModule
+from mbrec.modules.numerical import NumericalModule
+from mbrec.monitor import Monitor
+from mbrec.oracle import OracleGap
+from mbrec.trainer import Evaluator, Trainer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Sharded:
+    """A model on its ranks, with what runs it."""
+
+    model: DistributedModelParallel
+    hook: BalanceHook
+    optimizer: CombinedOptimizer
+    pipeline: TrainPipelineSparseDist[Batch, Outputs]
+    parameters: dict[str, int]
+
+
+def instantiate(node: dict[str, Any], *args: Any, plugins: list[str], **kwargs: Any) -> Any:
+    """Return an object of the class that a `_target_` node names.
+
+    Args:
+        node: `_target_` and keyword arguments.
+        args: positional arguments that come before those of the node.
+        plugins: packages besides mbrec that the class may come from.
+        kwargs: further keyword arguments.
+
+    Raises:
+        ValueError: if the node names no class of mbrec or a plugin, or its arguments do not fit.
+    """
+    allowed = {"mbrec", *plugins}
+    target = node.get("_target_")
+    expected = f"a class of {' or '.join(sorted(allowed))} in _target_"
+    # The name is checked before anything is imported, and the class it leads to after that.
+    if not isinstance(target, str) or target.split(".")[0] not in allowed:
+        raise ValueError(f"expected {expected}, got {target!r}; see runtime.plugins")
+    found = hydra.utils.get_object(target)
+    if not inspect.isclass(found) or found.__module__.split(".")[0] not in allowed:
+        raise ValueError(f"expected {expected}, got {target!r}; see runtime.plugins")
+    arguments = {key: value for key, value in node.items() if key != "_target_"}
+    try:
+        return found(*args, **arguments, **kwargs)
+    except TypeError as error:
+        raise ValueError(
+            f"expected arguments that fit {target}, got {arguments}: {error}"
+        ) from error
+
+
+def run_folder(config: Config, runtime: distributed.Runtime) -> Path:
+    """Return the folder of this run, the same on every rank; rank 0 makes it."""
+    name = config.run.name or os.environ.get("MBREC_RUN_ID") or time.strftime("%Y-%m-%d_%H-%M-%S")
+    chosen = [str(Path(config.run.folder) / name)]
+    dist.broadcast_object_list(chosen, src=0)
+    folder = Path(chosen[0])
+    if runtime.rank == 0:
+        if (folder / "metrics.json").exists():
+            log.warning("%s holds a finished run; its files are replaced", folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    dist.barrier()
+    return folder
+
+
+def data_folder(config: Config, runtime: distributed.Runtime) -> str:
+    """Return the folder of the data set; rank 0 writes a synthetic one if it is not there."""
+    settings = config.data.synthetic
+    if settings is None:
+        return config.data.path
+    from mbrec.data.world import write
+
+    folder = Path(config.data.path) / settings.fingerprint
+    if runtime.rank == 0 and not folder.exists():
+        log.info("writing %s synthetic rows to %s", f"{settings.rows:,}", folder)
+        write(settings, folder, progress=config.monitor.progress)
+    dist.barrier()
+    return str(folder)
+
+
+def readers(config: Config, runtime: distributed.Runtime) -> tuple[ParquetReader, ParquetReader]:
+    """Return the readers of the training and of the evaluation rows."""
+    root = data_folder(config, runtime)
+    shared: dict[str, Any] = {
+        "columns": config.data.columns,
+        "tasks": config.tasks,
+        "global_batch_size": config.trainer.global_batch_size,
+        "rank": runtime.rank,
+        "world_size": runtime.world_size,
+    }
+    train = ParquetReader(
+        find_files(root, config.data.train),
+        order=config.data.order,
+        shuffle_rows=config.data.shuffle_rows,
+        seed=config.trainer.seed,
+        **shared,
+    )
+    evaluation = ParquetReader(
+        find_files(root, config.data.evaluation), order=Order.dealt, **shared
+    )
+    return train, evaluation
+
+
+def ranker(config: Config, world_size: int, process_group: dist.ProcessGroup | None) -> Ranker:
+    """Return the unsharded model; its tables are on the meta device."""
+    columns, plugins = config.data.columns, config.runtime.plugins
+    categorical = CategoricalModule(columns.categorical, config.model.embedding_dim)
+    numerical = None
+    if columns.numerical:
+        numerical = NumericalModule(len(columns.numerical), config.model.numerical)
+    width = categorical.out_features + (numerical.out_features if numerical else 0)
+    interaction = instantiate(config.model.interaction, width, plugins=plugins)
+    balancer = instantiate(config.balancer, plugins=plugins, num_tasks=len(config.tasks))
+    if not isinstance(balancer, Balancer):
+        raise ValueError(f"expected a Balancer in balancer._target_, got {type(balancer)}")
+    hook = BalanceHook(
+        balancer,
+        task_names=list(config.tasks),
+        process_group=process_group,
+        statistics=config.monitor.balance,
+    )
+    heads = Heads(
+        config.tasks,
+        interaction.out_features,
+        hook,
+        reduction=config.trainer.loss_reduction,
+        world_size=world_size,
+    )
+    return Ranker(SharedBottom(categorical, numerical, interaction), heads)
+
+
+def shard(config: Config, runtime: distributed.Runtime) -> Sharded:
+    """Return the model of a configuration, sharded, its tables filled, with its optimizers."""
+    torch.manual_seed(config.trainer.seed)
+    # A group of its own: the hook's all-reduce runs in backward, between those of others.
+    model = ranker(config, runtime.world_size, dist.new_group())
+    parameters = count_parameters(model)
+    tables = model.bottom.categorical.embeddings
+    settings = config.optimizer
+    optim.fuse_table_optimizer(tables, lr=settings.table_lr, eps=settings.table_eps)
+    hook = model.heads.hook
+    assert hook is not None
+    sharded = distributed.shard(
+        model,
+        list(config.data.columns.categorical),
+        runtime,
+        batch_size=config.trainer.global_batch_size // runtime.world_size,
+    )
+    distributed.init_tables(sharded, config.trainer.seed)
+    optimizer = optim.combine_optimizers(sharded, lr=settings.dense_lr)
+    pipeline = TrainPipelineSparseDist(sharded, optimizer, runtime.device, execute_all_batches=True)
+    return Sharded(sharded, hook, optimizer, pipeline, parameters)
+
+
+def evaluator(
+    config: Config, runtime: distributed.Runtime, sharded: Sharded, reader: ParquetReader
+) -> Evaluator:
+    """Return what scores the model on a reader's rows."""
+    tasks = list(config.tasks)
+    return Evaluator(
+        sharded.pipeline,
+        _loader(config, runtime, reader),
+        TaskMetrics(tasks, batch_size=reader.batch_size, device=runtime.device),
+        OracleGap(tasks, device=runtime.device),
+        total_steps=math.ceil(reader.num_rows / reader.global_batch_size),
+        progress=config.monitor.progress and runtime.rank == 0,
+    )
+
+
+def trainer(config: Config, runtime: distributed.Runtime, folder: Path) -> tuple[Trainer, Sharded]:
+    """Return the trainer of a configuration, ready to `fit`, and its model."""
+    train_reader, evaluation_reader = readers(config, runtime)
+    sharded = shard(config, runtime)
+    settings, tasks = config.trainer, list(config.tasks)
+    steps = settings.epochs * math.ceil(train_reader.num_rows / settings.global_batch_size)
+    monitor = Monitor(
+        tasks,
+        sharded.hook,
+        TaskMetrics(
+            tasks,
+            batch_size=train_reader.batch_size * config.monitor.every,
+            device=runtime.device,
+        ),
+        folder / "tensorboard",
+        every=config.monitor.every,
+        rows_per_step=settings.global_batch_size,
+        total_steps=settings.steps or steps,
+        progress=config.monitor.progress,
+    )
+    built = Trainer(
+        sharded.model,
+        sharded.optimizer,
+        optim.Warmup(sharded.optimizer, config.optimizer.warmup_steps),
+        sharded.pipeline,
+        _loader(config, runtime, train_reader),
+        evaluator(config, runtime, sharded, evaluation_reader),
+        monitor,
+        epochs=settings.epochs,
+        max_steps=settings.steps,
+        evaluate_every=settings.evaluate_every,
+    )
+    return built, sharded
+
+
+def _loader(config: Config, runtime: distributed.Runtime, reader: ParquetReader) -> Loader:
+    return Loader(
+        reader,
+        num_workers=config.data.num_workers,
+        pin_memory=runtime.device.type == "cuda",
+    )

@@ -1,0 +1,195 @@
+"""The typed schema of the configuration. Imports nothing heavy: `--help` reads it.
+
+A task, a column and the synthetic world are their own schema (`Task`, `Columns`, `Synthetic`);
+here are the settings that belong to no such object. Only `mbrec.build` reads a `Config`.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from mbrec.data.schema import Columns, Order
+from mbrec.data.synthetic import Synthetic
+from mbrec.tasks import Reduction, Task
+
+
+@dataclass
+class Data:
+    """Where the rows come from and how they are read.
+
+    Attributes:
+        path: folder of the data set; of all synthetic ones where `synthetic` is set.
+        train: patterns of the files to train on, below `path`.
+        evaluation: patterns of the files to evaluate on.
+        columns: the schema of the files.
+        synthetic: settings of a simulated data set, which is written below `path` if need be.
+        order: how rows are dealt to ranks.
+        shuffle_rows: rows of the shuffle buffer.
+        num_workers: reader processes of each rank; 0 reads in a thread.
+    """
+
+    path: str = MISSING
+    train: list[str] = MISSING
+    evaluation: list[str] = MISSING
+    columns: Columns = MISSING
+    synthetic: Synthetic | None = None
+    order: Order = Order.dealt
+    shuffle_rows: int = 65_536
+    num_workers: int = 0
+
+
+@dataclass
+class Model:
+    """The shared bottom.
+
+    Attributes:
+        embedding_dim: width of each embedding table that does not set its own.
+        numerical: widths of the numerical module's layers.
+        interaction: a `_target_` node, called with the width of its input.
+    """
+
+    embedding_dim: int = 16
+    numerical: list[int] = field(default_factory=lambda: [64, 16])
+    interaction: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Optimizer:
+    """Row-wise Adagrad for the tables, Adam for the rest.
+
+    Attributes:
+        table_lr: learning rate of the tables.
+        table_eps: added to Adagrad's denominator.
+        dense_lr: learning rate of everything else.
+        warmup_steps: steps until the full rates.
+    """
+
+    table_lr: float = 0.02
+    table_eps: float = 1e-8
+    dense_lr: float = 1e-3
+    warmup_steps: int = 20
+
+
+@dataclass
+class TrainerSettings:
+    """How long and in what steps.
+
+    Attributes:
+        global_batch_size: rows of a step over all ranks.
+        epochs: passes over the training rows.
+        steps: stop after that many steps, whatever the epochs say.
+        evaluate_every: steps between evaluations; default: only at the end.
+        loss_reduction: what the sum of a task's losses is divided by.
+        seed: of parameters, tables and the order of rows.
+    """
+
+    global_batch_size: int = 1024
+    epochs: int = 1
+    steps: int | None = None
+    evaluate_every: int | None = None
+    loss_reduction: Reduction = Reduction.global_batch
+    seed: int = 0
+
+
+@dataclass
+class MonitorSettings:
+    """What is shown and kept of a run.
+
+    Attributes:
+        every: steps between two writings; each step is kept with its own number.
+        balance: norms, cosines and weights of the tasks, also for a balancer that could do
+            without (`Equal` then costs as much as another).
+        progress: show a progress bar.
+    """
+
+    every: int = 20
+    balance: bool = True
+    progress: bool = True
+
+
+@dataclass
+class Run:
+    """Where the run is saved.
+
+    Attributes:
+        folder: parent of the runs' folders.
+        name: name of the run's folder; default: MBREC_RUN_ID, or the time of the start.
+        checkpoint: save the model at the end.
+    """
+
+    folder: str = "outputs"
+    name: str | None = None
+    checkpoint: bool = True
+
+
+@dataclass
+class RuntimeSettings:
+    """The processes.
+
+    Attributes:
+        timeout_s: seconds after which a rank that does not answer ends the job.
+        plugins: packages besides mbrec whose classes a `_target_` may name; taken from the
+            command line only.
+    """
+
+    timeout_s: int = 600
+    plugins: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Config:
+    """Everything that defines a run."""
+
+    data: Data = MISSING
+    model: Model = field(default_factory=Model)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    balancer: dict[str, Any] = field(default_factory=dict)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    run: Run = field(default_factory=Run)
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+
+
+def _rank_zero(first: str, other: str) -> str:
+    return first if os.environ.get("RANK", "0") == "0" else other
+
+
+OmegaConf.register_new_resolver("rank_zero", _rank_zero, replace=True)
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def parse(node: DictConfig) -> Config:
+    """Return the typed configuration, its values checked.
+
+    Raises:
+        ValueError: if a value is missing or outside its range.
+    """
+    if missing := sorted(OmegaConf.missing_keys(node)):
+        hint = "a task has settings but was not selected with tasks=[...]"
+        hint = hint if missing[0].startswith("tasks.") else f"for example {missing[0]}=..."
+        raise ValueError(f"expected a value for {', '.join(missing)}, got none ({hint})")
+    config = OmegaConf.to_object(node)
+    assert isinstance(config, Config)
+    if not config.tasks:
+        raise ValueError("expected at least one task, got tasks=[]")
+    return config
+
+
+def load(path: str | Path, overrides: list[str]) -> Config:
+    """Return the configuration that a run saved, with `key=value` overrides.
+
+    It is read as data: merged into the schema, never composed.
+
+    Raises:
+        ValueError: if a key or a value does not fit the schema.
+    """
+    node = OmegaConf.merge(
+        OmegaConf.structured(Config), OmegaConf.load(path), OmegaConf.from_dotlist(overrides)
+    )
+    assert isinstance(node, DictConfig)
+    return parse(node)

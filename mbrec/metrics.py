@@ -1,0 +1,157 @@
+"""Metrics of K tasks over all ranks: NE, AUC, calibration and log loss, by torchrec.metrics.
+
+Shapes: B rows, K tasks.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchrec.metrics.calibration import CalibrationMetric
+from torchrec.metrics.metrics_config import RecComputeMode, RecTaskInfo
+from torchrec.metrics.metrics_namespace import MetricName, MetricNamespace, MetricPrefix
+from torchrec.metrics.ne import NEMetric
+from torchrec.metrics.rec_metric import MetricComputationReport, RecMetric, RecMetricComputation
+
+from mbrec.model import Outputs
+
+# A probability's float32 bits without the lowest 14: 9 bits of mantissa are left.
+DROPPED_BITS = 14
+AUC_BINS = (0x3F800000 >> DROPPED_BITS) + 1
+
+
+class HistogramAUCComputation(RecMetricComputation):
+    """Counts of negatives and positives by score; ties count half, memory is constant."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._add_state(
+            "counts_K2N",
+            torch.zeros(self._n_tasks, 2, AUC_BINS, dtype=torch.double),
+            add_window_state=False,
+            dist_reduce_fx="sum",
+            persistent=True,
+        )
+
+    def update(
+        self, *, predictions: Tensor | None, labels: Tensor, weights: Tensor | None, **_: Any
+    ) -> None:
+        """Add rows: scores, labels and weights are (K, B)."""
+        assert predictions is not None and weights is not None
+        # NaN has no bin; it is counted as 0 here and shows up as a NaN NE.
+        scores = predictions.float().nan_to_num().clamp(0.0, 1.0)
+        bins = (scores.view(torch.int32) >> DROPPED_BITS).long()
+        counts: Tensor = self.counts_K2N  # pyright: ignore[reportAssignmentType]
+        counts[:, 0].scatter_add_(1, bins, (weights * (1 - labels)).double())
+        counts[:, 1].scatter_add_(1, bins, (weights * labels).double())
+
+    def _compute(self) -> list[MetricComputationReport]:
+        counts_K2N: Tensor = self.counts_K2N  # pyright: ignore[reportAssignmentType]
+        negatives, positives = counts_K2N.unbind(1)
+        below = negatives.cumsum(1) - negatives / 2
+        auc = (positives * below).sum(1) / (positives.sum(1) * negatives.sum(1))
+        return [MetricComputationReport(MetricName.AUC, MetricPrefix.LIFETIME, auc)]
+
+
+class HistogramAUC(RecMetric):
+    """AUC from a histogram over the float's own bits: within 2e-6 of the exact one.
+
+    torchrec's own AUC keeps every row of its window and does not treat ties.
+    """
+
+    _namespace = MetricNamespace.AUC
+    _computation_class = HistogramAUCComputation
+
+
+class TaskMetrics:
+    """NE, AUC, calibration and log loss by task, over the unmasked rows of all ranks.
+
+    Args:
+        tasks: names, in the order of the columns.
+        batch_size: rows of an update, at most.
+        device: of the outputs.
+    """
+
+    def __init__(self, tasks: Sequence[str], *, batch_size: int, device: torch.device) -> None:
+        self.tasks = list(tasks)
+        world_size = dist.get_world_size()
+        infos = [RecTaskInfo(name=name) for name in tasks]
+        options: dict[str, Any] = {
+            "world_size": world_size,
+            "my_rank": dist.get_rank(),
+            "batch_size": batch_size,
+            "tasks": infos,
+            "compute_mode": RecComputeMode.FUSED_TASKS_COMPUTATION,
+            "window_size": batch_size * world_size,
+            "compute_on_all_ranks": True,
+        }
+        self._metrics: Sequence[RecMetric] = [
+            NEMetric(include_logloss=True, **options),  # pyright: ignore[reportArgumentType]
+            CalibrationMetric(**options),
+            HistogramAUC(**options),
+        ]
+        for metric in self._metrics:
+            metric.to(device)
+        # weights of the positives, and of all rows
+        self._totals_2K = torch.zeros(2, len(infos), dtype=torch.float64, device=device)
+
+    def update(self, outputs: Sequence[Outputs]) -> None:
+        """Add the rows of some steps. Local, no collective."""
+        predictions_BK = torch.cat([part.predictions_BK for part in outputs])
+        labels_BK = torch.cat([part.labels_BK for part in outputs])
+        weights_BK = torch.cat([part.masks_BK for part in outputs])
+        # 0 * nan is nan: a masked row must not spoil the sums.
+        predictions_BK = torch.where(weights_BK > 0, predictions_BK, 0.5)
+        self._totals_2K += torch.stack([(labels_BK * weights_BK).sum(0), weights_BK.sum(0)])
+        for metric in self._metrics:
+            metric.update(
+                predictions=self._by_task(predictions_BK),
+                labels=self._by_task(labels_BK),
+                weights=self._by_task(weights_BK),
+            )
+
+    def compute(self) -> dict[str, dict[str, float | None]]:
+        """Return task -> metric -> value over every update since `reset`. A collective.
+
+        `count` is the sum of the weights. What is undefined is None: everything without a row,
+        NE and AUC where all labels are the same.
+        """
+        values: dict[str, float] = {}
+        for metric in self._metrics:
+            values.update({key: float(value) for key, value in metric.compute().items()})
+        totals_2K = self._totals_2K.clone()
+        dist.all_reduce(totals_2K)
+        return {
+            task: _report(task, values, positives, count)
+            for task, (positives, count) in zip(self.tasks, totals_2K.T.tolist(), strict=True)
+        }
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        for metric in self._metrics:
+            metric.reset()
+        self._totals_2K.zero_()
+
+    def _by_task(self, values_BK: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.tasks, values_BK.T.contiguous(), strict=True))
+
+
+def _report(
+    task: str, values: dict[str, float], positives: float, count: float
+) -> dict[str, float | None]:
+    def lifetime(metric: str, name: str) -> float:
+        return values[f"{metric}-{task}|lifetime_{name}"]
+
+    both = 0 < positives < count
+    return {
+        "count": count,
+        "rate": positives / count if count else None,
+        "ne": lifetime("ne", "ne") if both else None,
+        "auc": lifetime("auc", "auc") if both else None,
+        "calibration": lifetime("calibration", "calibration") if positives else None,
+        # torchrec counts in bits
+        "log_loss": lifetime("ne", "logloss") * math.log(2) if count else None,
+    }

@@ -1,0 +1,66 @@
+"""Trains a model: `torchrun --nproc-per-node 2 -m mbrec.train [key=value ...]`."""
+
+import logging
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from mbrec import config as configuration
+from mbrec.errors import plain_errors
+
+log = logging.getLogger("mbrec")
+
+
+def train(node: DictConfig) -> None:
+    """Train what a composed configuration describes, and save the run."""
+    config = configuration.parse(node)
+
+    import torch.distributed as dist
+
+    from mbrec import build, checkpoint, distributed, report
+
+    runtime = distributed.start(timeout_s=config.runtime.timeout_s)
+    folder = build.run_folder(config, runtime)
+    trainer, sharded = build.trainer(config, runtime, folder)
+    log.info("%d processes on %s, run folder %s", runtime.world_size, runtime.device.type, folder)
+    log.info(report.parameter_table(sharded.parameters))
+    if runtime.rank == 0:
+        OmegaConf.save(node, folder / "config.yaml", resolve=True)
+    final = trainer.fit()
+    step = trainer.step
+    if config.run.checkpoint:
+        target = folder / "checkpoint" / f"step_{step:08d}"
+        meta = {"step": step, "tasks": list(config.tasks), "world_size": runtime.world_size}
+        checkpoint.save(target, sharded.model, sharded.optimizer, meta)
+    if runtime.rank == 0:
+        summary = {
+            "step": step,
+            "rows_per_second": trainer.monitor.rows_per_second,
+            "world_size": runtime.world_size,
+            "parameters": sharded.parameters,
+            "tasks": final,
+            "history": trainer.history,
+        }
+        report.write_json(folder / "metrics.json", summary)
+        print(report.table(final))
+        print(f"trained at {trainer.monitor.rows_per_second:,.0f} rows/s; saved in {folder}")
+    dist.barrier()
+
+
+@hydra.main(version_base="1.3", config_path="pkg://mbrec.configs", config_name="train")
+def _main(node: DictConfig) -> None:
+    with plain_errors():
+        train(node)
+
+
+def main() -> None:
+    """Run the command line."""
+    _main()
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

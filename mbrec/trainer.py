@@ -1,0 +1,191 @@
+"""The training loop. It knows no task, balancer or column by name."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.optim.keyed import CombinedOptimizer
+from tqdm import tqdm
+
+from mbrec.data.batch import Batch
+from mbrec.data.loader import Loader
+from mbrec.distributed import Lockstep
+from mbrec.metrics import TaskMetrics
+from mbrec.model import Outputs
+from mbrec.monitor import Monitor
+from mbrec.optim import Warmup, learning_rates
+from mbrec.oracle import OracleGap
+
+Report = dict[str, dict[str, float | None]]
+
+
+class Evaluator:
+    """Scores a model on all rows of a loader, over all ranks.
+
+    Args:
+        pipeline: the model's pipeline; no batch of training may be in flight.
+        loader: the rows.
+        metrics: reset at each evaluation.
+        oracle: distance to the true probabilities, where the data has them.
+        total_steps: batches of the longest rank, for the progress bar.
+        progress: show one.
+    """
+
+    def __init__(
+        self,
+        pipeline: TrainPipelineSparseDist[Batch, Outputs],
+        loader: Loader,
+        metrics: TaskMetrics,
+        oracle: OracleGap,
+        *,
+        total_steps: int,
+        progress: bool,
+    ) -> None:
+        self._pipeline, self._loader = pipeline, loader
+        self._metrics, self._oracle = metrics, oracle
+        self._total_steps, self._progress = total_steps, progress
+
+    def evaluate(
+        self, model: torch.nn.Module, keep: Callable[[Outputs], None] | None = None
+    ) -> Report:
+        """Return task -> figure -> value.
+
+        Args:
+            model: the pipeline's; in eval mode during the pass, and as it was before after it.
+            keep: called with the outputs of each step, to keep predictions.
+        """
+        training = model.training
+        model.eval()
+        self._metrics.reset()
+        self._oracle.reset()
+        steps = _steps(self._pipeline, self._loader)
+        with torch.no_grad():
+            for outputs in tqdm(
+                steps,
+                total=self._total_steps,
+                unit="step",
+                desc="evaluate",
+                leave=False,
+                disable=not self._progress,
+            ):
+                self._metrics.update([outputs])
+                self._oracle.update(outputs)
+                if keep is not None:
+                    keep(outputs)
+        model.train(training)
+        report = self._metrics.compute()
+        for task, figures in self._oracle.compute().items():
+            report[task] |= figures
+        return report
+
+
+@dataclass
+class Trainer:
+    """Trains a model for some epochs or steps, with evaluations between.
+
+    Attributes:
+        model: sharded.
+        optimizer: of the tables and the dense parameters.
+        warmup: of its learning rates.
+        pipeline: runs a step; torchrec overlaps copies and all-to-alls with compute.
+        loader: the training rows.
+        evaluator: of the evaluation rows.
+        monitor: keeps the figures.
+        epochs: passes over the training rows.
+        max_steps: stop after that many steps.
+        evaluate_every: steps between evaluations; None: only at the end.
+        step: steps done.
+        history: the evaluations: {"step", "tasks"}.
+    """
+
+    model: DistributedModelParallel
+    optimizer: CombinedOptimizer
+    warmup: Warmup
+    pipeline: TrainPipelineSparseDist[Batch, Outputs]
+    loader: Loader
+    evaluator: Evaluator
+    monitor: Monitor
+    epochs: int
+    max_steps: int | None = None
+    evaluate_every: int | None = None
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def fit(self) -> Report:
+        """Train, and return the evaluation at the end."""
+        self.model.train()
+        epoch = 0
+        while not self._finished(epoch):
+            self.loader.reader.set_epoch(epoch)
+            self._train_epoch()
+            epoch += 1
+        self.monitor.pause()
+        if not self.history or self.history[-1]["step"] != self.step:
+            self._evaluate()
+        self.monitor.close()
+        return self.history[-1]["tasks"]
+
+    def _finished(self, epoch: int) -> bool:
+        if self.max_steps is not None:
+            return self.step >= self.max_steps
+        return epoch >= self.epochs
+
+    def _train_epoch(self) -> None:
+        batches = iter(self.loader)
+        first = self.step
+        try:
+            while True:
+                # A segment ends before an evaluation, and its end drains the pipeline: a batch
+                # in flight would be scored, and not trained on.
+                segment = Lockstep(
+                    batches, self.loader.reader.empty_batch, limit=self._until_next_evaluation()
+                )
+                self._train_segment(segment)
+                if segment.exhausted or self.step == self.max_steps:
+                    break
+                self.monitor.pause()
+                self._evaluate()
+                self.monitor.resume()
+        finally:
+            batches.close()
+        if self.step == first:
+            raise ValueError("expected at least one batch of training rows in an epoch, got none")
+
+    def _train_segment(self, segment: Lockstep) -> None:
+        while True:
+            self.warmup.step(self.step + 1)
+            try:
+                outputs = self.pipeline.progress(segment)
+            except StopIteration:
+                return
+            self.step += 1
+            self.monitor.record(self.step, outputs, learning_rates(self.optimizer))
+
+    def _until_next_evaluation(self) -> int | None:
+        limits = []
+        if self.max_steps is not None:
+            limits.append(self.max_steps - self.step)
+        if self.evaluate_every is not None:
+            limits.append(self.evaluate_every - self.step % self.evaluate_every)
+        return min(limits, default=None)
+
+    def _evaluate(self) -> None:
+        report = self.evaluator.evaluate(self.model)
+        self.history.append({"step": self.step, "tasks": report})
+        self.monitor.evaluated(self.step, report)
+
+
+def _steps(pipeline: TrainPipelineSparseDist[Batch, Outputs], loader: Loader) -> Iterator[Outputs]:
+    batches = iter(loader)
+    lockstep = Lockstep(batches, loader.reader.empty_batch)
+    try:
+        while True:
+            try:
+                yield pipeline.progress(lockstep)
+            except StopIteration:
+                return
+    finally:
+        batches.close()

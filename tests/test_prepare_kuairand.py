@@ -1,0 +1,490 @@
+"""Tests of scripts/prepare_kuairand.py on generated archives in the KuaiRand format."""
+
+import gzip
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_kuairand.py"
+LOG_HEADER = (
+    "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,"
+    "is_hate,long_view,play_time_ms,duration_ms,profile_stay_time,comment_stay_time,"
+    "is_profile_enter,is_rand,tab"
+)
+USER_HEADER = (
+    "user_id,user_active_degree,is_lowactive_period,is_live_streamer,is_video_author,"
+    "follow_user_num,follow_user_num_range,fans_user_num,fans_user_num_range,friend_user_num,"
+    "friend_user_num_range,register_days,register_days_range,onehot_feat0,onehot_feat1,"
+    "onehot_feat2,onehot_feat3,onehot_feat4,onehot_feat5,onehot_feat6,onehot_feat7,onehot_feat8,"
+    "onehot_feat9,onehot_feat10,onehot_feat11,onehot_feat12,onehot_feat13,onehot_feat14,"
+    "onehot_feat15,onehot_feat16,onehot_feat17"
+)
+VIDEO_HEADER = (
+    "video_id,author_id,video_type,upload_dt,upload_type,visible_status,video_duration,"
+    "server_width,server_height,music_id,music_type,tag"
+)
+EARLY, LATE = "log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv"
+USERS, VIDEOS = "user_features_pure.csv", "video_features_basic_pure.csv"
+# No tag, duration, music type or upload date for video 2; unsorted ids; tag 9 sorts before 39.
+VIDEO_ROWS = [
+    "3,70,NORMAL,2022-04-10,Web,0.0,9233.0,720.0,1280.0,9000000002,9.0,39",
+    '0,50,AD,2022-04-09,ShortImport,0.0,87433.0,720.0,960.0,9000000001,4.0,"9,39"',
+    "2,70,NORMAL,,Web,0.0,,720.0,1280.0,0,,",
+    '1,60,UNKNOWN,2022-04-30,Kmovie,1.0,5000.0,540.0,960.0,9000000003,11.0,"20,9,1"',
+]
+DAYS = (20220420, 20220428, 20220429, 20220430, 20220501, 20220502)
+LABELS = ("is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view")
+
+Files = dict[str, str]
+Prepare = Callable[..., dict[str, pa.Table]]
+
+
+def _user_row(user: int) -> str:
+    degree = ("full_active", "UNKNOWN", "low_active")[user % 3]
+    onehot = ",".join(str(float((user * k) % 5)) if (user + k) % 7 else "" for k in range(18))
+    return (
+        f"{user},{degree},0,{-124 if user % 2 else 1},0,{user * 100},500+,{user},"
+        f'"[1,10)",{-124 if user == 1 else 3},"[1,5)",{800 + user},730+,{onehot}'
+    )
+
+
+def _log(days: tuple[int, ...], rows: int, seed: int, users: int = 5) -> str:
+    """Log rows in the order of the user, not of time."""
+    rng = np.random.default_rng(seed)
+    lines = [LOG_HEADER]
+    for user in np.sort(rng.integers(users, size=rows)).tolist():
+        day = days[rng.integers(len(days))]
+        hour, video, tab = rng.integers(24), rng.integers(4), rng.integers(15)
+        midnight = datetime.strptime(f"{day}+0800", "%Y%m%d%z").timestamp()
+        millis = int(midnight) * 1000 + rng.integers(86_400_000)
+        marks = ",".join(str(mark) for mark in rng.integers(2, size=7))
+        lines.append(
+            f"{user},{video},{day},{hour * 100},{millis},{marks},11,22,33,44,"
+            f"{rng.integers(2)},0,{tab}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def files() -> Files:
+    return {
+        EARLY: _log(DAYS[:1], 40, seed=1),
+        LATE: _log(DAYS[1:], 300, seed=2),
+        USERS: "\n".join([USER_HEADER, *map(_user_row, range(5))]) + "\n",
+        VIDEOS: "\n".join([VIDEO_HEADER, *VIDEO_ROWS]) + "\n",
+    }
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("prepare_kuairand", SCRIPT)
+    assert spec and spec.loader
+    module = sys.modules["prepare_kuairand"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def prepare(script: Any, tmp_path: Path) -> Prepare:
+    def run(source: Files | Path, **options: Any) -> dict[str, pa.Table]:
+        if not isinstance(source, Path):
+            source = _write(source, tmp_path / "plain")
+        limits = {"train_until": date(2022, 4, 29), "validate_until": date(2022, 4, 30)}
+        script.prepare(source, tmp_path / "out", **(limits | options))
+        return _read(tmp_path / "out")
+
+    return run
+
+
+def _write(files: Files, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def _read(out: Path) -> dict[str, pa.Table]:
+    return {name: pq.read_table(out / name) for name in ("train", "validation", "test")}
+
+
+def _rows(text: str) -> list[dict[str, str]]:
+    header, *lines = text.splitlines()
+    return [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+
+
+def _as_gz(files: Files, folder: Path) -> Path:
+    (folder / "data").mkdir(parents=True)
+    for name, text in files.items():
+        (folder / "data" / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    return folder
+
+
+def _as_parent(files: Files, folder: Path) -> Path:
+    (folder / "KuaiRand-Pure").mkdir(parents=True)
+    _write(files, folder / "KuaiRand-Pure" / "data")
+    return folder
+
+
+def _as_tar(files: Files, folder: Path) -> Path:
+    path = folder.with_suffix(".tar.gz")
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(_write(files, folder), "KuaiRand-Pure/data")
+    return path
+
+
+@pytest.mark.parametrize("form", [_as_gz, _as_parent, _as_tar])
+def test_every_form_of_the_archive_gives_the_same_parquet(
+    form: Callable[[Files, Path], Path],
+    files: Files,
+    prepare: Prepare,
+    tmp_path: Path,
+) -> None:
+    expected = prepare(files)
+    assert prepare(form(files, tmp_path / "other"), overwrite=True) == expected
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == set()
+
+
+@pytest.mark.parametrize("block_bytes", [700, 4096])
+def test_the_size_of_the_pieces_read_does_not_change_the_result(
+    block_bytes: int, files: Files, prepare: Prepare
+) -> None:
+    expected = prepare(files)
+    assert prepare(files, overwrite=True, block_bytes=block_bytes) == expected
+
+
+def test_every_row_goes_to_the_split_of_its_date_in_the_order_of_time(
+    files: Files, prepare: Prepare
+) -> None:
+    splits = prepare(files)
+    rows = _rows(files[EARLY]) + _rows(files[LATE])
+    for name, days in (("train", DAYS[:3]), ("validation", DAYS[3:4]), ("test", DAYS[4:])):
+        times = sorted(int(row["time_ms"]) for row in rows if int(row["date"]) in days)
+        assert splits[name]["time_ms"].to_pylist() == times
+        assert times
+
+
+def test_the_limits_of_the_splits_can_be_chosen(files: Files, prepare: Prepare) -> None:
+    splits = prepare(files, train_until=date(2022, 4, 20), validate_until=date(2022, 5, 1))
+    last = sum(row["date"] == "20220502" for row in _rows(files[LATE]))
+    assert [len(split) for split in splits.values()] == [40, 300 - last, last]
+
+
+def test_labels_and_context_are_those_of_the_log_row(files: Files, prepare: Prepare) -> None:
+    table = pa.concat_tables(prepare(files).values())
+    rows = {int(row["time_ms"]): row for row in _rows(files[EARLY]) + _rows(files[LATE])}
+    for got in table.to_pylist():
+        row = rows[got["time_ms"]]
+        for name in (*LABELS, "is_profile_enter", "tab", "user_id", "video_id"):
+            assert got[name] == int(row[name])
+        assert got["hour"] == int(row["hourmin"]) // 100
+
+
+def test_conversion_is_a_click_with_a_long_view(files: Files, prepare: Prepare) -> None:
+    table = pa.concat_tables(prepare(files).values())
+    click, view = table["is_click"].to_numpy(), table["long_view"].to_numpy()
+    assert (table["conversion"].to_numpy() == (click & view)).all()
+    assert 0 < table["conversion"].to_numpy().sum() < click.sum()
+
+
+def test_what_is_known_only_after_the_impression_is_not_written(
+    files: Files, prepare: Prepare
+) -> None:
+    names = set(prepare(files)["train"].column_names)
+    assert not names & {"play_time_ms", "profile_stay_time", "comment_stay_time", "duration_ms"}
+
+
+def test_video_columns_are_those_of_the_video(files: Files, prepare: Prepare) -> None:
+    expected = {
+        0: {"author_id": 1, "music_id": 2, "video_type": 1, "upload_type": 2, "music_type": 1,
+            "visible_status": 1, "tag": [1, 3], "video_duration": 87433, "server_height": 960},
+        1: {"author_id": 2, "music_id": 4, "video_type": 3, "upload_type": 1, "music_type": 3,
+            "visible_status": 2, "tag": [2, 1, 0], "video_duration": 5000, "server_height": 960},
+        2: {"author_id": 3, "music_id": 1, "video_type": 2, "upload_type": 3, "music_type": 0,
+            "visible_status": 1, "tag": [], "video_duration": 0, "server_height": 1280},
+        3: {"author_id": 3, "music_id": 3, "video_type": 2, "upload_type": 3, "music_type": 2,
+            "visible_status": 1, "tag": [3], "video_duration": 9233, "server_height": 1280},
+    }  # fmt: skip
+    for got in pa.concat_tables(prepare(files).values()).to_pylist():
+        wanted = expected[got["video_id"]]
+        assert {name: got[name] for name in wanted} == wanted
+
+
+def test_video_age_counts_days_and_is_zero_before_or_without_an_upload_date(
+    files: Files, prepare: Prepare
+) -> None:
+    seen = {(row["video_id"], row["video_age_days"]) for row in prepare(files)["test"].to_pylist()}
+    assert seen == {(0, 22), (0, 23), (1, 1), (1, 2), (2, 0), (3, 21), (3, 22)}
+    early = prepare(files, overwrite=True)["train"].to_pylist()
+    assert {row["video_age_days"] for row in early if row["video_id"] == 1} == {0}
+
+
+def test_user_columns_are_those_of_the_user(files: Files, prepare: Prepare) -> None:
+    degrees = ["full_active", "UNKNOWN", "low_active"]
+    for got in pa.concat_tables(prepare(files).values()).to_pylist():
+        user = got["user_id"]
+        degree = sorted(degrees).index(degrees[user % 3]) + 1
+        assert got["user_active_degree"] == degree
+        assert got["follow_user_num"] == user * 100
+        assert got["register_days"] == 800 + user
+        assert got["friend_user_num"] == (0 if user == 1 else 3)
+        assert got["is_live_streamer"] == (1 if user % 2 else 2)
+        assert got["onehot_feat0"] == (0 if user % 7 == 0 else 1)
+
+
+def test_ids_that_are_not_0_to_n_become_positions_among_the_sorted_ids(
+    files: Files, prepare: Prepare
+) -> None:
+    plain = prepare(files)
+    for name in (EARLY, LATE, VIDEOS):
+        column = 0 if name == VIDEOS else 1
+        header, *lines = files[name].splitlines()
+        cells = [line.split(",") for line in lines]
+        for row in cells:
+            row[column] = str(int(row[column]) * 1000 + 7)
+        files[name] = "\n".join([header, *map(",".join, cells)]) + "\n"
+    assert prepare(files, overwrite=True) == plain
+
+
+def test_an_unknown_user_or_video_gets_the_reserved_id_and_empty_features(
+    files: Files, prepare: Prepare, tmp_path: Path
+) -> None:
+    line = files[LATE].splitlines()[1].split(",")
+    line[:3] = ["77", "88", "20220502"]
+    files[LATE] += ",".join(line) + "\n"
+    test = prepare(files)["test"].to_pylist()
+    (row,) = [row for row in test if row["user_id"] == 5]
+    assert row["video_id"] == 4
+    assert row["tag"] == []
+    for name in ("author_id", "user_active_degree", "onehot_feat3", "register_days", "music_id"):
+        assert row[name] == 0
+    assert row["video_duration"] == row["video_age_days"] == row["fans_user_num"] == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["splits"]["test"]["rows_of_unknown_users"] == 1
+    assert summary["splits"]["test"]["rows_of_unknown_videos"] == 1
+    assert summary["splits"]["train"]["rows_of_unknown_users"] == 0
+    assert summary["cardinality"]["user_id"] == 6
+    assert summary["cardinality"]["video_id"] == 5
+
+
+def test_codes_stay_below_the_cardinality_and_no_value_is_missing(
+    files: Files, prepare: Prepare, tmp_path: Path
+) -> None:
+    table = pa.concat_tables(prepare(files).values())
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    numerical = summary["log1p_of_numerical_in_train"]
+    for name, cardinality in summary["cardinality"].items():
+        column = table[name].combine_chunks()
+        values = (column.flatten() if name == "tag" else column).to_numpy()
+        assert values.min() >= 0
+        assert values.max() < cardinality
+    for name in numerical:
+        assert np.isfinite(table[name].to_numpy()).all()
+    others = {"time_ms", "is_profile_enter", "conversion", *LABELS}
+    assert set(table.column_names) == {*summary["cardinality"], *numerical, *others}
+    assert sum(table[name].null_count for name in table.column_names) == 0
+
+
+def test_the_summary_describes_the_written_splits(
+    files: Files, prepare: Prepare, tmp_path: Path
+) -> None:
+    splits = prepare(files)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    for name, table in splits.items():
+        told = summary["splits"][name]
+        assert told["rows"] == len(table)
+        for label, rate in told["label_rates"].items():
+            assert rate == pytest.approx(table[label].to_numpy().mean())
+    for name, told in summary["log1p_of_numerical_in_train"].items():
+        values = np.log1p(splits["train"][name].to_numpy().astype(np.float64))
+        assert told["mean"] == pytest.approx(values.mean())
+        assert told["std"] == pytest.approx(values.std(), abs=1e-6)
+
+
+def test_logs_in_parts_are_all_used(files: Files, prepare: Prepare, tmp_path: Path) -> None:
+    plain = prepare(files)
+    header, *lines = files[LATE].splitlines(keepends=True)
+    parts = {
+        "log_standard_4_22_to_5_08_27k_part2.csv": header + "".join(lines[100:]),
+        "log_standard_4_22_to_5_08_27k_part1.csv": header + "".join(lines[:100]),
+        "log_standard_4_08_to_4_21_27k_part1.csv": files[EARLY],
+        "log_random_4_22_to_5_08_27k.csv": "not read",
+        "user_features_27k.csv": files[USERS],
+        "video_features_basic_27k.csv": files[VIDEOS],
+        "video_features_statistic_27k_part1.csv": "not read",
+    }
+    assert prepare(_write(parts, tmp_path / "parts"), overwrite=True) == plain
+
+
+def test_files_have_full_row_groups_a_limited_size_and_checksums(
+    files: Files, script: Any, prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "FILE_ROW_GROUPS", 2)
+    files[EARLY] = _log(DAYS[:1], 20_000, seed=3)
+    prepare({**files, LATE: _log(DAYS[1:2], 9_000, seed=4)})
+    paths = sorted((tmp_path / "out" / "train").iterdir())
+    metadata = [pq.read_metadata(path) for path in paths]
+    sizes = [[m.row_group(i).num_rows for i in range(m.num_row_groups)] for m in metadata]
+    assert sizes == [[8192, 8192], [8192, 29_000 - 3 * 8192]]
+
+    damaged = bytearray(paths[0].read_bytes())
+    column = metadata[0].row_group(0).column(metadata[0].num_columns - 1)
+    damaged[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    paths[0].write_bytes(damaged)
+    with pytest.raises(OSError, match=r"checksum|CRC"):
+        pq.read_table(paths[0], page_checksum_verification=True)
+
+
+def _command(source: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), str(source), str(out), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_reports_the_splits_and_where_they_are(files: Files, tmp_path: Path) -> None:
+    done = _command(_write(files, tmp_path / "in"), tmp_path / "made" / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "validation" in done.stdout
+    assert "is_profile_enter" in done.stdout
+    assert str(tmp_path / "made" / "out") in done.stdout
+
+
+def test_the_command_says_what_is_wrong_without_a_traceback(files: Files, tmp_path: Path) -> None:
+    del files[USERS]
+    done = _command(_write(files, tmp_path / "in"), tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"prepare_kuairand: {USERS} is missing; looked in {tmp_path}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", [USERS, VIDEOS, "log_standard_"])
+def test_a_missing_file_is_named(
+    name: str, files: Files, script: Any, prepare: Prepare, tmp_path: Path
+) -> None:
+    kept = {file: text for file, text in files.items() if not file.startswith(name)}
+    with pytest.raises(script.KuaiRandError, match=rf"^{name}.* is missing; looked in .*plain"):
+        prepare(kept)
+    assert os.listdir(tmp_path) == ["plain"]
+
+
+@pytest.mark.parametrize(
+    ("file", "column"), [(LATE, "tab"), (USERS, "onehot_feat9"), (VIDEOS, "tag")]
+)
+def test_a_missing_column_and_its_file_are_named(
+    file: str, column: str, files: Files, script: Any, prepare: Prepare
+) -> None:
+    header, rest = files[file].split("\n", 1)
+    files[file] = "\n".join([header.replace(column, "renamed"), rest])
+    with pytest.raises(script.KuaiRandError, match=rf"{file}: column {column} is missing"):
+        prepare(files)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("date", "20221399", "column date: Row #302: .*20221399"),
+        ("is_click", "yes", "column is_click: Row #302: .*yes"),
+        ("is_like", "2", "column is_like has 2, not 0 to 1"),
+        ("hourmin", "2400", "column hourmin has 2400"),
+        ("tab", "15", "column tab has 15, not 0 to 14"),
+        ("user_id", "", "column user_id has an empty value"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_named_with_its_file(
+    column: str, value: str, message: str, files: Files, script: Any, prepare: Prepare
+) -> None:
+    cells = dict(zip(LOG_HEADER.split(","), files[LATE].splitlines()[-1].split(","), strict=True))
+    files[LATE] += ",".join((cells | {column: value}).values()) + "\n"
+    with pytest.raises(script.KuaiRandError, match=rf"{LATE}: .*{message}"):
+        prepare(files)
+
+
+def test_a_feature_row_given_twice_is_an_error(files: Files, script: Any, prepare: Prepare) -> None:
+    files[VIDEOS] += VIDEO_ROWS[0] + "\n"
+    with pytest.raises(script.KuaiRandError, match=rf"{VIDEOS}: id 3 has several rows"):
+        prepare(files)
+
+
+def test_files_of_two_archives_are_not_mixed(files: Files, script: Any, prepare: Prepare) -> None:
+    with pytest.raises(script.KuaiRandError, match="several archives: 1k, pure"):
+        prepare(files | {"user_features_1k.csv": files[USERS]})
+
+
+def test_truncated_archives_are_named(
+    files: Files, script: Any, prepare: Prepare, tmp_path: Path
+) -> None:
+    path = _as_tar(files, tmp_path / "archive")
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(script.KuaiRandError, match=r"archive\.tar\.gz: not a readable tar"):
+        prepare(path)
+    folder = _as_gz(files, tmp_path / "gz")
+    log = folder / "data" / f"{LATE}.gz"
+    log.write_bytes(log.read_bytes()[:2000])
+    with pytest.raises(script.KuaiRandError, match=rf"{LATE}\.gz: .*[Tt]runcated"):
+        prepare(folder)
+
+
+def test_limits_that_leave_train_empty_or_cross_are_errors(
+    files: Files, script: Any, prepare: Prepare
+) -> None:
+    with pytest.raises(script.KuaiRandError, match="2022-04-19 or earlier, train is empty"):
+        prepare(files, train_until=date(2022, 4, 19))
+    with pytest.raises(script.KuaiRandError, match="2022-05-03, after validation on 2022-04-30"):
+        prepare(files, train_until=date(2022, 5, 3))
+
+
+def test_an_existing_output_is_replaced_only_on_request_and_only_if_written_here(
+    files: Files, script: Any, prepare: Prepare, tmp_path: Path
+) -> None:
+    mine = tmp_path / "out" / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(script.KuaiRandError, match=r"out exists already.*--overwrite"):
+        prepare(files)
+    with pytest.raises(script.KuaiRandError, match="not written by this script"):
+        prepare(files, overwrite=True)
+    assert mine.read_text() == "mine"
+
+
+def test_a_failure_leaves_the_earlier_output_as_it_was(
+    files: Files, script: Any, prepare: Prepare, tmp_path: Path
+) -> None:
+    before = prepare(files)
+    with pytest.raises(script.KuaiRandError):
+        prepare(files | {LATE: files[LATE] + "broken\n"}, overwrite=True)
+    assert _read(tmp_path / "out") == before
+    assert sorted(os.listdir(tmp_path)) == ["out", "plain"]
+
+
+@pytest.mark.skipif(
+    "MBREC_KUAIRAND_RAW" not in os.environ,
+    reason="MBREC_KUAIRAND_RAW does not name a folder with the KuaiRand-Pure files",
+)
+def test_real_kuairand_pure_has_the_known_rows_and_rates(prepare: Prepare, tmp_path: Path) -> None:
+    splits = prepare(Path(os.environ["MBREC_KUAIRAND_RAW"]))
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    days = summary["splits"]["train"]["first_day"], summary["splits"]["test"]["last_day"]
+    if days != ("2022-04-25", "2022-05-04"):
+        pytest.skip(f"the counts are known for the log of 04-25 to 05-04, not {days}")
+    assert len(splits["train"]) + len(splits["validation"]) == 92_034
+    assert len(splits["test"]) == 75_247
+    rates = {
+        "is_click": 0.4511,
+        "conversion": 0.3171,
+        "is_like": 0.0177,
+        "is_profile_enter": 0.0191,
+    }
+    table = pa.concat_tables(splits.values())
+    for label, rate in rates.items():
+        assert table[label].to_numpy().mean() == pytest.approx(rate, abs=5e-5)
+    assert {summary["cardinality"][name] for name in ("user_id", "video_id")} == {27_286, 7_584}
