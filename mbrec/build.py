@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -159,7 +158,9 @@ def shard(config: Config, runtime: distributed.Runtime) -> Sharded:
     """Return the model of a configuration, sharded, its tables filled, with its optimizers."""
     torch.manual_seed(config.trainer.seed)
     # A group of its own: the hook's all-reduce runs in backward, between those of others.
-    model = ranker(config, runtime.world_size, dist.new_group())
+    group = dist.new_group()
+    assert isinstance(group, dist.ProcessGroup)
+    model = ranker(config, runtime.world_size, group)
     parameters = count_parameters(model)
     tables = model.bottom.categorical.embeddings
     settings = config.optimizer
@@ -188,7 +189,7 @@ def evaluator(
         _loader(config, runtime, reader),
         TaskMetrics(tasks, batch_size=reader.batch_size, device=runtime.device),
         OracleGap(tasks, device=runtime.device),
-        total_steps=math.ceil(reader.num_rows / reader.global_batch_size),
+        total_steps=reader.num_batches(0, config.data.num_workers),
         progress=config.monitor.progress and runtime.rank == 0,
     )
 
@@ -198,7 +199,8 @@ def trainer(config: Config, runtime: distributed.Runtime, folder: Path) -> tuple
     train_reader, evaluation_reader = readers(config, runtime)
     sharded = shard(config, runtime)
     settings, tasks = config.trainer, list(config.tasks)
-    steps = settings.epochs * math.ceil(train_reader.num_rows / settings.global_batch_size)
+    workers = config.data.num_workers
+    steps = sum(train_reader.num_batches(epoch, workers) for epoch in range(settings.epochs))
     monitor = Monitor(
         tasks,
         sharded.hook,

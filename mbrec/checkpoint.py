@@ -1,6 +1,9 @@
 """Checkpoints of a sharded model, by torch.distributed.checkpoint."""
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,8 @@ def save(
     """
     unfinished = folder.with_name(folder.name + ".tmp")
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    dcp_save(state, checkpoint_id=unfinished)
+    with _quiet():
+        dcp_save(state, checkpoint_id=unfinished)
     if dist.get_rank() == 0:
         (unfinished / META).write_text(json.dumps(meta, indent=2) + "\n")
         unfinished.rename(folder)
@@ -47,13 +51,22 @@ def load_model(folder: Path, model: DistributedModelParallel) -> None:
     """
     state: dict[str, Any] = {"model": model.state_dict()}
     try:
-        dcp_load(state, checkpoint_id=folder)
+        with _quiet():
+            dcp_load(state, checkpoint_id=folder)
     except CheckpointException as error:
         raise ValueError(f"{folder}: expected a checkpoint of this model: {error}") from error
     # Buffers that the state shows piecewise (one tensor a task) are loaded by name.
     result = model.load_state_dict(state["model"])
     if result.missing_keys or result.unexpected_keys:
         raise ValueError(f"{folder}: expected a checkpoint of this model: {result}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # torchrec 1.8 has ShardedTensors, and torch's own checkpoint code warns as it reads their size.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please use DTensor instead", FutureWarning)
+        yield
 
 
 def latest(run: Path) -> Path:

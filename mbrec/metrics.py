@@ -88,8 +88,9 @@ class TaskMetrics:
             "window_size": batch_size * world_size,
             "compute_on_all_ranks": True,
         }
+        with_log_loss: dict[str, Any] = {**options, "include_logloss": True}
         self._metrics: Sequence[RecMetric] = [
-            NEMetric(include_logloss=True, **options),  # pyright: ignore[reportArgumentType]
+            NEMetric(**with_log_loss),
             CalibrationMetric(**options),
             HistogramAUC(**options),
         ]

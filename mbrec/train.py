@@ -3,6 +3,7 @@
 import logging
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from mbrec import config as configuration
@@ -14,6 +15,9 @@ log = logging.getLogger("mbrec")
 def train(node: DictConfig) -> None:
     """Train what a composed configuration describes, and save the run."""
     config = configuration.parse(node)
+    overrides = HydraConfig.get().overrides.task
+    if config.runtime.plugins and not any("runtime.plugins=" in text for text in overrides):
+        raise ValueError("expected runtime.plugins on the command line, got it from a file")
 
     import torch.distributed as dist
 

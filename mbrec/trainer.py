@@ -8,14 +8,13 @@ import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
-from tqdm import tqdm
 
 from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader
 from mbrec.distributed import Lockstep
 from mbrec.metrics import TaskMetrics
 from mbrec.model import Outputs
-from mbrec.monitor import Monitor
+from mbrec.monitor import Monitor, progress_bar
 from mbrec.optim import Warmup, learning_rates
 from mbrec.oracle import OracleGap
 
@@ -61,20 +60,14 @@ class Evaluator:
         model.eval()
         self._metrics.reset()
         self._oracle.reset()
-        steps = _steps(self._pipeline, self._loader)
-        with torch.no_grad():
-            for outputs in tqdm(
-                steps,
-                total=self._total_steps,
-                unit="step",
-                desc="evaluate",
-                leave=False,
-                disable=not self._progress,
-            ):
+        bar = progress_bar("evaluate", self._total_steps, shown=self._progress)
+        with torch.no_grad(), bar:
+            for outputs in _steps(self._pipeline, self._loader):
                 self._metrics.update([outputs])
                 self._oracle.update(outputs)
                 if keep is not None:
                     keep(outputs)
+                bar.update()
         model.train(training)
         report = self._metrics.compute()
         for task, figures in self._oracle.compute().items():

@@ -1,6 +1,7 @@
 """Reads Parquet files as batches: deals row groups out, shuffles, checks, cuts, pads."""
 
 import glob
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,18 @@ class ParquetReader(IterableDataset[Batch]):
         """Choose the shuffle of the next iteration."""
         self.epoch = epoch
 
+    def num_batches(self, epoch: int, num_workers: int = 0) -> int:
+        """Return the batches of an epoch on the rank that has most of them."""
+        if self.order is Order.exact:
+            return math.ceil(self.num_rows / self.global_batch_size)
+        workers, groups = max(1, num_workers), self._shuffled_row_groups(epoch)
+        streams = workers * self.world_size
+        rows = [sum(group.num_rows for group in groups[s::streams]) for s in range(streams)]
+        return max(
+            sum(math.ceil(n / self.batch_size) for n in rows[rank :: self.world_size])
+            for rank in range(self.world_size)
+        )
+
     def empty_batch(self) -> Batch:
         """Return a batch of padding rows, for a rank that ran out of data before the others."""
         return self._assemble(self._assemble.empty)
@@ -102,7 +115,7 @@ class ParquetReader(IterableDataset[Batch]):
         worker = get_worker_info()
         index, count = (worker.id, worker.num_workers) if worker else (0, 1)
         if self.order is Order.exact:
-            blocks = self._blocks(self._shuffled_row_groups(), stream=0)
+            blocks = self._blocks(self._shuffled_row_groups(self.epoch), stream=0)
             size, start = self.global_batch_size, self.rank * self.batch_size
             # DataLoader takes from its workers in turn: batch t must come from worker t % count.
             slices = (
@@ -112,19 +125,19 @@ class ParquetReader(IterableDataset[Batch]):
             )
         else:
             stream, streams = index * self.world_size + self.rank, count * self.world_size
-            groups = self._shuffled_row_groups()[stream::streams]
+            groups = self._shuffled_row_groups(self.epoch)[stream::streams]
             slices = _cut(self._blocks(groups, stream), self.batch_size)
         for block in slices:
             yield self._assemble(block)
 
-    def _random(self, *key: int) -> np.random.Generator:
-        sequence = np.random.SeedSequence(self.seed, spawn_key=(self.epoch, *key))
+    def _random(self, epoch: int, *key: int) -> np.random.Generator:
+        sequence = np.random.SeedSequence(self.seed, spawn_key=(epoch, *key))
         return np.random.Generator(np.random.Philox(sequence))
 
-    def _shuffled_row_groups(self) -> list[RowGroup]:
+    def _shuffled_row_groups(self, epoch: int) -> list[RowGroup]:
         if not self.shuffle_rows:
             return self.row_groups
-        order = self._random(0).permutation(len(self.row_groups))
+        order = self._random(epoch, 0).permutation(len(self.row_groups))
         return [self.row_groups[i] for i in order]
 
     def _blocks(self, groups: Sequence[RowGroup], stream: int) -> Iterator[Block]:
@@ -136,7 +149,8 @@ class ParquetReader(IterableDataset[Batch]):
             if last or sum(map(len, buffer)) >= self.shuffle_rows:
                 block = Block.concatenate(buffer)
                 if self.shuffle_rows:
-                    block = block.take(self._random(1, stream, window).permutation(len(block)))
+                    random = self._random(self.epoch, 1, stream, window)
+                    block = block.take(random.permutation(len(block)))
                 yield block
                 buffer, window = [], window + 1
 

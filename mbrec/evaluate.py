@@ -1,0 +1,75 @@
+"""Scores a saved run: `python -m mbrec.evaluate RUN [predictions=DIR] [key=value ...]`."""
+
+import logging
+import sys
+from pathlib import Path
+
+from mbrec import config as configuration
+from mbrec.errors import plain_errors
+
+USAGE = """usage: python -m mbrec.evaluate RUN [predictions=DIR] [key=value ...]
+       torchrun --nproc-per-node N -m mbrec.evaluate RUN [predictions=DIR] [key=value ...]
+
+Scores the newest checkpoint of the run in folder RUN on its evaluation rows.
+  predictions=DIR   write a Parquet file of predictions from each process into DIR
+  key=value         change a setting of the run, as in training; for example
+                    data.path=DIR 'data.evaluation=[test/*.parquet]'
+The result is printed and written to RUN/evaluation.json."""
+
+
+def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
+    """Score a run's newest checkpoint, under any number of processes."""
+    if not (run / "config.yaml").exists():
+        raise ValueError(f"expected the folder of a run, got {run}, which has no config.yaml")
+    # Where a class may come from is decided here and now, not by a file.
+    config = configuration.load(run / "config.yaml", ["runtime.plugins=[]", *overrides])
+
+    import torch.distributed as dist
+
+    from mbrec import build, checkpoint, distributed, report
+    from mbrec.predictions import PredictionWriter
+
+    runtime = distributed.start(timeout_s=config.runtime.timeout_s)
+    source = checkpoint.latest(run)
+    _, reader = build.readers(config, runtime)
+    sharded = build.shard(config, runtime)
+    checkpoint.load_model(source, sharded.model)
+    evaluator = build.evaluator(config, runtime, sharded, reader)
+    writer = None
+    if predictions is not None:
+        path = predictions / f"part-{runtime.rank:05d}.parquet"
+        writer = PredictionWriter(path, list(config.tasks), reader)
+    result = evaluator.evaluate(sharded.model, writer.write if writer else None)
+    if writer:
+        writer.close()
+    if runtime.rank == 0:
+        content = {"checkpoint": str(source), "data": config.data.evaluation, "tasks": result}
+        report.write_json(run / "evaluation.json", content)
+        print(report.table(result))
+        if predictions is not None:
+            print(f"predictions of {reader.num_rows:,} rows are in {predictions}")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    """Run the command line."""
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return
+    run, *rest = arguments
+    chosen = [a.removeprefix("predictions=") for a in rest if a.startswith("predictions=")]
+    overrides = [a for a in rest if not a.startswith("predictions=")]
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    with plain_errors():
+        if wrong := [a for a in overrides if "=" not in a]:
+            raise ValueError(f"expected key=value after the run, got {' '.join(wrong)}")
+        if "=" in run and not Path(run).exists():
+            raise ValueError(f"expected the folder of a run first, got {run}")
+        evaluate(Path(run), overrides, Path(chosen[-1]) if chosen else None)
+
+
+if __name__ == "__main__":
+    main()
