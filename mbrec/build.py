@@ -38,7 +38,7 @@ class Sharded:
     """A model on its ranks, with what runs it."""
 
     model: DistributedModelParallel
-    hook: BalanceHook
+    hook: BalanceHook | None
     optimizer: CombinedOptimizer
     pipeline: TrainPipelineSparseDist[Batch, Outputs]
     parameters: dict[str, int]
@@ -126,7 +126,24 @@ def readers(config: Config, runtime: distributed.Runtime) -> tuple[ParquetReader
     return train, evaluation
 
 
-def ranker(config: Config, world_size: int, process_group: dist.ProcessGroup | None) -> Ranker:
+def balance_hook(config: Config) -> BalanceHook:
+    """Return the hook, with a process group of its own. A collective."""
+    plugins = config.runtime.plugins
+    balancer = instantiate(config.balancer, plugins=plugins, num_tasks=len(config.tasks))
+    if not isinstance(balancer, Balancer):
+        raise ValueError(f"expected a Balancer in balancer._target_, got {type(balancer)}")
+    # Its all-reduce runs in backward, between the collectives of others.
+    group = dist.new_group()
+    assert isinstance(group, dist.ProcessGroup)
+    return BalanceHook(
+        balancer,
+        task_names=list(config.tasks),
+        process_group=group,
+        statistics=config.monitor.balance,
+    )
+
+
+def ranker(config: Config, world_size: int, hook: BalanceHook | None) -> Ranker:
     """Return the unsharded model; its tables are on the meta device."""
     columns, plugins = config.data.columns, config.runtime.plugins
     categorical = CategoricalModule(columns.categorical, config.model.embedding_dim)
@@ -135,15 +152,6 @@ def ranker(config: Config, world_size: int, process_group: dist.ProcessGroup | N
         numerical = NumericalModule(len(columns.numerical), config.model.numerical)
     width = categorical.out_features + (numerical.out_features if numerical else 0)
     interaction = instantiate(config.model.interaction, width, plugins=plugins)
-    balancer = instantiate(config.balancer, plugins=plugins, num_tasks=len(config.tasks))
-    if not isinstance(balancer, Balancer):
-        raise ValueError(f"expected a Balancer in balancer._target_, got {type(balancer)}")
-    hook = BalanceHook(
-        balancer,
-        task_names=list(config.tasks),
-        process_group=process_group,
-        statistics=config.monitor.balance,
-    )
     heads = Heads(
         config.tasks,
         interaction.out_features,
@@ -154,19 +162,19 @@ def ranker(config: Config, world_size: int, process_group: dist.ProcessGroup | N
     return Ranker(SharedBottom(categorical, numerical, interaction), heads)
 
 
-def shard(config: Config, runtime: distributed.Runtime) -> Sharded:
-    """Return the model of a configuration, sharded, its tables filled, with its optimizers."""
+def shard(config: Config, runtime: distributed.Runtime, *, with_hook: bool = True) -> Sharded:
+    """Return the model of a configuration, sharded, its tables filled, with its optimizers.
+
+    Without the hook it is the model that `Equal` must equal bit for bit, and the baseline of
+    every speed.
+    """
     torch.manual_seed(config.trainer.seed)
-    # A group of its own: the hook's all-reduce runs in backward, between those of others.
-    group = dist.new_group()
-    assert isinstance(group, dist.ProcessGroup)
-    model = ranker(config, runtime.world_size, group)
+    hook = balance_hook(config) if with_hook else None
+    model = ranker(config, runtime.world_size, hook)
     parameters = count_parameters(model)
     tables = model.bottom.categorical.embeddings
     settings = config.optimizer
     optim.fuse_table_optimizer(tables, lr=settings.table_lr, eps=settings.table_eps)
-    hook = model.heads.hook
-    assert hook is not None
     sharded = distributed.shard(
         model,
         list(config.data.columns.categorical),
@@ -198,6 +206,7 @@ def trainer(config: Config, runtime: distributed.Runtime, folder: Path) -> tuple
     """Return the trainer of a configuration, ready to `fit`, and its model."""
     train_reader, evaluation_reader = readers(config, runtime)
     sharded = shard(config, runtime)
+    assert sharded.hook is not None
     settings, tasks = config.trainer, list(config.tasks)
     workers = config.data.num_workers
     steps = sum(train_reader.num_batches(epoch, workers) for epoch in range(settings.epochs))

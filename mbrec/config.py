@@ -70,7 +70,7 @@ class Optimizer:
 
     table_lr: float = 0.02
     table_eps: float = 1e-8
-    dense_lr: float = 1e-3
+    dense_lr: float = 3e-3
     warmup_steps: int = 20
 
 

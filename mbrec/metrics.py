@@ -57,9 +57,11 @@ class HistogramAUCComputation(RecMetricComputation):
 
 
 class HistogramAUC(RecMetric):
-    """AUC from a histogram over the float's own bits: within 2e-6 of the exact one.
+    """AUC from a histogram over the float's own bits, in constant memory (1 MB a task).
 
-    torchrec's own AUC keeps every row of its window and does not treat ties.
+    Scores that agree in sign, exponent and 9 bits of mantissa count as ties, which moves the AUC
+    by about 1e-6 on 400,000 rows and 2e-5 on 3,000; true ties are exact. torchrec's own AUC
+    keeps every row of its window and does not treat ties.
     """
 
     _namespace = MetricNamespace.AUC
@@ -101,9 +103,10 @@ class TaskMetrics:
 
     def update(self, outputs: Sequence[Outputs]) -> None:
         """Add the rows of some steps. Local, no collective."""
-        predictions_BK = torch.cat([part.predictions_BK for part in outputs])
-        labels_BK = torch.cat([part.labels_BK for part in outputs])
-        weights_BK = torch.cat([part.masks_BK for part in outputs])
+        # float64, so that the split of the rows over ranks does not show in the sums
+        predictions_BK = torch.cat([part.predictions_BK for part in outputs]).double()
+        labels_BK = torch.cat([part.labels_BK for part in outputs]).double()
+        weights_BK = torch.cat([part.masks_BK for part in outputs]).double()
         # 0 * nan is nan: a masked row must not spoil the sums.
         predictions_BK = torch.where(weights_BK > 0, predictions_BK, 0.5)
         self._totals_2K += torch.stack([(labels_BK * weights_BK).sum(0), weights_BK.sum(0)])

@@ -106,14 +106,14 @@ class Monitor:
         self._steps, self._outputs = [], []
         self._since = time.perf_counter()
 
-    def pause(self) -> None:
-        """Write what was recorded, before something that is not training."""
-        self.flush()
-        self._bar.refresh()
-
     def resume(self) -> None:
-        """Go on measuring the speed of training."""
+        """Go on measuring the speed of training, after something else."""
         self._since = time.perf_counter()
+
+    def finish_training(self) -> None:
+        """Write what is left, and finish the progress bar."""
+        self.flush()
+        self._bar.close()
 
     def evaluated(self, step: int, report: Mapping[str, Mapping[str, float | None]]) -> None:
         """Write the figures of an evaluation."""
@@ -127,8 +127,7 @@ class Monitor:
         )
 
     def close(self) -> None:
-        """Finish the bar and the files."""
-        self._bar.close()
+        """Finish the files."""
         if self._writer:
             self._writer.close()
 
@@ -157,7 +156,8 @@ class Monitor:
     def _show(self, scalars: Mapping[str, float]) -> None:
         weights = " ".join(f"{task}={scalars[f'weight/{task}']:.3f}" for task in self.tasks)
         speed = f"{self.rows_per_second:,.0f} rows/s"
-        self._bar.set_postfix_str(f"{speed}, loss {scalars['loss']:.4f}, weights {weights}")
+        text = f"{speed}, loss {scalars['loss']:.4f}, weights {weights}"
+        self._bar.set_postfix_str(text, refresh=False)
 
     def _write(
         self, step: int, scalars: Mapping[str, float | None], wall_time: float | None = None
@@ -176,9 +176,7 @@ class Monitor:
 def progress_bar(name: str, total: int, *, shown: bool) -> "tqdm[Any]":
     """Return a bar of steps; where nobody watches it (a log file) it moves every ten seconds."""
     interval = 0.5 if sys.stderr.isatty() else 10.0
-    return tqdm(
-        total=total, unit="step", desc=name, disable=not shown, mininterval=interval, leave=False
-    )
+    return tqdm(total=total, unit="step", desc=name, disable=not shown, mininterval=interval)
 
 
 def _layout(tasks: Sequence[str]) -> dict[str, dict[str, list[Any]]]:

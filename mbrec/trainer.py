@@ -115,7 +115,7 @@ class Trainer:
             self.loader.reader.set_epoch(epoch)
             self._train_epoch()
             epoch += 1
-        self.monitor.pause()
+        self.monitor.finish_training()
         if not self.history or self.history[-1]["step"] != self.step:
             self._evaluate()
         self.monitor.close()
@@ -136,10 +136,10 @@ class Trainer:
                 segment = Lockstep(
                     batches, self.loader.reader.empty_batch, limit=self._until_next_evaluation()
                 )
-                self._train_segment(segment)
+                self.train(segment)
                 if segment.exhausted or self.step == self.max_steps:
                     break
-                self.monitor.pause()
+                self.monitor.flush()
                 self._evaluate()
                 self.monitor.resume()
         finally:
@@ -147,7 +147,8 @@ class Trainer:
         if self.step == first:
             raise ValueError("expected at least one batch of training rows in an epoch, got none")
 
-    def _train_segment(self, segment: Lockstep) -> None:
+    def train(self, segment: Iterator[Batch]) -> None:
+        """Train on a segment's batches, on every rank equally many; the pipeline is empty after."""
         while True:
             self.warmup.step(self.step + 1)
             try:

@@ -91,17 +91,20 @@ class Encoder:
 
     def _unit(self, table: pa.Table, name: str, where: "Where", dtype: type) -> np.ndarray:
         where = where.column(name)
-        values = _numbers(table[name].combine_chunks(), where).astype(dtype)
-        where.refuse(~((values >= 0) & (values <= 1)), values, "a value in [0, 1]")
-        return values
+        values = _numbers(table[name].combine_chunks(), where)
+        unit = _cast(values, dtype)
+        where.refuse(~((unit >= 0) & (unit <= 1)), values, "a value in [0, 1]")
+        return unit
 
     def _weights(self, table: pa.Table, where: "Where") -> np.ndarray:
         name = self.columns.weight
         if name is None:
             return np.ones(len(table), np.float32)
         where = where.column(name)
-        weights = _numbers(table[name].combine_chunks(), where).astype(np.float32)
-        where.refuse(~(weights >= 0), weights, "a weight of at least 0")
+        values = _numbers(table[name].combine_chunks(), where)
+        weights = _cast(values, np.float32)
+        where.refuse(~(weights >= 0), values, "a weight of at least 0")
+        where.refuse(np.isinf(weights), values, "a weight that fits in 32 bits")
         return weights
 
 
@@ -206,9 +209,17 @@ def _numbers(column: pa.Array, where: Where) -> np.ndarray:
     return values
 
 
+def _cast(values: np.ndarray, dtype: type) -> np.ndarray:
+    with np.errstate(over="ignore"):  # the callers refuse the infinities that come of it
+        return values.astype(dtype)
+
+
 def _encode_numerical(column: pa.Array, feature: Numerical, where: Where) -> np.ndarray:
     values = _numbers(column, where).astype(np.float64)
+    scaled = values
     if feature.transform is Transform.log1p:
         where.refuse(values < 0, values, "a number of at least 0 (it goes through log1p)")
-        values = np.log1p(values)
-    return ((values - feature.mean) / feature.std).astype(np.float32)
+        scaled = np.log1p(values)
+    dense = _cast((scaled - feature.mean) / feature.std, np.float32)
+    where.refuse(~np.isfinite(dense), values, "a number that fits in 32 bits once standardised")
+    return dense

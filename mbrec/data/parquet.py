@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -164,7 +165,7 @@ class ParquetReader(IterableDataset[Batch]):
         encoder = self._assemble.encoder
         try:
             table = file.read_row_group(group.index, columns=encoder.names, use_threads=False)
-        except OSError as error:
+        except (OSError, pa.ArrowException) as error:
             raise ValueError(
                 f"{group.file}: row group {group.index} cannot be read: {error}"
             ) from error
@@ -192,7 +193,7 @@ def _index(files: Sequence[str], encoder: Encoder) -> list[RowGroup]:
         try:
             with pq.ParquetFile(name) as file:
                 metadata, schema = file.metadata, file.schema_arrow
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise ValueError(f"{name}: expected a Parquet file: {error}") from error
         encoder.check_types(schema, name)
         for index in range(metadata.num_row_groups):

@@ -30,9 +30,9 @@ class DCN(nn.Module):
         self,
         in_features: int,
         *,
-        num_layers: int = 3,
+        num_layers: int = 2,
         low_rank: int | None = None,
-        hidden: Sequence[int] = (128, 64),
+        hidden: Sequence[int] = (64,),
     ) -> None:
         super().__init__()
         sizes = {"num_layers": num_layers, "low_rank": 1 if low_rank is None else low_rank}

@@ -1,0 +1,101 @@
+"""Tables do not depend on the plan; ranks stay in lockstep on uneven data."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jobs import compose, gather, parameters
+from ranks import run_ranks
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.types import ShardingType
+
+from mbrec.distributed import CHUNK_ROWS, _table_rows
+
+
+class AnySharder(EmbeddingBagCollectionSharder):
+    """The stock sharder offers no row-wise tables on a CPU."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        return [kind.value for kind in ShardingType]
+
+
+def tables(data: str, kinds: list[ShardingType]):
+    from pathlib import Path
+
+    from mbrec import build, distributed, optim
+
+    config = compose(Path(data), "trainer.global_batch_size=64")
+    runtime = distributed.start()
+    found = []
+    for kind in kinds:
+        model = build.ranker(config, runtime.world_size, None)
+        embeddings = model.bottom.categorical.embeddings
+        optim.fuse_table_optimizer(embeddings, lr=0.1, eps=1e-8)
+        sharded = distributed.shard(
+            model,
+            list(config.data.columns.categorical),
+            runtime,
+            batch_size=32,
+            sharder=AnySharder(),
+            sharding_types=[kind],
+        )
+        distributed.init_tables(sharded, seed=5)
+        (plan,) = sharded.plan.plan.values()
+        assert {parameter.sharding_type for parameter in plan.values()} == {kind.value}
+        state = parameters(sharded)
+        found.append({key: parts for key, parts in state.items() if ".embedding_bags." in key})
+    return found
+
+
+def test_tables_are_the_same_under_every_plan_and_number_of_ranks(tiny_data, tmp_path):
+    kinds = [ShardingType.TABLE_WISE, ShardingType.ROW_WISE, ShardingType.COLUMN_WISE]
+    (one,) = run_ranks(tables, 1, tmp_path, str(tiny_data), kinds[:1])
+    expected = gather([one[0]])
+    assert len(expected) == 3
+    two = run_ranks(tables, 2, tmp_path, str(tiny_data), kinds)
+    for index in range(len(kinds)):
+        found = gather([rank[index] for rank in two])
+        assert found.keys() == expected.keys()
+        for key, table in expected.items():
+            assert torch.equal(found[key], table), (kinds[index], key)
+            assert table.std() > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 3 * CHUNK_ROWS), st.integers(0, 40), st.integers(0, 2**31))
+def test_any_rows_of_a_table_are_those_of_the_whole(start, count, seed):
+    whole = _table_rows("t", 0, start + count, 2, 0.1, seed)
+    assert torch.equal(_table_rows("t", start, count, 2, 0.1, seed), whole[start:])
+
+
+def uneven(lengths: list[int], limit: int | None):
+    import torch.distributed as dist
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+    from mbrec.data.batch import Batch
+    from mbrec.distributed import Lockstep
+
+    def batch(value: float) -> Batch:
+        one = torch.ones(1)
+        sparse = KeyedJaggedTensor(keys=["f"], values=one.long(), lengths=one.int())
+        counts = torch.tensor([value, 1.0 if value else 0.0], dtype=torch.float64)
+        return Batch(sparse, one, one, one, one, counts, one)
+
+    rank = dist.get_rank()
+    own = (batch(float(10**rank)) for _ in range(lengths[rank]))
+    lockstep = Lockstep(own, lambda: batch(0.0), limit=limit)
+    return [step.counts_K.tolist() for step in lockstep], lockstep.exhausted
+
+
+def test_all_ranks_stop_together_and_each_batch_has_the_global_counts(tmp_path):
+    first, second = run_ranks(uneven, 2, tmp_path, [1, 3], None)
+    assert first == second == ([[11.0, 2.0], [10.0, 1.0], [10.0, 1.0]], True)
+
+
+def test_a_rank_without_any_batch_takes_part(tmp_path):
+    first, second = run_ranks(uneven, 2, tmp_path, [0, 2], None)
+    assert first == second == ([[10.0, 1.0], [10.0, 1.0]], True)
+
+
+def test_a_limit_ends_a_segment_on_all_ranks(tmp_path):
+    first, second = run_ranks(uneven, 2, tmp_path, [1, 3], 2)
+    assert first == second == ([[11.0, 2.0], [10.0, 1.0]], False)
