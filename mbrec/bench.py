@@ -5,8 +5,8 @@ hook, monitor. The loop has the same model without the hook, the same optimizers
 batches held in memory. Blocks of both alternate in one run.
 """
 
-import logging
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator
@@ -17,15 +17,15 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
+from mbrec import check
 from mbrec import config as configuration
 from mbrec.errors import plain_errors
+from mbrec.train import end_processes
 
 BLOCK_STEPS = 100
 ROUNDS = 15
 WARMUP_ROUNDS = 2
 BATCHES_IN_MEMORY = 50
-
-log = logging.getLogger("mbrec")
 
 
 def measure(config: configuration.Config) -> None:
@@ -109,7 +109,7 @@ def describe(rows: int, job: list[float], loop: list[float]) -> str:
 @hydra.main(version_base="1.3", config_path="pkg://mbrec.configs", config_name="train")
 def _main(node: DictConfig) -> None:
     with plain_errors(), tempfile.TemporaryDirectory() as scratch:
-        config = configuration.parse(node)
+        config = check.parsed(node)
         config.monitor.progress = False
         config.run.folder, config.run.name = scratch, Path(scratch).name
         measure(config)
@@ -117,11 +117,10 @@ def _main(node: DictConfig) -> None:
 
 def main() -> None:
     """Run the command line."""
+    with plain_errors():
+        check.check(sys.argv[1:])
     _main()
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    end_processes()
 
 
 if __name__ == "__main__":

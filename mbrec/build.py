@@ -1,5 +1,6 @@
 """Configuration -> objects. The only reader of a `Config`, in the order of one step."""
 
+import importlib
 import inspect
 import logging
 import os
@@ -8,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 import torch.distributed as dist
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -62,7 +62,11 @@ def instantiate(node: dict[str, Any], *args: Any, plugins: list[str], **kwargs: 
     # The name is checked before anything is imported, and the class it leads to after that.
     if not isinstance(target, str) or target.split(".")[0] not in allowed:
         raise ValueError(f"expected {expected}, got {target!r}; see runtime.plugins")
-    found = hydra.utils.get_object(target)
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"expected {expected}, got {target!r}: {error}") from error
     if not inspect.isclass(found) or found.__module__.split(".")[0] not in allowed:
         raise ValueError(f"expected {expected}, got {target!r}; see runtime.plugins")
     arguments = {key: value for key, value in node.items() if key != "_target_"}
@@ -217,6 +221,7 @@ def trainer(config: Config, runtime: distributed.Runtime, folder: Path) -> tuple
             tasks,
             batch_size=train_reader.batch_size * config.monitor.every,
             device=runtime.device,
+            auc=False,
         ),
         folder / "tensorboard",
         every=config.monitor.every,

@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mbrec.data.schema import Columns, Order
 from mbrec.data.synthetic import Synthetic
@@ -87,7 +88,7 @@ class TrainerSettings:
         seed: of parameters, tables and the order of rows.
     """
 
-    global_batch_size: int = 1024
+    global_batch_size: int = 512
     epochs: int = 1
     steps: int | None = None
     evaluate_every: int | None = None
@@ -106,7 +107,7 @@ class MonitorSettings:
         progress: show a progress bar.
     """
 
-    every: int = 20
+    every: int = 50
     balance: bool = True
     progress: bool = True
 
@@ -188,8 +189,11 @@ def load(path: str | Path, overrides: list[str]) -> Config:
     Raises:
         ValueError: if a key or a value does not fit the schema.
     """
-    node = OmegaConf.merge(
-        OmegaConf.structured(Config), OmegaConf.load(path), OmegaConf.from_dotlist(overrides)
-    )
+    schema = OmegaConf.structured(Config)
+    try:
+        node = OmegaConf.merge(schema, OmegaConf.load(path), OmegaConf.from_dotlist(overrides))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{error.full_key or path}: {reason}") from error
     assert isinstance(node, DictConfig)
     return parse(node)

@@ -159,14 +159,18 @@ def _table_rows(
 class Lockstep:
     """Iterates over this rank's batches until the last rank has run out of them.
 
-    At each batch the ranks exchange, in one small all-reduce on the CPU, whether they have one
+    For each batch the ranks exchange, in one small all-reduce on the CPU, whether they have one
     and how many unmasked samples it holds. A rank without gets a batch of padding; no row is
-    lost, no rank waits for one that has left. The batch goes on with the global counts.
+    lost, no rank waits for one that has left. The batch goes on with the global counts. The
+    exchange runs one batch ahead, so that nobody waits for it.
 
     Args:
         batches: this rank's batches.
         padding: makes a batch of padding rows.
         limit: stop after that many batches, on every rank the same.
+
+    Attributes:
+        exhausted: True once no rank has a batch left; False after a stop at the limit.
     """
 
     def __init__(
@@ -179,23 +183,37 @@ class Lockstep:
         self._batches = batches
         self._padding = padding
         self._left = limit
+        self._next: tuple[Batch, torch.Tensor, dist.Work] | None = None
         self.exhausted = False
 
     def __iter__(self) -> "Lockstep":
         return self
 
     def __next__(self) -> Batch:
-        if self.exhausted or self._left == 0:
+        current = self._next or self._vote()
+        if current is None:
             raise StopIteration
+        batch, vote, work = current
+        self._next = self._vote()
+        work.wait()
+        if vote[0] == 0:
+            # Every rank voted once more than it had to; the answer to that is the same.
+            if self._next is not None:
+                self._next[2].wait()
+            self._left, self._next, self.exhausted = 0, None, True
+            raise StopIteration
+        batch.counts_K = vote[1:]
+        return batch
+
+    def _vote(self) -> tuple[Batch, torch.Tensor, dist.Work] | None:
+        if self._left == 0:
+            return None
+        if self._left is not None:
+            self._left -= 1
         batch = next(self._batches, None)
         have = torch.tensor([float(batch is not None)], dtype=torch.float64)
         batch = self._padding() if batch is None else batch
         vote = torch.cat([have, batch.counts_K])
-        dist.all_reduce(vote)
-        if vote[0] == 0:
-            self.exhausted = True
-            raise StopIteration
-        batch.counts_K = vote[1:]
-        if self._left is not None:
-            self._left -= 1
-        return batch
+        work = dist.all_reduce(vote, async_op=True)
+        assert work is not None
+        return batch, vote, work

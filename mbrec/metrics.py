@@ -75,9 +75,12 @@ class TaskMetrics:
         tasks: names, in the order of the columns.
         batch_size: rows of an update, at most.
         device: of the outputs.
+        auc: compute it as well; its histogram costs more to reduce than the rest together.
     """
 
-    def __init__(self, tasks: Sequence[str], *, batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self, tasks: Sequence[str], *, batch_size: int, device: torch.device, auc: bool = True
+    ) -> None:
         self.tasks = list(tasks)
         world_size = dist.get_world_size()
         infos = [RecTaskInfo(name=name) for name in tasks]
@@ -91,11 +94,9 @@ class TaskMetrics:
             "compute_on_all_ranks": True,
         }
         with_log_loss: dict[str, Any] = {**options, "include_logloss": True}
-        self._metrics: Sequence[RecMetric] = [
-            NEMetric(**with_log_loss),
-            CalibrationMetric(**options),
-            HistogramAUC(**options),
-        ]
+        self._metrics: list[RecMetric] = [NEMetric(**with_log_loss), CalibrationMetric(**options)]
+        if auc:
+            self._metrics.append(HistogramAUC(**options))
         for metric in self._metrics:
             metric.to(device)
         # weights of the positives, and of all rows
@@ -146,8 +147,8 @@ class TaskMetrics:
 def _report(
     task: str, values: dict[str, float], positives: float, count: float
 ) -> dict[str, float | None]:
-    def lifetime(metric: str, name: str) -> float:
-        return values[f"{metric}-{task}|lifetime_{name}"]
+    def lifetime(metric: str, name: str) -> float | None:
+        return values.get(f"{metric}-{task}|lifetime_{name}")
 
     both = 0 < positives < count
     return {
@@ -157,5 +158,5 @@ def _report(
         "auc": lifetime("auc", "auc") if both else None,
         "calibration": lifetime("calibration", "calibration") if positives else None,
         # torchrec counts in bits
-        "log_loss": lifetime("ne", "logloss") * math.log(2) if count else None,
+        "log_loss": values[f"ne-{task}|lifetime_logloss"] * math.log(2) if count else None,
     }

@@ -62,7 +62,7 @@ class Monitor:
             self._writer.add_summary(custom_scalars(_layout(self.tasks)))
         shown = progress and self._writer is not None
         self._bar = progress_bar("train", total_steps, shown=shown)
-        self._tags: list[str] = []
+        self._pair_indices: Tensor | None = None
         self._steps: list[tuple[int, float, dict[str, float], Tensor]] = []
         self._outputs: list[Outputs] = []
         self._rows, self._seconds = 0, 0.0
@@ -77,10 +77,7 @@ class Monitor:
             rates: learning rate by optimizer.
         """
         self._outputs.append(outputs)
-        named = self._scalars(outputs)
-        self._tags = list(named)
-        values_S = torch.stack([value.double() for value in named.values()])
-        self._steps.append((step, time.time(), dict(rates), values_S))
+        self._steps.append((step, time.time(), dict(rates), self._scalars(outputs)))
         self._bar.update()
         if len(self._steps) == self._every:
             self.flush()
@@ -91,9 +88,12 @@ class Monitor:
             return
         last = self._steps[-1][0]
         self._measure_speed()
+        names, scalars = self._names(), {}
         values = torch.stack([values_S for *_, values_S in self._steps]).tolist()
         for (step, wall_time, rates, _), row in zip(self._steps, values, strict=True):
-            scalars = dict(zip(self._tags, row, strict=True))
+            # A name that comes twice keeps its last value: a method's own `weight` state.
+            scalars = dict(zip(names, row, strict=True))
+            scalars["loss"] = sum(row[: len(self.tasks)])
             scalars |= {f"learning_rate/{name}": rate for name, rate in rates.items()}
             self._write(step, scalars, wall_time)
         self._metrics.update(self._outputs)
@@ -102,7 +102,7 @@ class Monitor:
         ne = {f"train_ne/{task}": report[task]["ne"] for task in self.tasks}
         calibration = {f"train_calibration/{t}": report[t]["calibration"] for t in self.tasks}
         self._write(last, {**ne, **calibration, "rows_per_second": self.rows_per_second})
-        self._show(dict(zip(self._tags, values[-1], strict=True)))
+        self._show(scalars)
         self._steps, self._outputs = [], []
         self._since = time.perf_counter()
 
@@ -131,22 +131,32 @@ class Monitor:
         if self._writer:
             self._writer.close()
 
-    def _scalars(self, outputs: Outputs) -> dict[str, Tensor]:
+    def _scalars(self, outputs: Outputs) -> Tensor:
+        """Return this step's figures in the order of `_names`; few operations, no sync."""
         hook = self._hook
         losses_K = outputs.losses_K if hook.losses is None else hook.losses
-        by_task = {"loss": losses_K, "weight": hook.weights}
-        by_task |= hook.balancer.task_states()
-        scalars = {"loss": losses_K.sum()}
+        parts = [losses_K.double(), hook.weights, *hook.balancer.task_states().values()]
         if hook.gramian is not None and hook.grad_norms is not None and hook.cosines is not None:
-            by_task["effective_weight"] = hook.weights
-            by_task["grad_norm"] = hook.grad_norms
-            by_task["weighted_norm"] = hook.grad_norms * hook.weights
-            for i, j in combinations(range(len(self.tasks)), 2):
-                scalars[f"cosine/{self.tasks[i]}-{self.tasks[j]}"] = hook.cosines[i, j]
-        for name, values_K in by_task.items():
-            for task, value in zip(self.tasks, values_K, strict=True):
-                scalars[f"{name}/{task}"] = value
-        return scalars
+            norms_K = hook.grad_norms
+            cosines = hook.cosines.flatten().gather(0, self._pairs(norms_K.device))
+            parts += [hook.weights, norms_K, norms_K * hook.weights, cosines]
+        return torch.cat(parts)
+
+    def _pairs(self, device: torch.device) -> Tensor:
+        if self._pair_indices is None:
+            n = len(self.tasks)
+            flat = [i * n + j for i, j in combinations(range(n), 2)]
+            self._pair_indices = torch.tensor(flat, dtype=torch.int64, device=device)
+        return self._pair_indices
+
+    def _names(self) -> list[str]:
+        hook = self._hook
+        by_task = ["loss", "weight", *hook.balancer.task_states()]
+        pairs = []
+        if hook.gramian is not None:
+            by_task += ["effective_weight", "grad_norm", "weighted_norm"]
+            pairs = [f"cosine/{a}-{b}" for a, b in combinations(self.tasks, 2)]
+        return [f"{name}/{task}" for name in by_task for task in self.tasks] + pairs
 
     def _measure_speed(self) -> None:
         self._seconds += time.perf_counter() - self._since

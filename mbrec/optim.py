@@ -60,7 +60,7 @@ class Warmup:
 
 
 def learning_rates(optimizer: CombinedOptimizer) -> dict[str, float]:
-    """Return the rate in force by optimizer; that of the tables as FBGEMM itself has it."""
+    """Return the rates of the last step, by optimizer."""
     rates = {}
     for name, part in optimizer.optimizers:
         groups = list(part.param_groups)

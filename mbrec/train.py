@@ -1,12 +1,12 @@
 """Trains a model: `torchrun --nproc-per-node 2 -m mbrec.train [key=value ...]`."""
 
 import logging
+import sys
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mbrec import config as configuration
+from mbrec import check
 from mbrec.errors import plain_errors
 
 log = logging.getLogger("mbrec")
@@ -14,10 +14,7 @@ log = logging.getLogger("mbrec")
 
 def train(node: DictConfig) -> None:
     """Train what a composed configuration describes, and save the run."""
-    config = configuration.parse(node)
-    overrides = HydraConfig.get().overrides.task
-    if config.runtime.plugins and not any("runtime.plugins=" in text for text in overrides):
-        raise ValueError("expected runtime.plugins on the command line, got it from a file")
+    config = check.parsed(node)
 
     import torch.distributed as dist
 
@@ -59,11 +56,19 @@ def _main(node: DictConfig) -> None:
 
 def main() -> None:
     """Run the command line."""
+    with plain_errors():
+        check.check(sys.argv[1:])
     _main()
-    import torch.distributed as dist
+    end_processes()
 
-    if dist.is_initialized():
-        dist.destroy_process_group()
+
+def end_processes() -> None:
+    """Leave the process group, if this process ever joined one."""
+    if "torch" in sys.modules:
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""Checks a command line before anything is started: `python -m mbrec.check [key=value ...]`.
+
+Hydra tells a wrong key only after it has been started on every rank, at length; this tells it
+once, in a second, with the key that was probably meant.
+"""
+
+import difflib
+import re
+import sys
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mbrec import config as configuration
+from mbrec.errors import plain_errors
+
+
+def check(overrides: list[str]) -> None:
+    """Compose and parse a configuration, and throw it away.
+
+    Arguments that start with a dash are Hydra's own; nothing is checked beside them.
+
+    Raises:
+        ValueError: in a few lines, what is wrong and what was probably meant.
+    """
+    if any(text.startswith("-") for text in overrides):
+        return
+    with initialize_config_module("mbrec.configs", version_base="1.3"):
+        try:
+            node = compose("train", overrides=overrides)
+        except HydraException as error:
+            raise ValueError(_describe(error)) from error
+    configuration.parse(node)
+
+
+def parsed(node: DictConfig) -> configuration.Config:
+    """Return the typed form of what Hydra composed for this process.
+
+    Raises:
+        ValueError: if a value is missing or wrong, or `runtime.plugins` comes from a file.
+    """
+    config = configuration.parse(node)
+    overrides = HydraConfig.get().overrides.task
+    if config.runtime.plugins and not any("runtime.plugins=" in text for text in overrides):
+        raise ValueError("expected runtime.plugins on the command line, got it from a file")
+    return config
+
+
+def main() -> None:
+    """Run the command line."""
+    with plain_errors():
+        check(sys.argv[1:])
+
+
+def _describe(error: HydraException) -> str:
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        reason = str(cause).splitlines()[0]
+        return f"{cause.full_key}: {reason}" + _keys_beside(cause.full_key)
+    if option := re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]+)'", str(error)):
+        group, name = option.groups()
+        options = GlobalHydra.instance().config_loader().get_group_options(group)
+        return f"{group} has no option '{name}'" + _meant(name, options, prefix="", has=group)
+    return "\n".join(line for line in str(error).splitlines()[:3] if line.strip())
+
+
+def _keys_beside(key: str) -> str:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(compose("train"), parent) if parent else compose("train")
+    if not isinstance(node, DictConfig) or name in node:
+        return ""
+    prefix = f"{parent}." if parent else ""
+    names = [str(other) for other in node]
+    return _meant(name, names, prefix=prefix, has=parent or "The configuration")
+
+
+def _meant(name: str, names: list[str], *, prefix: str, has: str) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    guess = f"\nDid you mean {prefix}{near[0]}?" if near else ""
+    return f"{guess}\n{has} has: {', '.join(names)}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""The rules that keep the code small, layered and documented, read off its source."""
+
+import ast
+import dataclasses
+import inspect
+import re
+import sys
+import tomllib
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mbrec.balance
+from mbrec.balance import GramianBalancer
+from mbrec.config import Config
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "mbrec").rglob("*.py"))
+SOURCES = MODULES + sorted((ROOT / "scripts").glob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+ENTRY_POINTS = {"mbrec/train.py", "mbrec/evaluate.py", "mbrec/bench.py"}
+FOLDERS = ("mbrec", "configs", "scripts", "tests", "docs", "docker", ".ci", "benchmarks")
+GENERATED = re.compile(r"__pycache__|\.egg-info|\.(pyc|png|gz|parquet)$")
+# Put together from parts, so that this file passes its own test.
+MACHINE_PATHS = ["/" + "work/", "../" + "shared"]
+REGISTRIES = ["pypi" + ".org", "python" + "hosted", "download." + "pytorch.org"]
+CPU_WHEELS = "https://" + REGISTRIES[2] + "/whl/cpu"
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def all_files() -> list[Path]:
+    files = [path for path in ROOT.iterdir() if path.is_file()]
+    files += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()]
+    return [path for path in files if not GENERATED.search(name_of(path))]
+
+
+def nodes(kind: type | tuple[type, ...]) -> list[tuple[Path, typing.Any]]:
+    return [
+        (p, node) for p, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, kind)
+    ]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the dotted name of every import; of `from a import b` both a and a.b."""
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in {name_of(path)}:{node.lineno}"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers(module: str) -> set[str]:
+    found = [
+        path for path in SOURCES for name in imports(path) if f"{name}.".startswith(f"{module}.")
+    ]
+    return {name_of(path) for path in found}
+
+
+def dataclasses_of(kind: type) -> dict[str, type]:
+    """Return the dataclasses that a dataclass consists of, itself included."""
+    found, hints = {kind.__name__: kind}, typing.get_type_hints(kind)
+    waiting = list(hints.values())
+    while waiting:
+        hint = waiting.pop()
+        waiting += typing.get_args(hint)
+        if dataclasses.is_dataclass(hint):
+            found |= dataclasses_of(typing.cast(type, hint))
+    return found
+
+
+def balancers() -> dict[str, type]:
+    exported = {name: getattr(mbrec.balance, name) for name in mbrec.balance.__all__}
+    return {
+        name: kind
+        for name, kind in exported.items()
+        if issubclass(kind, GramianBalancer) and kind is not GramianBalancer
+    }
+
+
+def mentioned(names: set[str], path: Path) -> list[str]:
+    text = path.read_text()
+    return [name for name in names if re.search(rf"(?<![A-Za-z]){name}(?![A-Za-z])", text)]
+
+
+def test_files_have_at_most_300_lines():
+    files = [*SOURCES, *(ROOT / "scripts").glob("*.sh")]
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in files}
+    assert len(lengths) > 20
+    assert {name: n for name, n in lengths.items() if n > 300} == {}
+
+
+def test_functions_have_at_most_50_lines():
+    lengths = {
+        f"{name_of(path)}:{node.lineno} {node.name}": node.end_lineno - node.lineno + 1
+        for path, node in nodes(FUNCTIONS)
+    }
+    assert len(lengths) > 100
+    assert {name: n for name, n in lengths.items() if n > 50} == {}
+
+
+def test_no_file_or_folder_is_a_drawer_for_odds_and_ends():
+    vague = re.compile(r"_?(utils?|commons?|helpers?|misc)$")
+    names = {part for path in all_files() for part in path.relative_to(ROOT).with_suffix("").parts}
+    assert "mbrec" in names
+    assert [name for name in names if vague.match(name)] == []
+
+
+def test_no_except_without_a_class():
+    handlers = nodes(ast.ExceptHandler)
+    assert handlers
+    assert [f"{name_of(path)}:{node.lineno}" for path, node in handlers if node.type is None] == []
+
+
+def test_nothing_runs_text_or_unpickles_or_starts_a_shell():
+    found = []
+    for path, node in nodes(ast.Call):
+        called = ast.unparse(node.func)
+        shell = any(k.arg == "shell" and ast.unparse(k.value) != "False" for k in node.keywords)
+        if called in {"eval", "exec", "compile", "__import__", "os.system", "os.popen"} or shell:
+            found.append(f"{name_of(path)}:{node.lineno} {called}")
+    for path, node in nodes(ast.Attribute):
+        if ast.unparse(node) == "torch.load":
+            found.append(f"{name_of(path)}:{node.lineno} torch.load")
+    unsafe = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"}
+    for path in SOURCES:
+        refused = [n for n in imports(path) if n == "torch.load" or n.split(".")[0] in unsafe]
+        found += [f"{name_of(path)} {name}" for name in refused]
+    assert found == []
+
+
+def test_the_balance_library_imports_torch_and_the_standard_library_alone():
+    folder = [path for path in MODULES if path.parent.name == "balance"]
+    assert len(folder) >= 5
+    names = {name for path in folder for name in imports(path)}
+    own = {name for name in names if f"{name}.".startswith("mbrec.balance.")}
+    others = {name.split(".")[0] for name in names - own} - set(sys.stdlib_module_names)
+    assert others == {"torch"}
+
+
+@pytest.mark.parametrize("upper", ["model", "trainer", "build", "config"])
+def test_modules_tasks_losses_and_data_do_not_import_what_is_built_of_them(upper):
+    lower = ("mbrec/modules/", "mbrec/tasks.py", "mbrec/losses.py", "mbrec/data/")
+    assert all(any(name_of(path).startswith(prefix) for path in MODULES) for prefix in lower)
+    importing = importers(f"mbrec.{upper}")
+    assert importing
+    assert [name for name in importing if name.startswith(lower)] == []
+
+
+def test_only_entry_points_import_build():
+    assert {"mbrec/train.py", "mbrec/evaluate.py"} <= importers("mbrec.build") <= ENTRY_POINTS
+
+
+def test_only_build_and_entry_points_import_config():
+    readers = {"mbrec/build.py", "mbrec/check.py", "mbrec/evaluate.py"}
+    assert readers <= importers("mbrec.config") <= {*readers, *ENTRY_POINTS}
+
+
+def test_the_trainer_names_no_task_balancer_or_label():
+    data = [yaml.safe_load(path.read_text()) for path in (ROOT / "configs/data").glob("*.yaml")]
+    names = {label for node in data for label in node["columns"]["labels"]}
+    for group in ("tasks", "balancer"):
+        names |= {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")}
+    names |= set(balancers())
+    assert names >= {"ctr", "cvr", "click", "conversion", "multibalance", "MultiBalance"}
+    assert {"click", "conversion"} <= set(mentioned(names, ROOT / "configs/tasks/cvr.yaml"))
+    assert mentioned(names, ROOT / "mbrec/trainer.py") == []
+
+
+def test_every_package_is_listed_in_pyproject():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["package-dir"] == {"mbrec.configs": "configs"}
+    folders = {path.parent for path in MODULES if path.name == "__init__.py"}
+    assert {path.parent for path in MODULES} == folders, "a folder of modules has no __init__.py"
+    expected = [".".join(folder.relative_to(ROOT).parts) for folder in folders]
+    assert (ROOT / "configs/__init__.py").exists()
+    assert sorted(settings["packages"]) == sorted([*expected, "mbrec.configs"])
+
+
+def test_everything_public_has_a_docstring():
+    seen, found = 0, []
+
+    def visit(where: str, body: list[ast.stmt]) -> None:
+        nonlocal seen
+        for node in body:
+            if not isinstance(node, (ast.ClassDef, *FUNCTIONS)) or node.name.startswith("_"):
+                continue
+            name = f"{where}.{node.name}"
+            seen += 1
+            if not ast.get_docstring(node):
+                found.append(name)
+            if isinstance(node, ast.ClassDef):
+                visit(name, node.body)
+
+    for path in SOURCES:
+        tree = TREES[path]
+        if tree.body and not ast.get_docstring(tree):  # an empty __init__.py has nothing to tell
+            found.append(name_of(path))
+        visit(name_of(path), tree.body)
+    assert seen > 100
+    assert found == []
+
+
+def test_no_file_names_a_machine_path_or_a_package_registry():
+    found, files = [], all_files()
+    assert {"mbrec/train.py", "scripts/setup.sh", "README.md"} <= {name_of(path) for path in files}
+    for path in files:
+        name, text = name_of(path), path.read_text()
+        if path.suffix == ".md" or name == "scripts/setup.sh":
+            text = text.replace(CPU_WHEELS, "")
+        paths = [] if name == ".ci/run" else MACHINE_PATHS
+        found += [f"{name}: {part}" for part in [*paths, *REGISTRIES] if part in text]
+    assert found == []
+
+
+@pytest.mark.parametrize("name", balancers())
+def test_every_argument_of_a_balancer_is_in_a_yaml(name):
+    files = [
+        yaml.safe_load(path.read_text()) for path in (ROOT / "configs/balancer").glob("*.yaml")
+    ]
+    target = f"mbrec.balance.{name}"
+    keys = {key for node in files if node.get("_target_") == target for key in node}
+    arguments = set(inspect.signature(balancers()[name]).parameters) - {"num_tasks"}
+    assert keys - {"_target_"} == arguments, f"configs/balancer against {target}"
+
+
+def test_every_setting_is_read_and_not_only_checked():
+    schema = dataclasses_of(Config)
+    expected = {"Task", "Columns", "Categorical", "Numerical", "Synthetic", "Run", "Optimizer"}
+    assert expected < set(schema)
+    checks = {
+        id(inner)
+        for _, node in nodes(FUNCTIONS)
+        if node.name == "__post_init__"
+        for inner in ast.walk(node)
+    }
+    found = [n for _, n in nodes(ast.Attribute) if isinstance(n.ctx, ast.Load)]
+    read = {n.attr for n in found if id(n) not in checks}
+    fields = {
+        (name, field.name) for name, kind in schema.items() for field in dataclasses.fields(kind)
+    }
+    assert {f"{name}.{field}" for name, field in fields if field not in read} == set()

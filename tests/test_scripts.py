@@ -1,0 +1,195 @@
+"""The shell scripts and the command line, as a user meets them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
+# In place of an interpreter: notes its arguments; REAL, if set, then does the work.
+FAKE_PYTHON = """#!/bin/sh
+echo "$*" >> "$LOG"
+if [ -n "$REAL" ]; then exec "$REAL" "$@"; fi
+"""
+
+
+def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    unset = {"MBREC_VENV", "MBREC_RUN_ID", "NPROC", "HYDRA_FULL_ERROR", "RANK", "OMP_NUM_THREADS"}
+    env = {key: value for key, value in os.environ.items() if key not in unset} | variables
+    return subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def executable(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Runs train.sh beside a set-up that is noted; gives its result and every python started."""
+    root = tmp_path / "a folder"
+    executable(root / "scripts/train.sh", (ROOT / "scripts/train.sh").read_text())
+    executable(root / "scripts/setup.sh", '#!/bin/sh\necho setup >> "$LOG"\n')
+    executable(root / ".venv/bin/python", FAKE_PYTHON)
+
+    def command(*arguments, real=True, **variables):
+        log = tmp_path / "log"
+        variables |= {"LOG": str(log), "REAL": sys.executable if real else ""}
+        result = run(root / "scripts/train.sh", *arguments, cwd=tmp_path, **variables)
+        return result, log.read_text().splitlines()
+
+    return command
+
+
+@pytest.fixture
+def setup(tmp_path):
+    """Runs setup.sh on a .venv whose python only notes; gives its result and the notes."""
+    root = tmp_path / "a folder"
+    files = ["pyproject.toml", "constraints.txt", "scripts/setup.sh"]
+    for name in [*files, "scripts/fbgemm-gpu-cpu/pyproject.toml"]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    executable(root / ".venv/bin/python", FAKE_PYTHON)
+
+    def command(**variables):
+        log = tmp_path / "log"
+        log.write_text("")
+        given = {"MBREC_PYTHON": sys.executable, "MBREC_VARIANT": "cpu", "LOG": str(log)}
+        result = run(root / "scripts/setup.sh", cwd=tmp_path, REAL="", **(given | variables))
+        return result, log.read_text().splitlines()
+
+    command.root = root
+    return command
+
+
+def test_there_are_scripts():
+    assert {path.name for path in SCRIPTS} >= {"setup.sh", "test.sh", "train.sh"}
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_executable_and_stop_at_the_first_error(path):
+    assert os.access(path, os.X_OK)
+    lines = path.read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert "set -euo pipefail" in lines
+    result = run("bash", "-n", path, cwd=ROOT)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(path):
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed")
+    result = run("shellcheck", path, cwd=ROOT)
+    assert result.returncode == 0, result.stdout
+
+
+def test_setup_installs_once_and_again_when_a_pin_changes(setup):
+    _, first = setup()
+    assert [line for line in first if "--editable .[train,test]" in line]
+    assert setup()[1] == []
+    pins = setup.root / "constraints.txt"
+    pins.write_text(pins.read_text() + "# edited\n")
+    assert setup()[1] == first
+
+
+def test_setup_installs_the_cpu_build_only_for_the_cpu(setup):
+    (pin,) = re.findall(r"(?m)^torch==\S+", (ROOT / "constraints.txt").read_text())
+    cpu, cuda = setup()[1], setup(MBREC_VARIANT="cuda")[1]
+    assert any(f"{pin}+cpu" in line for line in cpu)
+    assert any("fbgemm-gpu-cpu" in line for line in cpu)
+    assert cuda
+    assert not any("cpu" in line for line in cuda)
+
+
+def test_setup_that_failed_is_not_taken_for_done(setup):
+    fails = setup.root / "fails"
+    executable(fails, "#!/bin/sh\nexit 1\n")
+    python = setup.root / ".venv/bin/python"
+    kept = python.read_text()
+    executable(python, fails.read_text())
+    assert setup()[0].returncode != 0
+    executable(python, kept)
+    assert setup()[1] != []
+
+
+def test_setup_refuses_an_unknown_variant_and_an_old_python(setup):
+    result, started = setup(MBREC_VARIANT="tpu")
+    assert (result.returncode, started) == (2, [])
+    assert "'tpu', not cpu or cuda" in result.stderr
+    old = setup.root / "old"
+    executable(old, '#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2 || exit 1\n')
+    result, started = setup(MBREC_PYTHON=str(old))
+    assert (result.returncode, started) == (2, [])
+    assert "Python 3.9.2 is too old" in result.stderr
+
+
+def test_training_starts_the_processes_asked_for_with_the_arguments_given(train):
+    result, started = train("run.name=a b", real=False, NPROC="3")
+    assert result.returncode == 0
+    assert started[0] == "setup"
+    assert started[1] == "-m mbrec.check run.name=a b"
+    assert started[2:] == [
+        "-m torch.distributed.run --standalone --nproc-per-node 3 -m mbrec.train run.name=a b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [
+        ("trainer.batchsize=3", "trainer.batchsize"),
+        ("trainer.epochs=many", "trainer.epochs"),
+        ("balancer=mean", "balancer has no option 'mean'"),
+        ("tasks=[]", "tasks=[]"),
+        ("tasks.ctr.weight=-1", "weight of a task"),
+        ("data=kuairand_pure", "data.path"),
+        ("optimizer.warmup_steps", "optimizer.warmup_steps"),
+    ],
+)
+def test_a_typing_error_is_told_shortly_and_by_one_process(argument, named, train):
+    result, started = train(argument)
+    assert result.returncode != 0
+    assert [line.split()[:2] for line in started] == [["setup"], ["-m", "mbrec.check"]]
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert named in result.stderr
+    assert len(lines) <= 4, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_of_the_training_script_is_that_of_the_module(train):
+    result, started = train("--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert started == ["setup", "-m mbrec.train --help"]
+    assert "Usage: scripts/train.sh" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["nowhere"], "nowhere"),
+        (["predictions=out"], "predictions=out"),
+        ([".", "stray"], "stray"),
+    ],
+)
+def test_evaluation_tells_a_wrong_argument_in_a_line(arguments, named, tmp_path):
+    result = run(sys.executable, "-m", "mbrec.evaluate", *arguments, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    error, hint = result.stderr.splitlines()
+    assert error.startswith("error: expected ")
+    assert named in error
+    assert hint == "Set HYDRA_FULL_ERROR=1 for a stack trace."
+
+
+def test_the_full_error_is_there_for_who_asks(tmp_path):
+    command = [sys.executable, "-m", "mbrec.evaluate", "nowhere"]
+    result = run(*command, cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
