@@ -180,10 +180,10 @@ def find_files(root: str, patterns: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for pattern in patterns:
-        matches = sorted(glob.glob(str(Path(root) / pattern), recursive=True))
+        matches = sorted(glob.glob(pattern, root_dir=root, recursive=True))
         if not matches:
             raise ValueError(f"expected Parquet files at {Path(root) / pattern}, found none")
-        found += matches
+        found += [str(Path(root) / name) for name in matches]
     return list(dict.fromkeys(found))
 
 

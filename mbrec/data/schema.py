@@ -92,7 +92,7 @@ class Columns:
         numerical: feature name -> column.
         labels: label name, which tasks refer to -> column with values in [0, 1].
         weight: column of sample weights >= 0; default: every row weighs 1.
-        oracle: task name -> column with its true probability, where the data is simulated.
+        oracle: task name -> hidden column (`__...`) with its true probability, of simulated data.
     """
 
     categorical: dict[str, Categorical] = field(default_factory=dict)
@@ -111,5 +111,7 @@ class Columns:
         visible = [*self.labels.values(), *([self.weight] if self.weight else [])]
         if leaks := sorted(set(seen) & set(visible)):
             raise ValueError(f"expected features that are no labels or weights, got {leaks}")
+        if plain := [n for n in self.oracle.values() if not n.startswith(HIDDEN_PREFIX)]:
+            raise ValueError(f"expected oracle columns that start with '__', got {plain}")
         if hidden := [name for name in visible if name.startswith(HIDDEN_PREFIX)]:
             raise ValueError(f"expected labels that are not hidden columns, got {hidden}")

@@ -1,0 +1,224 @@
+"""Every row once, in an order that only depends on what it may, with little memory."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mbrec.data import parquet
+from mbrec.data.block import Block
+from mbrec.data.encode import Encoder
+from mbrec.data.schema import Order
+
+layouts = st.lists(st.lists(st.integers(0, 6), max_size=4), min_size=1, max_size=3).filter(
+    lambda layout: any(map(any, layout))
+)
+EIGHT_GROUPS = [[16, 16, 16], [16, 16], [16, 16, 16]]
+BOTH_ORDERS = pytest.mark.parametrize("order", list(Order), ids=lambda order: order.name)
+
+
+def content(log: Any) -> dict[int, Any]:
+    """Return what a batch says about each row, by its position."""
+    (batch,) = log.batches(global_batch_size=log.table.num_rows)
+    return {row[0]: row for row in log.rows_of(batch)}
+
+
+# Every row once
+
+
+@BOTH_ORDERS
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2])
+@settings(deadline=None, max_examples=25)
+@given(layouts, st.integers(1, 4), st.integers(0, 12), st.integers(0, 3))
+def test_every_row_comes_once_in_batches_of_constant_size(
+    new_log: Any,
+    order: Order,
+    world: int,
+    workers: int,
+    layout: list[list[int]],
+    size: int,
+    shuffle_rows: int,
+    epoch: int,
+) -> None:
+    log, found, per_rank = new_log(layout), [], []
+    options = {"order": order, "world_size": world, "shuffle_rows": shuffle_rows, "seed": size}
+    options["global_batch_size"] = size * world
+    for rank in range(world):
+        streams = log.streams(rank=rank, workers=workers, epoch=epoch, **options)
+        per_rank.append(sum(map(len, streams)))
+        for stream in streams:
+            rows = [log.rows_of(batch) for batch in stream]
+            assert all(len(batch) == size for batch in rows)
+            flat = [row for batch in rows for row in batch]
+            real = [row for row in flat if row[0] >= 0]
+            assert flat[: len(real)] == real, "expected padding at the end only"
+            found += real
+    # The content of each row is that of its position, and each position comes once.
+    expected = content(log)
+    assert sorted(row[0] for row in found) == list(range(log.table.num_rows)) == list(expected)
+    assert all(row == expected[row[0]] for row in found)
+    batches = log.reader(**options).num_batches(epoch, workers)
+    assert batches == max(per_rank)
+    if order is Order.exact:
+        assert per_rank == [batches] * world
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rank_with_an_empty_share_yields_nothing_in_dealt_order(new_log: Any, workers: int) -> None:
+    log, options = new_log([[5]]), {"world_size": 3, "global_batch_size": 6}
+    per_rank = [log.batches(rank=rank, workers=workers, **options) for rank in range(3)]
+    assert [len(batches) for batches in per_rank] == [3, 0, 0]
+    assert log.reader(**options).num_batches(0, workers) == 3
+
+
+def test_rank_with_an_empty_slice_yields_padding_in_exact_order(new_log: Any) -> None:
+    log, options = new_log([[5]]), {"world_size": 4, "global_batch_size": 8, "order": Order.exact}
+    rows = [[b.rows_B.tolist() for b in log.batches(rank=rank, **options)] for rank in range(4)]
+    assert rows == [[[0, 1]], [[2, 3]], [[4, -1]], [[-1, -1]]]
+
+
+@pytest.mark.parametrize(("size", "world"), [(5, 2), (4, 3), (0, 1), (0, 2), (-2, 2)])
+def test_batch_that_the_ranks_cannot_share_is_refused(new_log: Any, size: int, world: int) -> None:
+    pattern = f"^expected a global batch size divisible by the {world} ranks, got {size}$"
+    with pytest.raises(ValueError, match=pattern):
+        new_log([[2]]).reader(global_batch_size=size, world_size=world)
+
+
+@settings(deadline=None, max_examples=30)
+@given(layouts)
+def test_row_is_located_in_its_file(new_log: Any, layout: list[list[int]]) -> None:
+    log = new_log(layout)
+    rows = np.random.default_rng(0).permutation(log.table.num_rows)
+    files, positions = log.reader().locate(rows)
+    tables = {file: pq.read_table(file) for file in log.files}
+    # `age` counts through the whole data set.
+    found = [tables[f]["age"][p].as_py() for f, p in zip(files, positions.tolist(), strict=True)]
+    assert found == rows.tolist()
+
+
+# Order
+
+
+def global_batches(log: Any, world: int, workers: int, **options: Any) -> list[list[Any]]:
+    options = {"order": Order.exact, "global_batch_size": 12, "world_size": world, **options}
+    ranks = [log.batches(rank=rank, workers=workers, **options) for rank in range(world)]
+    return [
+        [row for batch in batches for row in log.rows_of(batch)]
+        for batches in zip(*ranks, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("shuffle_rows", [0, 20])
+def test_exact_batches_are_the_same_for_any_ranks_and_workers(
+    new_log: Any, shuffle_rows: int
+) -> None:
+    log = new_log([[7, 9], [5, 0, 11], [3]])  # 35 rows: the last batch of 12 is short.
+    options = {"shuffle_rows": shuffle_rows, "seed": 3, "epoch": 2}
+    expected = global_batches(log, 1, 0, **options)
+    assert [len(batch) for batch in expected] == [12, 12, 12]
+    for world in (1, 2, 4):
+        for workers in (0, 2, 3):
+            assert global_batches(log, world, workers, **options) == expected
+
+
+@BOTH_ORDERS
+def test_order_is_a_function_of_seed_and_epoch(new_log: Any, order: Order) -> None:
+    log, options = new_log(EIGHT_GROUPS), {"order": order, "shuffle_rows": 40}
+    keys = [(seed, epoch) for seed in (0, 1, 2) for epoch in (0, 1, 2)]
+    rows = {key: log.rows(seed=key[0], epoch=key[1], **options) for key in keys}
+    assert len(set(map(tuple, rows.values()))) == len(keys)
+    reader = log.reader(seed=1, **options)
+    for epoch in (2, 0, 2, 1):
+        reader.set_epoch(epoch)
+        again = [row for batch in reader for row in batch.rows_B.tolist()]
+        assert again == rows[1, epoch]
+
+
+@BOTH_ORDERS
+def test_file_order_is_kept_without_a_shuffle(new_log: Any, order: Order) -> None:
+    log = new_log([[3, 8], [2, 0, 6]])
+    for epoch in (0, 5):
+        assert log.rows(order=order, epoch=epoch, seed=epoch) == list(range(19))
+
+
+@BOTH_ORDERS
+def test_shuffle_mixes_the_row_groups_of_a_buffer(new_log: Any, order: Order) -> None:
+    log = new_log(EIGHT_GROUPS)
+    rows = log.rows(order=order, shuffle_rows=64, seed=1)
+    groups = [row // 16 for row in rows]
+    first, second = set(groups[:64]), set(groups[64:])
+    assert (len(first), len(second), len(first | second)) == (4, 4, 8)
+    assert first != {0, 1, 2, 3}, "expected row groups of the whole data set in a buffer"
+    for start in range(0, 128, 16):
+        assert len(set(groups[start : start + 16])) >= 3
+
+
+def test_streams_and_buffers_are_shuffled_differently(new_log: Any) -> None:
+    log, options = new_log(EIGHT_GROUPS), {"shuffle_rows": 16, "world_size": 2}
+    orders = set()
+    for rank in range(2):
+        for stream in log.streams(rank=rank, workers=2, **options):
+            rows = [row % 16 for batch in stream for row in batch.rows_B.tolist()]
+            orders |= {tuple(rows[:16]), tuple(rows[16:])}
+    assert len(orders) == 8
+
+
+# Resources
+
+
+@BOTH_ORDERS
+@pytest.mark.parametrize("shuffle_rows", [0, 1, 30, 64, 1_000])
+def test_memory_is_the_buffer_and_one_row_group(
+    new_log: Any, monkeypatch: pytest.MonkeyPatch, order: Order, shuffle_rows: int
+) -> None:
+    sizes, largest, batch_size = [16, 5, 20, 20, 1, 7, 20], 20, 8
+    shuffled, read, held = [], [0], []
+    take, encode = Block.take, Encoder.encode
+
+    def spy_take(block: Block, order: np.ndarray) -> Block:
+        shuffled.append(len(block))
+        return take(block, order)
+
+    def spy_encode(encoder: Encoder, *args: Any) -> Block:
+        block = encode(encoder, *args)
+        read[0] += len(block)
+        return block
+
+    monkeypatch.setattr(Block, "take", spy_take)
+    monkeypatch.setattr(Encoder, "encode", spy_encode)
+    done = 0
+    options = {"order": order, "shuffle_rows": shuffle_rows, "global_batch_size": batch_size}
+    for batch in new_log([sizes]).reader(**options):
+        held.append(read[0] - done)
+        done += int((batch.rows_B >= 0).sum())
+    assert done == read[0] == sum(sizes)
+    assert max(held) < shuffle_rows + largest + batch_size
+    assert all(rows < shuffle_rows + largest for rows in shuffled)
+    assert sum(shuffled) == (sum(sizes) if shuffle_rows else 0)
+    # The buffer is used as well: only the last may hold less than it could.
+    assert all(rows >= shuffle_rows for rows in shuffled[:-1])
+
+
+def open_files() -> list[str]:
+    links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return [os.readlink(link) for link in links if os.path.exists(link)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")
+def test_few_files_are_open_at_a_time(new_log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "MAX_OPEN_FILES", 2)
+    log = new_log([[4, 4]] * 5)
+    reader = log.reader(shuffle_rows=1, seed=1)
+    assert not set(open_files()) & set(log.files)
+    found, counts = [], []
+    for batch in reader:
+        counts.append(sum(name in log.files for name in open_files()))
+        found += batch.rows_B.tolist()
+    assert max(counts) == 2
+    assert sorted(found) == list(range(40))
