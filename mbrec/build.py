@@ -79,14 +79,19 @@ def instantiate(node: dict[str, Any], *args: Any, plugins: list[str], **kwargs: 
 
 
 def run_folder(config: Config, runtime: distributed.Runtime) -> Path:
-    """Return the folder of this run, the same on every rank; rank 0 makes it."""
+    """Return the folder of this run, the same on every rank; rank 0 makes it.
+
+    Raises:
+        ValueError: on every rank, if a finished run is there.
+    """
     name = config.run.name or os.environ.get("MBREC_RUN_ID") or time.strftime("%Y-%m-%d_%H-%M-%S")
-    chosen = [str(Path(config.run.folder) / name)]
+    folder = Path(config.run.folder) / name
+    chosen = [(folder, (folder / "metrics.json").exists())]
     dist.broadcast_object_list(chosen, src=0)
-    folder = Path(chosen[0])
+    ((folder, finished),) = chosen
+    if finished:
+        raise ValueError(f"expected a new run, got run.name={folder.name}: {folder} is finished")
     if runtime.rank == 0:
-        if (folder / "metrics.json").exists():
-            log.warning("%s holds a finished run; its files are replaced", folder)
         folder.mkdir(parents=True, exist_ok=True)
     dist.barrier()
     return folder
@@ -122,6 +127,7 @@ def readers(config: Config, runtime: distributed.Runtime) -> tuple[ParquetReader
         order=config.data.order,
         shuffle_rows=config.data.shuffle_rows,
         seed=config.trainer.seed,
+        oracle=False,
         **shared,
     )
     evaluation = ParquetReader(

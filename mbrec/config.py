@@ -53,8 +53,8 @@ class Model:
         interaction: a `_target_` node, called with the width of its input.
     """
 
-    embedding_dim: int = 16
-    numerical: list[int] = field(default_factory=lambda: [64, 16])
+    embedding_dim: int = 32
+    numerical: list[int] = field(default_factory=lambda: [64])
     interaction: dict[str, Any] = field(default_factory=dict)
 
 
@@ -69,10 +69,10 @@ class Optimizer:
         warmup_steps: steps until the full rates.
     """
 
-    table_lr: float = 0.02
+    table_lr: float = 0.04
     table_eps: float = 1e-8
-    dense_lr: float = 3e-3
-    warmup_steps: int = 20
+    dense_lr: float = 5e-3
+    warmup_steps: int = 5
 
 
 @dataclass
@@ -88,7 +88,7 @@ class TrainerSettings:
         seed: of parameters, tables and the order of rows.
     """
 
-    global_batch_size: int = 512
+    global_batch_size: int = 2048
     epochs: int = 1
     steps: int | None = None
     evaluate_every: int | None = None

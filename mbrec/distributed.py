@@ -6,9 +6,11 @@ Shapes: K tasks.
 import hashlib
 import os
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -28,6 +30,7 @@ from torchrec.distributed.planner.types import (
 )
 from torchrec.distributed.types import ShardingType
 
+from mbrec.balance.ranks import start_sum
 from mbrec.data.batch import Batch
 
 # Row-wise Adagrad keeps one momentum a row. Column-wise shards would keep one each, and
@@ -36,6 +39,9 @@ SHARDING_TYPES = [ShardingType.TABLE_WISE, ShardingType.ROW_WISE, ShardingType.T
 
 # Part of the contract of `init_tables`: another size gives other tables.
 CHUNK_ROWS = 4096
+
+# Batches that the ranks vote on at a time; no more than a loader reads ahead.
+VOTED_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -159,10 +165,10 @@ def _table_rows(
 class Lockstep:
     """Iterates over this rank's batches until the last rank has run out of them.
 
-    For each batch the ranks exchange, in one small all-reduce on the CPU, whether they have one
-    and how many unmasked samples it holds. A rank without gets a batch of padding; no row is
-    lost, no rank waits for one that has left. The batch goes on with the global counts. The
-    exchange runs one batch ahead, so that nobody waits for it.
+    The ranks tell each other which of their next batches they have, and how many unmasked
+    samples each holds: one small collective on the CPU for a few batches, which runs ahead, so
+    that nobody waits for it. A rank without a batch gets one of padding; no row is lost, no rank
+    waits for one that has left. Each batch goes on with the global counts.
 
     Args:
         batches: this rank's batches.
@@ -183,37 +189,45 @@ class Lockstep:
         self._batches = batches
         self._padding = padding
         self._left = limit
-        self._next: tuple[Batch, torch.Tensor, dist.Work] | None = None
+        self._ready: deque[Batch] = deque()
+        self._voted: tuple[list[Batch], Callable[[], torch.Tensor]] | None = None
         self.exhausted = False
 
     def __iter__(self) -> "Lockstep":
         return self
 
     def __next__(self) -> Batch:
-        current = self._next or self._vote()
-        if current is None:
+        if not self._ready:
+            self._take()
+        if not self._ready:
             raise StopIteration
-        batch, vote, work = current
-        self._next = self._vote()
-        work.wait()
-        if vote[0] == 0:
-            # Every rank voted once more than it had to; the answer to that is the same.
-            if self._next is not None:
-                self._next[2].wait()
-            self._left, self._next, self.exhausted = 0, None, True
-            raise StopIteration
-        batch.counts_K = vote[1:]
-        return batch
+        return self._ready.popleft()
 
-    def _vote(self) -> tuple[Batch, torch.Tensor, dist.Work] | None:
-        if self._left == 0:
+    def _take(self) -> None:
+        voted = self._voted or self._vote()
+        if voted is None:
+            return
+        # The next vote starts before the answer to this one is read.
+        self._voted = self._vote()
+        batches, answer = voted
+        for batch, row in zip(batches, answer().view(len(batches), -1), strict=True):
+            if row[0] == 0:
+                self.exhausted = True
+                break
+            batch.counts_K = row[1:]
+            self._ready.append(batch)
+        if self.exhausted and self._voted is not None:
+            self._voted[1]()  # every rank voted once more; no answer may be left behind
+            self._voted, self._left = None, 0
+
+    def _vote(self) -> tuple[list[Batch], Callable[[], torch.Tensor]] | None:
+        size = VOTED_BATCHES if self._left is None else min(VOTED_BATCHES, self._left)
+        if self.exhausted or not size:
             return None
         if self._left is not None:
-            self._left -= 1
-        batch = next(self._batches, None)
-        have = torch.tensor([float(batch is not None)], dtype=torch.float64)
-        batch = self._padding() if batch is None else batch
-        vote = torch.cat([have, batch.counts_K])
-        work = dist.all_reduce(vote, async_op=True)
-        assert work is not None
-        return batch, vote, work
+            self._left -= size
+        found = list(islice(self._batches, size))
+        batches = found + [self._padding() for _ in range(size - len(found))]
+        have_n1 = (torch.arange(size) < len(found)).double()[:, None]
+        counts_nK = torch.stack([batch.counts_K for batch in batches])
+        return batches, start_sum(torch.cat([have_n1, counts_nK], dim=1).flatten())

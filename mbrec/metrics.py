@@ -16,6 +16,7 @@ from torchrec.metrics.metrics_namespace import MetricName, MetricNamespace, Metr
 from torchrec.metrics.ne import NEMetric
 from torchrec.metrics.rec_metric import MetricComputationReport, RecMetric, RecMetricComputation
 
+from mbrec.balance.ranks import sum_over_ranks
 from mbrec.model import Outputs
 
 # A probability's float32 bits without the lowest 14: 9 bits of mantissa are left.
@@ -99,6 +100,7 @@ class TaskMetrics:
             self._metrics.append(HistogramAUC(**options))
         for metric in self._metrics:
             metric.to(device)
+        self._local: list[Tensor] = []
         # weights of the positives, and of all rows
         self._totals_2K = torch.zeros(2, len(infos), dtype=torch.float64, device=device)
 
@@ -124,15 +126,41 @@ class TaskMetrics:
         `count` is the sum of the weights. What is undefined is None: everything without a row,
         NE and AUC where all labels are the same.
         """
+        positives_K, count_K = self._sum_over_ranks()
         values: dict[str, float] = {}
         for metric in self._metrics:
-            values.update({key: float(value) for key, value in metric.compute().items()})
-        totals_2K = self._totals_2K.clone()
-        dist.all_reduce(totals_2K)
-        return {
-            task: _report(task, values, positives, count)
-            for task, (positives, count) in zip(self.tasks, totals_2K.T.tolist(), strict=True)
-        }
+            values.update({key: float(value) for key, value in metric.local_compute().items()})
+        self._restore_local()
+        totals = zip(self.tasks, positives_K.tolist(), count_K.tolist(), strict=True)
+        return {task: _report(task, values, *total) for task, *total in totals}
+
+    def _sum_over_ranks(self) -> Tensor:
+        """Put the sums over all ranks into the metrics' states; return the totals (2, K).
+
+        torchrec synchronises each state on its own, with two collectives and a barrier; there
+        are up to nine of them, and this is one.
+        """
+        self._local = [state.clone() for state in self._states()]
+        parts = [*self._local, self._totals_2K]
+        summed = sum_over_ranks(torch.cat([part.double().flatten() for part in parts]))
+        *states, totals = summed.split([part.numel() for part in parts])
+        for state, value in zip(self._states(), states, strict=True):
+            state.copy_(value.view_as(state))
+        return totals.view_as(self._totals_2K)
+
+    def _restore_local(self) -> None:
+        for state, value in zip(self._states(), self._local, strict=True):
+            state.copy_(value)
+
+    def _states(self) -> list[Tensor]:
+        """Return the lifetime states of all metrics; each is a sum over rows."""
+        fused: list[Any] = [metric._metrics_computations for metric in self._metrics]
+        return [
+            getattr(computation, name)
+            for (computation,) in fused
+            for name in computation._defaults
+            if not name.startswith("window_")
+        ]
 
     def reset(self) -> None:
         """Forget all rows."""
@@ -148,7 +176,7 @@ def _report(
     task: str, values: dict[str, float], positives: float, count: float
 ) -> dict[str, float | None]:
     def lifetime(metric: str, name: str) -> float | None:
-        return values.get(f"{metric}-{task}|lifetime_{name}")
+        return values.get(f"{metric}-{task}|local_lifetime_{name}")
 
     both = 0 < positives < count
     return {
@@ -158,5 +186,5 @@ def _report(
         "auc": lifetime("auc", "auc") if both else None,
         "calibration": lifetime("calibration", "calibration") if positives else None,
         # torchrec counts in bits
-        "log_loss": values[f"ne-{task}|lifetime_logloss"] * math.log(2) if count else None,
+        "log_loss": values[f"ne-{task}|local_lifetime_logloss"] * math.log(2) if count else None,
     }

@@ -1,6 +1,6 @@
 """TensorBoard scalars and the progress bar of a run.
 
-Shapes: K tasks, S scalars a step.
+Shapes: K tasks, S steps, P numbers kept of a step.
 """
 
 import sys
@@ -62,7 +62,6 @@ class Monitor:
             self._writer.add_summary(custom_scalars(_layout(self.tasks)))
         shown = progress and self._writer is not None
         self._bar = progress_bar("train", total_steps, shown=shown)
-        self._pair_indices: Tensor | None = None
         self._steps: list[tuple[int, float, dict[str, float], Tensor]] = []
         self._outputs: list[Outputs] = []
         self._rows, self._seconds = 0, 0.0
@@ -77,7 +76,7 @@ class Monitor:
             rates: learning rate by optimizer.
         """
         self._outputs.append(outputs)
-        self._steps.append((step, time.time(), dict(rates), self._scalars(outputs)))
+        self._steps.append((step, time.time(), dict(rates), self._pack(outputs)))
         self._bar.update()
         if len(self._steps) == self._every:
             self.flush()
@@ -88,12 +87,11 @@ class Monitor:
             return
         last = self._steps[-1][0]
         self._measure_speed()
-        names, scalars = self._names(), {}
-        values = torch.stack([values_S for *_, values_S in self._steps]).tolist()
-        for (step, wall_time, rates, _), row in zip(self._steps, values, strict=True):
-            # A name that comes twice keeps its last value: a method's own `weight` state.
-            scalars = dict(zip(names, row, strict=True))
-            scalars["loss"] = sum(row[: len(self.tasks)])
+        packed_SP = torch.stack([packed_P for *_, packed_P in self._steps]).cpu()
+        figures = self._unpack(packed_SP)
+        rows = torch.stack(list(figures.values()), 1).tolist()
+        for (step, wall_time, rates, _), row in zip(self._steps, rows, strict=True):
+            scalars = dict(zip(figures, row, strict=True))
             scalars |= {f"learning_rate/{name}": rate for name, rate in rates.items()}
             self._write(step, scalars, wall_time)
         self._metrics.update(self._outputs)
@@ -102,7 +100,7 @@ class Monitor:
         ne = {f"train_ne/{task}": report[task]["ne"] for task in self.tasks}
         calibration = {f"train_calibration/{t}": report[t]["calibration"] for t in self.tasks}
         self._write(last, {**ne, **calibration, "rows_per_second": self.rows_per_second})
-        self._show(scalars)
+        self._show(dict(zip(figures, rows[-1], strict=True)))
         self._steps, self._outputs = [], []
         self._since = time.perf_counter()
 
@@ -131,32 +129,39 @@ class Monitor:
         if self._writer:
             self._writer.close()
 
-    def _scalars(self, outputs: Outputs) -> Tensor:
-        """Return this step's figures in the order of `_names`; few operations, no sync."""
+    def _pack(self, outputs: Outputs) -> Tensor:
+        """Return what a step's figures are computed from: one operation, no sync."""
         hook = self._hook
         losses_K = outputs.losses_K if hook.losses is None else hook.losses
         parts = [losses_K.double(), hook.weights, *hook.balancer.task_states().values()]
-        if hook.gramian is not None and hook.grad_norms is not None and hook.cosines is not None:
-            norms_K = hook.grad_norms
-            cosines = hook.cosines.flatten().gather(0, self._pairs(norms_K.device))
-            parts += [hook.weights, norms_K, norms_K * hook.weights, cosines]
+        if hook.gramian is not None:
+            parts.append(hook.gramian.flatten())
         return torch.cat(parts)
 
-    def _pairs(self, device: torch.device) -> Tensor:
-        if self._pair_indices is None:
-            n = len(self.tasks)
-            flat = [i * n + j for i, j in combinations(range(n), 2)]
-            self._pair_indices = torch.tensor(flat, dtype=torch.int64, device=device)
-        return self._pair_indices
-
-    def _names(self) -> list[str]:
-        hook = self._hook
-        by_task = ["loss", "weight", *hook.balancer.task_states()]
-        pairs = []
-        if hook.gramian is not None:
-            by_task += ["effective_weight", "grad_norm", "weighted_norm"]
-            pairs = [f"cosine/{a}-{b}" for a, b in combinations(self.tasks, 2)]
-        return [f"{name}/{task}" for name in by_task for task in self.tasks] + pairs
+    def _unpack(self, packed_SP: Tensor) -> dict[str, Tensor]:
+        """Return the figures of S steps, each (S,), by the names they are written under."""
+        size = len(self.tasks)
+        names = ["loss", "weight", *self._hook.balancer.task_states()]
+        values_SK = packed_SP[:, : size * len(names)].split(size, 1)
+        rest = packed_SP[:, size * len(names) :]
+        weights_SK = values_SK[1]
+        # A method's own `weight` takes the place of the weights on the raw gradients.
+        by_task = dict(zip(names, values_SK, strict=True))
+        figures = {"loss": by_task["loss"].sum(1)}
+        if rest.shape[1]:
+            gramian_SKK = rest.view(-1, size, size)
+            norms_SK = gramian_SKK.diagonal(dim1=1, dim2=2).sqrt()
+            by_task["effective_weight"] = weights_SK
+            by_task["grad_norm"] = norms_SK
+            by_task["weighted_norm"] = norms_SK * weights_SK
+            for i, j in combinations(range(size), 2):
+                lengths = norms_SK[:, i] * norms_SK[:, j]
+                cosine = torch.where(lengths > 0, gramian_SKK[:, i, j] / lengths, 0.0)
+                figures[f"cosine/{self.tasks[i]}-{self.tasks[j]}"] = cosine
+        for name, value_SK in by_task.items():
+            for task, value in zip(self.tasks, value_SK.unbind(1), strict=True):
+                figures[f"{name}/{task}"] = value
+        return figures
 
     def _measure_speed(self) -> None:
         self._seconds += time.perf_counter() - self._since

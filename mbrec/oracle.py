@@ -6,9 +6,9 @@ Shapes: B rows, K tasks.
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from mbrec.balance.ranks import sum_over_ranks
 from mbrec.model import Outputs
 
 # Predictions closer to 0 or 1 than float32 can hold would make the divergence infinite.
@@ -52,8 +52,7 @@ class OracleGap:
 
     def compute(self) -> dict[str, dict[str, float]]:
         """Return task -> figure -> value for the tasks that have an oracle. A collective."""
-        sums_5K = self._sums_5K.clone()
-        dist.all_reduce(sums_5K)
+        sums_5K = sum_over_ranks(self._sums_5K.flatten().clone()).view_as(self._sums_5K)
         count_K = sums_5K[0]
         rate_K, excess_K, gap_K, square_K = (sums_5K[1:] / count_K).unbind()
         entropy_K = _entropy(rate_K)

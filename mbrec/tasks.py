@@ -31,7 +31,7 @@ class Task:
     label: str = MISSING
     given: str | None = None
     weight: float = 1.0
-    hidden: list[int] = field(default_factory=lambda: [64])
+    hidden: list[int] = field(default_factory=lambda: [128])
 
     def __post_init__(self) -> None:
         if not self.weight > 0:

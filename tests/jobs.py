@@ -16,6 +16,7 @@ from mbrec.config import Config, parse
 def compose(data: Path, *overrides: str) -> Config:
     """Return the default job's configuration on the tiny data set in `data`."""
     tiny = ["data/preset=tiny", f"data.path={data}", "monitor.progress=false"]
+    tiny += ["trainer.global_batch_size=256", "model.embedding_dim=16"]
     with initialize_config_module("mbrec.configs", version_base="1.3"):
         return parse(hydra_compose("train", overrides=[*tiny, *overrides]))
 

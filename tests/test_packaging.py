@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mbrec.config import TrainerSettings
+
 ROOT = Path(__file__).parents[1]
 # Python runs it at each start of a process that has its folder on the path.
 BLOCK = """
@@ -101,7 +103,7 @@ def test_the_installed_wheel_answers_help_with_its_own_configuration(site, tmp_p
     text = succeed(sys.executable, "-m", "mbrec.train", "--help", **here)
     for group in ("balancer: equal, multibalance", "data/preset: medium, small, tiny", "tasks: "):
         assert group in text
-    assert "global_batch_size: 1024" in text
+    assert f"global_batch_size: {TrainerSettings().global_batch_size}" in text
     assert [path.name for path in tmp_path.iterdir()] == []
 
 

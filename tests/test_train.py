@@ -104,6 +104,15 @@ def test_the_same_command_gives_the_same_numbers(run, metrics):
 
 
 @pytest.mark.slow
+def test_a_finished_run_is_not_trained_over(run):
+    script = str(ROOT / "scripts" / "train.sh")
+    arguments = ["data/preset=tiny", f"data.path={run[0].parents[1] / 'data'}", "run.name=first"]
+    done = command(script, *arguments, cwd=run[0].parents[1])
+    assert done.returncode != 0
+    assert "expected a new run, got run.name=first" in done.stderr
+
+
+@pytest.mark.slow
 def test_one_process_scores_the_saved_run_as_two_did_and_keeps_predictions(run, metrics):
     folder = run[0]
     arguments = [sys.executable, "-m", "mbrec.evaluate", str(folder), "predictions=kept"]

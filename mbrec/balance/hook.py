@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mbrec.balance.balancer import Balancer
+from mbrec.balance.ranks import sum_over_ranks, world_size
 
 Representation = Tensor | tuple[Tensor, ...]
 
@@ -21,12 +22,12 @@ class BalanceHook(nn.Module):
 
     Forward gives K views of the representation, one a task head, without a copy. In the ordinary
     backward pass the K gradients arrive here together; their K x K Gramian over the global batch
-    (one all-reduce) goes to the balancer, and the weighted sum of the gradients goes on into the
+    (one small collective) goes to the balancer; the weighted sum of the gradients goes on into the
     shared bottom. The heads' own gradients pass untouched. In eval mode, under `no_grad` and
     where the representation needs no gradient the hook is the identity.
 
     Nothing is synchronised with the host. Backward must reach the hook once a forward, and each
-    rank of the group must run it equally often: the all-reduce is a collective.
+    rank of the group must run it equally often: the sum over ranks is a collective.
 
     Args:
         balancer: what turns the Gramian into weights.
@@ -178,14 +179,11 @@ class BalanceHook(nn.Module):
             packed = gramian_KK.flatten()
         else:
             packed = torch.cat([gramian_KK.flatten(), losses_K.double()])
-        world_size = 1
-        if dist.is_available() and dist.is_initialized():
-            world_size = dist.get_world_size(self.process_group)
-        if world_size > 1:
-            dist.all_reduce(packed, group=self.process_group)
+        packed = sum_over_ranks(packed, self.process_group)
+        ranks = world_size(self.process_group)
         total_KK = packed[: num_tasks**2].view(num_tasks, num_tasks)
-        gramian_KK = total_KK / (world_size * self.loss_scale) ** 2
-        return gramian_KK, None if losses_K is None else packed[num_tasks**2 :] / world_size
+        gramian_KK = total_KK / (ranks * self.loss_scale) ** 2
+        return gramian_KK, None if losses_K is None else packed[num_tasks**2 :] / ranks
 
 
 class _FanOut(torch.autograd.Function):
@@ -237,7 +235,7 @@ def _weighted_sum(grads: Sequence[Tensor], weights_K: Tensor, ok: Tensor) -> Ten
     weights = weights_K.to(_at_least_float32(grads[0]).dtype).unbind()
     merged = grads[-1] * weights[-1]
     for grad, weight in zip(reversed(grads[:-1]), reversed(weights[:-1]), strict=True):
-        merged.add_(grad * weight)
+        merged.addcmul_(grad, weight)
     # 0 * nan is nan: only a fill keeps a non-finite gradient out of the fused tables.
     return merged.masked_fill_(~ok, 0.0)
 

@@ -23,6 +23,7 @@ class Assembler:
         columns: the schema.
         tasks: name -> task, in the order of the batch's columns.
         batch_size: B; a shorter block is padded with rows that count for nothing.
+        oracle: read the true probabilities as well, where there are any.
 
     Attributes:
         encoder: reads what the batches need.
@@ -32,7 +33,9 @@ class Assembler:
         ValueError: if a task needs a label that the data set does not have.
     """
 
-    def __init__(self, columns: Columns, tasks: Mapping[str, Task], batch_size: int) -> None:
+    def __init__(
+        self, columns: Columns, tasks: Mapping[str, Task], batch_size: int, *, oracle: bool = True
+    ) -> None:
         wanted = [task.label for task in tasks.values()]
         wanted += [task.given for task in tasks.values() if task.given is not None]
         labels = list(dict.fromkeys(wanted))
@@ -41,7 +44,7 @@ class Assembler:
                 f"expected labels of the data set ({', '.join(columns.labels)}), "
                 f"got tasks that need {', '.join(unknown)}"
             )
-        has_oracle = [name for name in tasks if name in columns.oracle]
+        has_oracle = [name for name in tasks if oracle and name in columns.oracle]
         self.encoder = Encoder(columns, labels, [columns.oracle[name] for name in has_oracle])
         self.batch_size = batch_size
         self._label = [labels.index(task.label) for task in tasks.values()]

@@ -37,13 +37,13 @@ class Block:
     def take(self, order: np.ndarray) -> "Block":
         """Return the rows at these positions."""
         return Block(
-            self.ids_Fn[:, order],
+            np.take(self.ids_Fn, order, axis=1),
             [_take_bag(values, offsets, order) for values, offsets in self.bags],
-            self.dense_nN[order],
-            self.labels_nL[order],
-            self.weights_n[order],
-            self.oracle_nO[order],
-            self.rows_n[order],
+            np.take(self.dense_nN, order, axis=0),
+            np.take(self.labels_nL, order, axis=0),
+            np.take(self.weights_n, order),
+            np.take(self.oracle_nO, order, axis=0),
+            np.take(self.rows_n, order),
         )
 
     def slice(self, start: int, stop: int) -> "Block":
@@ -77,11 +77,12 @@ class Block:
 def _take_bag(
     values: np.ndarray, offsets: np.ndarray, order: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    lengths = np.diff(offsets)[order]
+    starts = np.take(offsets, order)
+    lengths = np.take(offsets, order + 1) - starts
     ends = np.concatenate([[0], np.cumsum(lengths)])
     # Position within its bag, plus where that bag starts in the old values.
     within = np.arange(ends[-1]) - np.repeat(ends[:-1], lengths)
-    return values[within + np.repeat(offsets[:-1][order], lengths)], ends
+    return np.take(values, within + np.repeat(starts, lengths)), ends
 
 
 def _concatenate_bags(

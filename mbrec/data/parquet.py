@@ -5,6 +5,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from mbrec.data.schema import Columns, Order
 from mbrec.tasks import Task
 
 MAX_OPEN_FILES = 16
+
+# Rows of a shuffle buffer, and the order in which they leave it.
+Window = tuple[Block, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class ParquetReader(IterableDataset[Batch]):
         world_size: ranks that share the data.
         shuffle_rows: rows of the shuffle buffer; 0 reads in file order.
         seed: of the shuffle.
+        oracle: read the true probabilities as well, where the schema has some.
 
     Raises:
         ValueError: if there is no file, a file is not Parquet or lacks a column, or the batch
@@ -66,6 +71,7 @@ class ParquetReader(IterableDataset[Batch]):
         world_size: int = 1,
         shuffle_rows: int = 0,
         seed: int = 0,
+        oracle: bool = True,
     ) -> None:
         if global_batch_size < 1 or global_batch_size % world_size:
             raise ValueError(
@@ -78,7 +84,7 @@ class ParquetReader(IterableDataset[Batch]):
         self.order = order
         self.rank, self.world_size = rank, world_size
         self.shuffle_rows, self.seed, self.epoch = shuffle_rows, seed, 0
-        self._assemble = Assembler(columns, tasks, self.batch_size)
+        self._assemble = Assembler(columns, tasks, self.batch_size, oracle=oracle)
         self.row_groups = _index(files, self._assemble.encoder)
         self.num_rows = sum(group.num_rows for group in self.row_groups)
         self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
@@ -116,20 +122,18 @@ class ParquetReader(IterableDataset[Batch]):
         worker = get_worker_info()
         index, count = (worker.id, worker.num_workers) if worker else (0, 1)
         if self.order is Order.exact:
-            blocks = self._blocks(self._shuffled_row_groups(self.epoch), stream=0)
-            size, start = self.global_batch_size, self.rank * self.batch_size
+            windows = self._windows(self._shuffled_row_groups(self.epoch), stream=0)
+            start = self.rank * self.batch_size
             # DataLoader takes from its workers in turn: batch t must come from worker t % count.
-            slices = (
-                block.slice(min(start, len(block)), min(start + self.batch_size, len(block)))
-                for t, block in enumerate(_cut(blocks, size))
-                if t % count == index
-            )
+            pieces = islice(_cut(windows, self.global_batch_size), index, None, count)
         else:
             stream, streams = index * self.world_size + self.rank, count * self.world_size
             groups = self._shuffled_row_groups(self.epoch)[stream::streams]
-            slices = _cut(self._blocks(groups, stream), self.batch_size)
-        for block in slices:
-            yield self._assemble(block)
+            start, pieces = 0, _cut(self._windows(groups, stream), self.batch_size)
+        # Rows are gathered a batch at a time: a thread that gathers a whole buffer at once would
+        # hold Python's lock for many steps of the trainer.
+        for parts in pieces:
+            yield self._assemble(_rows(parts, start, start + self.batch_size))
 
     def _random(self, epoch: int, *key: int) -> np.random.Generator:
         sequence = np.random.SeedSequence(self.seed, spawn_key=(epoch, *key))
@@ -141,7 +145,7 @@ class ParquetReader(IterableDataset[Batch]):
         order = self._random(epoch, 0).permutation(len(self.row_groups))
         return [self.row_groups[i] for i in order]
 
-    def _blocks(self, groups: Sequence[RowGroup], stream: int) -> Iterator[Block]:
+    def _windows(self, groups: Sequence[RowGroup], stream: int) -> Iterator[Window]:
         buffer: list[Block] = []
         window = 0
         for position, group in enumerate(groups):
@@ -149,10 +153,11 @@ class ParquetReader(IterableDataset[Batch]):
             last = position == len(groups) - 1
             if last or sum(map(len, buffer)) >= self.shuffle_rows:
                 block = Block.concatenate(buffer)
+                order = np.arange(len(block))
                 if self.shuffle_rows:
                     random = self._random(self.epoch, 1, stream, window)
-                    block = block.take(random.permutation(len(block)))
-                yield block
+                    order = random.permutation(len(block))
+                yield block, order
                 buffer, window = [], window + 1
 
     def _read(self, group: RowGroup) -> Block:
@@ -206,14 +211,29 @@ def _index(files: Sequence[str], encoder: Encoder) -> list[RowGroup]:
     return groups
 
 
-def _cut(blocks: Iterator[Block], size: int) -> Iterator[Block]:
-    """Cut a stream of blocks into blocks of `size` rows; the last may be shorter."""
-    rest: Block | None = None
-    for new in blocks:
-        block = new if rest is None else Block.concatenate([rest, new])
-        whole = len(block) - len(block) % size
-        for start in range(0, whole, size):
-            yield block.slice(start, start + size)
-        rest = block.slice(whole, len(block)) if whole < len(block) else None
-    if rest is not None:
-        yield rest
+def _cut(windows: Iterator[Window], size: int) -> Iterator[list[Window]]:
+    """Cut a stream of windows into pieces of `size` rows in all; the last may be shorter."""
+    parts: list[Window] = []
+    missing = size
+    for block, order in windows:
+        start = 0
+        while len(order) - start >= missing:
+            yield [*parts, (block, order[start : start + missing])]
+            start, parts, missing = start + missing, [], size
+        if start < len(order):
+            # Taken now, so that the buffer can go before the next one is read.
+            rest = block.take(order[start:])
+            parts, missing = [*parts, (rest, np.arange(len(rest)))], missing - len(rest)
+    if parts:
+        yield parts
+
+
+def _rows(parts: list[Window], start: int, stop: int) -> Block:
+    """Return rows [start, stop) of the parts together, in their order."""
+    taken = []
+    for block, order in parts:
+        chosen = order[max(0, start) : max(0, stop)]
+        if len(chosen) or not taken:
+            taken.append(block.take(chosen))
+        start, stop = start - len(order), stop - len(order)
+    return Block.concatenate(taken)

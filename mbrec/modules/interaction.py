@@ -32,7 +32,7 @@ class DCN(nn.Module):
         *,
         num_layers: int = 2,
         low_rank: int | None = None,
-        hidden: Sequence[int] = (64,),
+        hidden: Sequence[int] = (256,),
     ) -> None:
         super().__init__()
         sizes = {"num_layers": num_layers, "low_rank": 1 if low_rank is None else low_rank}
