@@ -207,7 +207,7 @@ def evaluator(
         _loader(config, runtime, reader),
         TaskMetrics(tasks, batch_size=reader.batch_size, device=runtime.device),
         OracleGap(tasks, device=runtime.device),
-        total_steps=reader.num_batches(0, config.data.num_workers),
+        total_steps=reader.num_batches(config.data.num_workers),
         progress=config.monitor.progress and runtime.rank == 0,
     )
 
@@ -218,8 +218,7 @@ def trainer(config: Config, runtime: distributed.Runtime, folder: Path) -> tuple
     sharded = shard(config, runtime)
     assert sharded.hook is not None
     settings, tasks = config.trainer, list(config.tasks)
-    workers = config.data.num_workers
-    steps = sum(train_reader.num_batches(epoch, workers) for epoch in range(settings.epochs))
+    steps = settings.epochs * train_reader.num_batches(config.data.num_workers)
     monitor = Monitor(
         tasks,
         sharded.hook,

@@ -42,6 +42,9 @@ class Data:
     shuffle_rows: int = 65_536
     num_workers: int = 0
 
+    def __post_init__(self) -> None:
+        _check_at_least(0, self, "shuffle_rows", "num_workers")
+
 
 @dataclass
 class Model:
@@ -74,6 +77,9 @@ class Optimizer:
     dense_lr: float = 5e-3
     warmup_steps: int = 5
 
+    def __post_init__(self) -> None:
+        _check_at_least(0, self, "table_lr", "table_eps", "dense_lr", "warmup_steps")
+
 
 @dataclass
 class TrainerSettings:
@@ -95,6 +101,9 @@ class TrainerSettings:
     loss_reduction: Reduction = Reduction.global_batch
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _check_at_least(1, self, "global_batch_size", "epochs", "steps", "evaluate_every")
+
 
 @dataclass
 class MonitorSettings:
@@ -110,6 +119,9 @@ class MonitorSettings:
     every: int = 50
     balance: bool = True
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        _check_at_least(1, self, "every")
 
 
 @dataclass
@@ -154,6 +166,13 @@ class Config:
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     run: Run = field(default_factory=Run)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+
+
+def _check_at_least(least: float, settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"expected {name} to be at least {least}, got {value}")
 
 
 def _rank_zero(first: str, other: str) -> str:

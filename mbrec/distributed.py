@@ -5,6 +5,7 @@ Shapes: K tasks.
 
 import hashlib
 import os
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -65,6 +66,9 @@ def start(*, timeout_s: int = 600) -> Runtime:
         os.environ.setdefault(key, value)
     world_size = int(os.environ["WORLD_SIZE"])
     local_world_size = int(os.environ.setdefault("LOCAL_WORLD_SIZE", str(world_size)))
+    if local_world_size == world_size and sys.platform == "linux":
+        # On one machine gloo needs no other interface, and listens on none.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     device = torch.device("cpu")
     if cuda:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -298,3 +298,21 @@ def test_training_takes_plugins_from_the_command_line_only(tmp_path, monkeypatch
         HydraConfig.instance().set_config(compose("train", given + last, return_hydra_config=True))
         with pytest.raises(error):
             train.train(compose("train", given + last))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.global_batch_size=0",
+        "trainer.epochs=0",
+        "trainer.steps=0",
+        "trainer.evaluate_every=0",
+        "monitor.every=0",
+        "optimizer.dense_lr=-1",
+        "data.shuffle_rows=-1",
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_name(override):
+    name = override.split("=")[0].rsplit(".")[-1]
+    with pytest.raises(ValueError, match=f"expected {name} to be at least"):
+        composed(override)

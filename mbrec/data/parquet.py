@@ -5,7 +5,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,9 @@ MAX_OPEN_FILES = 16
 
 # Rows of a shuffle buffer, and the order in which they leave it.
 Window = tuple[Block, np.ndarray]
+
+# A row group, and the rows [start, stop) of it that are meant.
+Span = tuple["RowGroup", int, int]
 
 
 @dataclass(frozen=True)
@@ -93,17 +96,14 @@ class ParquetReader(IterableDataset[Batch]):
         """Choose the shuffle of the next iteration."""
         self.epoch = epoch
 
-    def num_batches(self, epoch: int, num_workers: int = 0) -> int:
+    def num_batches(self, num_workers: int = 0) -> int:
         """Return the batches of an epoch on the rank that has most of them."""
         if self.order is Order.exact:
             return math.ceil(self.num_rows / self.global_batch_size)
-        workers, groups = max(1, num_workers), self._shuffled_row_groups(epoch)
-        streams = workers * self.world_size
-        rows = [sum(group.num_rows for group in groups[s::streams]) for s in range(streams)]
-        return max(
-            sum(math.ceil(n / self.batch_size) for n in rows[rank :: self.world_size])
-            for rank in range(self.world_size)
-        )
+        streams = max(1, num_workers) * self.world_size
+        ends = [self.num_rows * s // streams for s in range(streams + 1)]
+        batches = [math.ceil((b - a) / self.batch_size) for a, b in pairwise(ends)]
+        return max(sum(batches[rank :: self.world_size]) for rank in range(self.world_size))
 
     def empty_batch(self) -> Batch:
         """Return a batch of padding rows, for a rank that ran out of data before the others."""
@@ -122,14 +122,14 @@ class ParquetReader(IterableDataset[Batch]):
         worker = get_worker_info()
         index, count = (worker.id, worker.num_workers) if worker else (0, 1)
         if self.order is Order.exact:
-            windows = self._windows(self._shuffled_row_groups(self.epoch), stream=0)
+            windows = self._windows(self._spans(0, 1), stream=0)
             start = self.rank * self.batch_size
             # DataLoader takes from its workers in turn: batch t must come from worker t % count.
             pieces = islice(_cut(windows, self.global_batch_size), index, None, count)
         else:
             stream, streams = index * self.world_size + self.rank, count * self.world_size
-            groups = self._shuffled_row_groups(self.epoch)[stream::streams]
-            start, pieces = 0, _cut(self._windows(groups, stream), self.batch_size)
+            windows = self._windows(self._spans(stream, streams), stream)
+            start, pieces = 0, _cut(windows, self.batch_size)
         # Rows are gathered a batch at a time: a thread that gathers a whole buffer at once would
         # hold Python's lock for many steps of the trainer.
         for parts in pieces:
@@ -139,18 +139,32 @@ class ParquetReader(IterableDataset[Batch]):
         sequence = np.random.SeedSequence(self.seed, spawn_key=(epoch, *key))
         return np.random.Generator(np.random.Philox(sequence))
 
-    def _shuffled_row_groups(self, epoch: int) -> list[RowGroup]:
-        if not self.shuffle_rows:
-            return self.row_groups
-        order = self._random(epoch, 0).permutation(len(self.row_groups))
-        return [self.row_groups[i] for i in order]
+    def _spans(self, stream: int, streams: int) -> list[Span]:
+        """Return this epoch's row groups of one stream, the first and last perhaps in part.
 
-    def _windows(self, groups: Sequence[RowGroup], stream: int) -> Iterator[Window]:
+        The shuffled row groups, one after another, are cut into stretches of equal length: with
+        whole row groups only, some ranks would idle at the end of an epoch.
+        """
+        groups = self.row_groups
+        if self.shuffle_rows:
+            order = self._random(self.epoch, 0).permutation(len(groups))
+            groups = [groups[i] for i in order]
+        first = self.num_rows * stream // streams
+        last = self.num_rows * (stream + 1) // streams
+        spans, position = [], 0
+        for group in groups:
+            start, stop = max(0, first - position), min(group.num_rows, last - position)
+            if start < stop:
+                spans.append((group, start, stop))
+            position += group.num_rows
+        return spans
+
+    def _windows(self, spans: Sequence[Span], stream: int) -> Iterator[Window]:
         buffer: list[Block] = []
         window = 0
-        for position, group in enumerate(groups):
-            buffer.append(self._read(group))
-            last = position == len(groups) - 1
+        for position, (group, start, stop) in enumerate(spans):
+            buffer.append(self._read(group).slice(start, stop))
+            last = position == len(spans) - 1
             if last or sum(map(len, buffer)) >= self.shuffle_rows:
                 block = Block.concatenate(buffer)
                 order = np.arange(len(block))

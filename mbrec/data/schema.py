@@ -14,9 +14,10 @@ HIDDEN_PREFIX = "__"
 class Order(Enum):
     """How rows are dealt to the ranks.
 
-    `dealt` gives each rank and loader worker row groups of its own, and scales. `exact` makes
-    global batch t a function of the data, the seed, the epoch and the global batch size alone;
-    each rank takes its slice of it, so that W ranks see what one rank would see.
+    `dealt` gives each rank and loader worker a stretch of row groups of its own, equally many
+    rows each, and scales. `exact` makes global batch t a function of the data, the seed, the
+    epoch and the global batch size alone; each rank takes its slice of it, so that W ranks see
+    what one rank would see.
     """
 
     dealt = "dealt"

@@ -146,7 +146,7 @@ def test_thread_yields_what_the_reader_yields_in_each_epoch(log: Any) -> None:
         reader.set_epoch(epoch)
         found = [log.rows_of(batch) for batch in loader]
         assert found == [log.rows_of(batch) for batch in log.batches(epoch=epoch, **options)]
-        assert len(found) == reader.num_batches(epoch)
+        assert len(found) == reader.num_batches()
         seen.append(found)
     assert seen[0] != seen[1]
 
@@ -160,7 +160,7 @@ def test_worker_processes_yield_what_their_streams_yield_in_turn(
     reader.set_epoch(3)
     found = [log.rows_of(batch) for batch in Loader(reader, num_workers=2)]
     assert found == [log.rows_of(b) for b in log.batches(workers=2, epoch=3, **options)]
-    assert len(found) == reader.num_batches(3, num_workers=2)
+    assert len(found) == reader.num_batches(num_workers=2)
     alone = [log.rows_of(b) for b in log.batches(epoch=3, **options)]
     assert (found == alone) is (order is Order.exact)
     assert not readers()

@@ -64,7 +64,7 @@ def test_every_row_comes_once_in_batches_of_constant_size(
     expected = content(log)
     assert sorted(row[0] for row in found) == list(range(log.table.num_rows)) == list(expected)
     assert all(row == expected[row[0]] for row in found)
-    batches = log.reader(**options).num_batches(epoch, workers)
+    batches = log.reader(**options).num_batches(workers)
     assert batches == max(per_rank)
     if order is Order.exact:
         assert per_rank == [batches] * world
@@ -72,10 +72,25 @@ def test_every_row_comes_once_in_batches_of_constant_size(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_rank_with_an_empty_share_yields_nothing_in_dealt_order(new_log: Any, workers: int) -> None:
-    log, options = new_log([[5]]), {"world_size": 3, "global_batch_size": 6}
+    log, options = new_log([[1]]), {"world_size": 3, "global_batch_size": 6}
     per_rank = [log.batches(rank=rank, workers=workers, **options) for rank in range(3)]
-    assert [len(batches) for batches in per_rank] == [3, 0, 0]
-    assert log.reader(**options).num_batches(0, workers) == 3
+    assert [len(batches) for batches in per_rank] == [0, 0, 1]
+    assert log.reader(**options).num_batches(workers) == 1
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+@pytest.mark.parametrize("shuffle_rows", [0, 16])
+def test_ranks_get_equally_many_rows_whatever_the_row_groups(
+    new_log: Any, world: int, shuffle_rows: int
+) -> None:
+    log = new_log([[40, 1, 7, 30], [3]])
+    options = {"world_size": world, "global_batch_size": 4 * world, "shuffle_rows": shuffle_rows}
+    rows = [
+        sum(int((b.rows_B >= 0).sum()) for b in log.batches(rank=rank, **options))
+        for rank in range(world)
+    ]
+    assert sum(rows) == 81
+    assert max(rows) - min(rows) <= 1
 
 
 def test_rank_with_an_empty_slice_yields_padding_in_exact_order(new_log: Any) -> None:

@@ -1,0 +1,41 @@
+"""What the README names is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from mbrec.config import parse
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md", "results/settings.md", "results/kuairand.md"]
+# What the commands make, and what stands for a user's own name.
+MADE = re.compile(r"configs/\w+/NAME\.yaml|docs/\w+\.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_that_a_page_names_exists(page):
+    text = (ROOT / page).read_text()
+    top = "scripts|tests|configs|docs|results|docker|mbrec"
+    named = set(re.findall(rf"(?<![\w/])(?:{top})/[\w./]*\w", text))
+    named |= set(re.findall(r"\]\(([^)#:]+)\)", text))
+    folders = (ROOT, (ROOT / page).parent)
+    found = {name for name in named if any((folder / name).exists() for folder in folders)}
+    assert named
+    assert {name for name in named - found if not MADE.match(name)} == set()
+
+
+def test_the_readme_has_no_blanks_left():
+    assert re.findall(r"@[A-Z]+@", (ROOT / "README.md").read_text()) == []
+
+
+def test_every_training_command_of_the_readme_composes():
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    argument = r"'[^']+'|[\w./]+=[^\s'`]+"
+    commands = re.findall(rf"(?:train\.sh|mbrec\.train)((?: +(?:{argument}))+)", text)
+    assert len(commands) >= 5
+    with initialize_config_module("mbrec.configs", version_base="1.3"):
+        for command in commands:
+            words = [word.strip("'") for word in re.findall(r"'[^']+'|\S+", command)]
+            parse(compose("train", overrides=[word for word in words if "..." not in word]))
