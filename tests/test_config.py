@@ -99,14 +99,15 @@ def test_tasks_keep_their_order_on_the_command_line_and_in_an_experiment():
 
 
 def test_an_experiment_overrides_defaults_and_the_command_line_an_experiment():
-    experiment = "experiment=ads_equal"
-    assert composed().trainer.epochs == 1
-    assert composed(experiment).trainer.epochs == 2
-    assert composed(experiment, "trainer.epochs=5").trainer.epochs == 5
-    assert composed("trainer.epochs=5", experiment).trainer.epochs == 5
-    assert isinstance(balancer_of(), MultiBalance)
-    assert isinstance(balancer_of(experiment), Equal)
-    assert isinstance(balancer_of(experiment, "balancer=multibalance"), MultiBalance)
+    experiment = "experiment=kuairand_equal"
+    path = "data.path=somewhere"
+    default = composed().trainer.global_batch_size
+    chosen = composed(experiment, path).trainer.global_batch_size
+    assert chosen != default
+    assert composed(experiment, path).balancer["_target_"] == "mbrec.balance.Equal"
+    assert (
+        composed(experiment, path, "trainer.global_batch_size=64").trainer.global_batch_size == 64
+    )
 
 
 def test_another_balancer_leaves_no_argument_of_the_default_one():
