@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import logging
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -86,11 +87,11 @@ def run_folder(config: Config, runtime: distributed.Runtime) -> Path:
     """
     name = config.run.name or os.environ.get("MBREC_RUN_ID") or time.strftime("%Y-%m-%d_%H-%M-%S")
     folder = Path(config.run.folder) / name
-    chosen = [(folder, (folder / "metrics.json").exists())]
+    chosen = [(folder, any((folder / n).exists() for n in ("metrics.json", "checkpoint")))]
     dist.broadcast_object_list(chosen, src=0)
-    ((folder, finished),) = chosen
-    if finished:
-        raise ValueError(f"expected a new run, got run.name={folder.name}: {folder} is finished")
+    ((folder, taken),) = chosen
+    if taken:
+        raise ValueError(f"expected a new run, got run.name={folder.name}: {folder} holds one")
     if runtime.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
     dist.barrier()
@@ -112,28 +113,37 @@ def data_folder(config: Config, runtime: distributed.Runtime) -> str:
     return str(folder)
 
 
-def readers(config: Config, runtime: distributed.Runtime) -> tuple[ParquetReader, ParquetReader]:
-    """Return the readers of the training and of the evaluation rows."""
-    root = data_folder(config, runtime)
-    shared: dict[str, Any] = {
-        "columns": config.data.columns,
-        "tasks": config.tasks,
-        "global_batch_size": config.trainer.global_batch_size,
-        "rank": runtime.rank,
-        "world_size": runtime.world_size,
-    }
-    train = ParquetReader(
-        find_files(root, config.data.train),
+def train_reader(config: Config, runtime: distributed.Runtime) -> ParquetReader:
+    """Return the reader of this rank's training rows."""
+    return ParquetReader(
+        find_files(data_folder(config, runtime), config.data.train),
+        config.data.columns,
+        config.tasks,
+        global_batch_size=config.trainer.global_batch_size,
         order=config.data.order,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
         shuffle_rows=config.data.shuffle_rows,
         seed=config.trainer.seed,
         oracle=False,
-        **shared,
     )
-    evaluation = ParquetReader(
-        find_files(root, config.data.evaluation), order=Order.dealt, **shared
+
+
+def evaluation_reader(config: Config, runtime: distributed.Runtime) -> ParquetReader:
+    """Return the reader of this rank's evaluation rows, under any number of ranks."""
+    return ParquetReader(
+        find_files(data_folder(config, runtime), config.data.evaluation),
+        config.data.columns,
+        config.tasks,
+        global_batch_size=_batch_size(config, runtime) * runtime.world_size,
+        order=Order.dealt,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
     )
-    return train, evaluation
+
+
+def _batch_size(config: Config, runtime: distributed.Runtime) -> int:
+    return math.ceil(config.trainer.global_batch_size / runtime.world_size)
 
 
 def balance_hook(config: Config) -> BalanceHook:
@@ -142,7 +152,7 @@ def balance_hook(config: Config) -> BalanceHook:
     balancer = instantiate(config.balancer, plugins=plugins, num_tasks=len(config.tasks))
     if not isinstance(balancer, Balancer):
         raise ValueError(f"expected a Balancer in balancer._target_, got {type(balancer)}")
-    # Its all-reduce runs in backward, between the collectives of others.
+    # Its collective runs in backward, between the collectives of others.
     group = dist.new_group()
     assert isinstance(group, dist.ProcessGroup)
     return BalanceHook(
@@ -189,7 +199,7 @@ def shard(config: Config, runtime: distributed.Runtime, *, with_hook: bool = Tru
         model,
         list(config.data.columns.categorical),
         runtime,
-        batch_size=config.trainer.global_batch_size // runtime.world_size,
+        batch_size=_batch_size(config, runtime),
     )
     distributed.init_tables(sharded, config.trainer.seed)
     optimizer = optim.combine_optimizers(sharded, lr=settings.dense_lr)
@@ -214,17 +224,18 @@ def evaluator(
 
 def trainer(config: Config, runtime: distributed.Runtime, folder: Path) -> tuple[Trainer, Sharded]:
     """Return the trainer of a configuration, ready to `fit`, and its model."""
-    train_reader, evaluation_reader = readers(config, runtime)
+    reader = train_reader(config, runtime)
+    evaluation = evaluation_reader(config, runtime)
     sharded = shard(config, runtime)
     assert sharded.hook is not None
     settings, tasks = config.trainer, list(config.tasks)
-    steps = settings.epochs * train_reader.num_batches(config.data.num_workers)
+    steps = settings.epochs * reader.num_batches(config.data.num_workers)
     monitor = Monitor(
         tasks,
         sharded.hook,
         TaskMetrics(
             tasks,
-            batch_size=train_reader.batch_size * config.monitor.every,
+            batch_size=reader.batch_size * config.monitor.every,
             device=runtime.device,
             auc=False,
         ),
@@ -239,8 +250,8 @@ def trainer(config: Config, runtime: distributed.Runtime, folder: Path) -> tuple
         sharded.optimizer,
         optim.Warmup(sharded.optimizer, config.optimizer.warmup_steps),
         sharded.pipeline,
-        _loader(config, runtime, train_reader),
-        evaluator(config, runtime, sharded, evaluation_reader),
+        _loader(config, runtime, reader),
+        evaluator(config, runtime, sharded, evaluation),
         monitor,
         epochs=settings.epochs,
         max_steps=settings.steps,

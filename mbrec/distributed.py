@@ -218,7 +218,7 @@ class Lockstep:
             if row[0] == 0:
                 self.exhausted = True
                 break
-            batch.counts_K = row[1:]
+            batch.counts_K.copy_(row[1:])
             self._ready.append(batch)
         if self.exhausted and self._voted is not None:
             self._voted[1]()  # every rank voted once more; no answer may be left behind

@@ -13,13 +13,13 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn a ValueError or an OSError into a message and exit status 1.
+    """Turn an error that a user can mend into a message and exit status 1.
 
     With HYDRA_FULL_ERROR=1 the stack trace is shown.
     """
     try:
         yield
-    except (ValueError, OSError, OmegaConfBaseException) as error:
+    except (ValueError, OSError, FloatingPointError, OmegaConfBaseException) as error:
         if os.environ.get(FULL_ERROR) == "1":
             raise
         rank = os.environ.get("RANK")

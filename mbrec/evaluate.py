@@ -31,7 +31,7 @@ def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
 
     runtime = distributed.start(timeout_s=config.runtime.timeout_s)
     source = checkpoint.latest(run)
-    _, reader = build.readers(config, runtime)
+    reader = build.evaluation_reader(config, runtime)
     sharded = build.shard(config, runtime)
     checkpoint.load_model(source, sharded.model)
     evaluator = build.evaluator(config, runtime, sharded, reader)

@@ -21,6 +21,7 @@ from torch.utils.tensorboard.writer import FileWriter
 from tqdm import tqdm
 
 from mbrec.balance import BalanceHook
+from mbrec.balance.ranks import sum_over_ranks
 from mbrec.metrics import TaskMetrics
 from mbrec.model import Outputs
 
@@ -87,8 +88,13 @@ class Monitor:
             return
         last = self._steps[-1][0]
         self._measure_speed()
-        packed_SP = torch.stack([packed_P for *_, packed_P in self._steps]).cpu()
-        figures = self._unpack(packed_SP)
+        packed_SP = torch.stack([packed_P for *_, packed_P in self._steps])
+        if self._hook.losses is None:
+            # Without statistics the losses are this rank's.
+            losses_SK = packed_SP[:, : len(self.tasks)]
+            total = sum_over_ranks(losses_SK.flatten()).view_as(losses_SK)
+            packed_SP[:, : len(self.tasks)] = total / dist.get_world_size()
+        figures = self._unpack(packed_SP.cpu())
         rows = torch.stack(list(figures.values()), 1).tolist()
         for (step, wall_time, rates, _), row in zip(self._steps, rows, strict=True):
             scalars = dict(zip(figures, row, strict=True))
@@ -101,8 +107,22 @@ class Monitor:
         calibration = {f"train_calibration/{t}": report[t]["calibration"] for t in self.tasks}
         self._write(last, {**ne, **calibration, "rows_per_second": self.rows_per_second})
         self._show(dict(zip(figures, rows[-1], strict=True)))
+        self._refuse_non_finite(figures)
         self._steps, self._outputs = [], []
         self._since = time.perf_counter()
+
+    def _refuse_non_finite(self, figures: Mapping[str, Tensor]) -> None:
+        """Stop, on all ranks, where a loss or a representation gradient was not finite."""
+        for name, values_S in figures.items():
+            kind = name.split("/")[0]
+            bad_S = ~torch.isfinite(values_S)
+            if kind in ("loss", "grad_norm") and "/" in name and bad_S.any():
+                step = self._steps[int(bad_S.int().argmax())][0]
+                raise FloatingPointError(
+                    f"step {step}: expected a finite {kind.replace('_', ' ')} of task "
+                    f"'{name.split('/')[1]}', got {float(values_S[bad_S][0])}; lower the learning "
+                    "rates, or look for outliers among the numerical columns"
+                )
 
     def resume(self) -> None:
         """Go on measuring the speed of training, after something else."""

@@ -48,7 +48,7 @@ def parameter_table(parameters: Mapping[str, int]) -> str:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, whole or not at all."""
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     unfinished.rename(path)
 
 

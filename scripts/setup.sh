@@ -20,12 +20,13 @@ case $variant in cpu|cuda) ;; *) say "MBREC_VARIANT is '$variant', not cpu or cu
     say "$("$python" --version 2>&1) is too old: 3.11 or newer is needed (MBREC_PYTHON names another)"; exit 2; }
 
 # What was installed, from what: the stamp is compared, so an edited pin installs again.
-stamp=$(cat pyproject.toml constraints.txt "$shim/pyproject.toml" "$0" | sha256sum | cut -c1-16)-$variant
+stamp=$(cat pyproject.toml constraints.txt "$shim/pyproject.toml" scripts/setup.sh | sha256sum | cut -c1-16)-$variant
 if [ "$(cat "$venv/.mbrec-stamp" 2>/dev/null)" = "$stamp" ]; then exit 0; fi
 
 if [ ! -x "$venv/bin/python" ]; then
+    # What a failed try leaves has a python without pip, which would pass for done next time.
     "$python" -m venv "$venv" || {
-        rm -rf "$venv"; say "python has no venv module; on Debian or Ubuntu: apt-get install python3-venv"; exit 2; }
+        rm -f "$venv/bin/python"; say "python has no venv module; on Debian or Ubuntu: apt-get install python3-venv"; exit 2; }
 fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
 args=(--constraint constraints.txt --editable '.[train,test]')

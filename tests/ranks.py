@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pickle
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -59,7 +58,7 @@ def _collect(pipes: list[Connection], timeout_s: int) -> list[Any]:
             assert isinstance(pipe, Connection)
             rank = pipes.index(pipe)
             try:
-                ok, answer = pickle.loads(pipe.recv_bytes())
+                ok, answer = pipe.recv()
             except EOFError:
                 raise RuntimeError(f"rank {rank} died") from None
             if not ok:
@@ -98,7 +97,7 @@ def _rank(
         dist.barrier()
     except Exception:
         answer = (False, traceback.format_exc())
-    sender.send_bytes(pickle.dumps(answer))
+    sender.send(answer)
     sender.close()
     # Not a normal exit: a peer that failed would keep gloo's threads waiting.
     os._exit(0)

@@ -115,7 +115,7 @@ def pipelined(data_path: str):
 
     config = compose(Path(data_path))
     runtime = distributed.start()
-    reader, _ = build.readers(config, runtime)
+    reader = build.train_reader(config, runtime)
     sharded = build.shard(config, runtime)
     tables = SplitTableBatchedEmbeddingBagsCodegen
     kernels = [thing for thing in gc.get_objects() if isinstance(thing, tables)]

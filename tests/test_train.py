@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,34 @@ def test_one_process_scores_the_saved_run_as_two_did_and_keeps_predictions(run, 
     for row, click, cvr in zip(table["row"], table["label_ctr"], table["label_cvr"], strict=True):
         assert click == labels["click"][row]
         assert cvr == (labels["conversion"][row] if click else None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("balancer", ["multibalance", "equal"])
+def test_a_run_that_diverges_stops_and_names_the_step_and_the_task(run, balancer):
+    script = str(ROOT / "scripts" / "train.sh")
+    arguments = ["data/preset=tiny", f"data.path={run[0].parents[1] / 'data'}", "monitor.every=5"]
+    arguments += [f"run.name=diverged_{balancer}", f"balancer={balancer}"]
+    arguments += ["optimizer.dense_lr=1e30", "monitor.balance=false"]
+    done = command(script, *arguments, cwd=run[0].parents[1])
+    assert done.returncode != 0
+    assert re.search(r"step \d: expected a finite .* of task", done.stderr)
+    assert not (run[0].parent / f"diverged_{balancer}" / "metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_three_processes_score_what_two_trained_without_the_training_files(run, metrics, tmp_path):
+    folder = run[0]
+    (data,) = (folder.parents[1] / "data").iterdir()
+    (tmp_path / "evaluation").symlink_to(data / "evaluation")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    arguments = ["--nproc-per-node", "3", "-m", "mbrec.evaluate", str(folder)]
+    done = command(
+        *torchrun, *arguments, f"data.path={tmp_path}", "data.synthetic=null", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((folder / "evaluation.json").read_text())["tasks"]
+    assert result["ctr"]["ne"] == pytest.approx(metrics["tasks"]["ctr"]["ne"], abs=1e-6)
 
 
 @pytest.mark.slow

@@ -68,10 +68,12 @@ class BalanceHook(nn.Module):
         self.statistics = statistics or balancer.constant_weights is None
         self.loss_scale: float | Tensor = 1.0
         constant = balancer.constant_weights or (0.0,) * balancer.num_tasks
-        self.weights: Tensor = torch.tensor(constant, dtype=torch.float64)
+        self.weights: Tensor
+        self.register_buffer("weights", torch.tensor(constant).double(), persistent=False)
         self.gramian: Tensor | None = None
         self.losses: Tensor | None = None
-        self.ok: Tensor = torch.tensor(True)
+        self.ok: Tensor
+        self.register_buffer("ok", torch.tensor(True), persistent=False)
         self.skipped: Tensor
         self.register_buffer("skipped", torch.tensor(0), persistent=False)
         self._observed: tuple[Tensor, Tensor | None] | None = None
@@ -144,17 +146,20 @@ class BalanceHook(nn.Module):
         """
         own = self.state_dict()
         new, dropped = set(new), set(dropped)
-        adapted = {k: v.clone() for k, v in state_dict.items() if _task_of(k) not in dropped}
-        for key, value in own.items():
-            if key not in adapted and _task_of(key) in new:
-                adapted[key] = value.clone()
+        states = self.balancer.task_states()
+        gone = {f"balancer.{state}.{task}" for state in states for task in dropped}
+        adapted = {key: value.clone() for key, value in state_dict.items() if key not in gone}
+        for key in (f"balancer.{state}.{task}" for state in states for task in new):
+            if key in own and key not in adapted:
+                adapted[key] = own[key].clone()
         if adapted.keys() != own.keys():
             raise ValueError(
                 f"expected the saved tasks to differ by new={sorted(new)} and "
                 f"dropped={sorted(dropped)}, got differences in "
                 f"{sorted(adapted.keys() ^ own.keys())}"
             )
-        _rescale_weights(adapted, {t: self.balancer.initial_share(t) for t in new})
+        shares = {t: self.balancer.initial_share(t) for t in self.balancer.task_names}
+        _rescale_weights(adapted, shares, new)
         return adapted
 
     def _backward(self, grads_K: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
@@ -240,17 +245,18 @@ def _weighted_sum(grads: Sequence[Tensor], weights_K: Tensor, ok: Tensor) -> Ten
     return merged.masked_fill_(~ok, 0.0)
 
 
-def _task_of(key: str) -> str:
-    return key.rsplit(".", 1)[-1]
-
-
-def _rescale_weights(state: dict[str, Tensor], shares: Mapping[str, float | None]) -> None:
-    keys = [key for key in state if key.split(".")[-2] == "weight"]
-    new = {key: share for key in keys if (share := shares.get(_task_of(key))) is not None}
-    kept = [key for key in keys if key not in new]
-    total = sum(float(state[key]) for key in kept)
-    room = 1.0 - sum(new.values()) if kept else 1.0
-    for key in kept:
-        state[key] *= room / total if total > 0 else 0.0
-    for key, share in new.items():
-        state[key].fill_(share)
+def _rescale_weights(
+    state: dict[str, Tensor], shares: Mapping[str, float | None], new: set[str]
+) -> None:
+    """Give new tasks their prior share of the weight, and the kept ones the rest."""
+    known = {task: share for task, share in shares.items() if share is not None}
+    room = 1.0 - sum(share for task, share in known.items() if task in new)
+    kept = {task: state[f"balancer.weight.{task}"] for task in known if task not in new}
+    total = sum(float(weight) for weight in kept.values())
+    prior = sum(known[task] for task in kept)
+    for task, weight in kept.items():
+        # A dropped task may have held all the weight; the others then start over.
+        share = float(weight) / total if total > 0 else known[task] / prior
+        weight.fill_(room * share)
+    for task in new & known.keys():
+        state[f"balancer.weight.{task}"].fill_(known[task])

@@ -46,8 +46,8 @@ class MultiBalance(GramianBalancer):
             SDMGrad does, instead of with w.
         output_scale: multiplies the merged gradient; K gives it the size of a plain sum.
         rescale_limit: keeps m_k / n_k of "stabilize" within [1/limit, limit]; None: no limit.
-        renormalise_active: divide by the mass of the active tasks, so that the weights used sum
-            to output_scale on every batch.
+        renormalise_active: divide by the mass of the active tasks, so that the weights sum to
+            output_scale on every batch, before any row scale.
 
     Raises:
         ValueError: if an argument is outside its range.

@@ -124,7 +124,8 @@ def test_the_hook_is_the_identity_in_eval_and_without_gradients():
     hook = BalanceHook(MultiBalance(2))
     with torch.no_grad():
         assert all(view is z for view in hook(z))
-    assert all(view is z.detach() or view.grad_fn is None for view in hook(z.detach()))
+    detached = z.detach()
+    assert all(view is detached for view in hook(detached))
     hook.eval()
     assert all(view is z for view in hook(z))
 
@@ -222,6 +223,14 @@ def test_asked_for_a_new_task_starts_at_its_prior_and_a_dropped_ones_mass_is_sha
         other.adapt_state_dict(hook.state_dict(), new=["share"])
 
 
+def test_a_dropped_task_that_held_all_the_weight_leaves_the_rest_their_prior():
+    hook = BalanceHook(MultiBalance(3), task_names=["ctr", "cvr", "step"])
+    hook.balancer.weight.copy_(torch.tensor([0.0, 0.0, 1.0]))
+    other = BalanceHook(MultiBalance(2, prior=[3, 1]), task_names=["ctr", "cvr"])
+    other.load_state_dict(other.adapt_state_dict(hook.state_dict(), dropped=["step"]))
+    assert other.balancer.weight.tolist() == pytest.approx([0.75, 0.25])
+
+
 @pytest.mark.parametrize("names", [["a"], ["a", "a"], ["a", ""], ["a", "b.c"]])
 def test_names_that_do_not_fit_are_refused(names):
     with pytest.raises(ValueError, match="task names"):
@@ -237,14 +246,16 @@ def test_an_optimizer_never_sees_the_state():
     assert list(BalanceHook(MultiBalance(3)).parameters()) == []
 
 
-def test_no_operation_of_backward_reads_a_value_back_to_the_host():
+@pytest.mark.parametrize("balancer", [MultiBalance, Equal])
+def test_no_operation_of_backward_reads_a_value_back_to_the_host(balancer):
     """Meta tensors have no values: an `.item()` or an `if` on one would raise."""
-    hook = BalanceHook(MultiBalance(3)).to("meta")
+    hook = BalanceHook(balancer(3)).to("meta")
     z = torch.empty(B, H, device="meta", requires_grad=True)
     views = hook(z)
     hook.observe(torch.empty(3, device="meta"), torch.empty(3, device="meta"))
     torch.stack([view.sum() for view in views]).sum().backward()
     assert z.grad.shape == (B, H)
+    assert hook.weights.device == hook.ok.device == z.device
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optimum import auc_optimum, normalized_entropy_optimum
 from pyarrow import parquet
 
 from mbrec.data import synthetic, world
-from mbrec.data.optimum import auc_optimum, normalized_entropy_optimum
 from mbrec.data.synthetic import BASE_RATES, LABELS, ORACLE_PREFIX, Conflict, Synthetic
 from mbrec.data.world import Shard, World, write
 

@@ -16,7 +16,7 @@ def trained(data: str, *, with_hook: bool, statistics: bool):
 
     config = compose(Path(data), "balancer=equal", f"monitor.balance={statistics}".lower())
     runtime = distributed.start()
-    reader, _ = build.readers(config, runtime)
+    reader = build.train_reader(config, runtime)
     sharded = build.shard(config, runtime, with_hook=with_hook)
     batches = iter(Loader(reader))
     segment = distributed.Lockstep(batches, reader.empty_batch, limit=STEPS)
