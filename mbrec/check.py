@@ -7,6 +7,7 @@ once, in a second, with the key that was probably meant.
 import difflib
 import re
 import sys
+from pathlib import Path
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -34,7 +35,12 @@ def check(overrides: list[str]) -> None:
             node = compose("train", overrides=overrides)
         except HydraException as error:
             raise ValueError(_describe(error)) from error
-    configuration.parse(node)
+    config = configuration.parse(node)
+    _check_tasks(config, overrides)
+    if config.data.synthetic is None and not Path(config.data.path).is_dir():
+        raise ValueError(f"expected the folder of a data set in data.path, got {config.data.path}")
+    if config.run.name and (Path(config.run.folder) / config.run.name / "metrics.json").exists():
+        raise ValueError(f"expected a new run, got run.name={config.run.name}, which is finished")
 
 
 def parsed(node: DictConfig) -> configuration.Config:
@@ -48,6 +54,20 @@ def parsed(node: DictConfig) -> configuration.Config:
     if config.runtime.plugins and not any("runtime.plugins=" in text for text in overrides):
         raise ValueError("expected runtime.plugins on the command line, got it from a file")
     return config
+
+
+def _check_tasks(config: configuration.Config, overrides: list[str]) -> None:
+    for text in overrides:
+        if named := re.fullmatch(r"tasks=\[(.*)\]", text):
+            names = named[1].replace(" ", "").split(",")
+            if len(names) != len(set(names)):
+                raise ValueError(f"expected each task once, got {text}")
+    known = config.data.columns.labels
+    for name, task in config.tasks.items():
+        for label in (task.label, task.given):
+            if label is not None and label not in known:
+                expected = f"expected a label of the data set ({', '.join(known)})"
+                raise ValueError(f"{expected} for task '{name}', got {label}")
 
 
 def main() -> None:

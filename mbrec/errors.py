@@ -24,7 +24,8 @@ def plain_errors() -> Iterator[None]:
             raise
         rank = os.environ.get("RANK")
         where = f" (rank {rank})" if rank else ""
-        print(f"error{where}: {error}", file=sys.stderr)
-        print(f"Set {FULL_ERROR}=1 for a stack trace.", file=sys.stderr, flush=True)
+        # One write, so that the messages of several ranks do not mix.
+        sys.stderr.write(f"error{where}: {error}\nSet {FULL_ERROR}=1 for a stack trace.\n")
+        sys.stderr.flush()
         # Not SystemExit: it would wait for the peers, which wait for this rank in a collective.
         os._exit(1)

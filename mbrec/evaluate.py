@@ -14,7 +14,8 @@ Scores the newest checkpoint of the run in folder RUN on its evaluation rows.
   predictions=DIR   write a Parquet file of predictions from each process into DIR
   key=value         change a setting of the run, as in training; for example
                     data.path=DIR 'data.evaluation=[test/*.parquet]'
-The result is printed and written to RUN/evaluation.json."""
+The result is printed, and written to evaluation.json: in DIR where predictions are asked for, else
+in RUN where no setting is changed."""
 
 
 def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
@@ -43,8 +44,11 @@ def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
     if writer:
         writer.close()
     if runtime.rank == 0:
-        content = {"checkpoint": str(source), "data": config.data.evaluation, "tasks": result}
-        report.write_json(run / "evaluation.json", content)
+        content = {"checkpoint": str(source), "overrides": overrides, "tasks": result}
+        # Figures of other data do not take the place of the run's own.
+        target = predictions or (None if overrides else run)
+        if target is not None:
+            report.write_json(target / "evaluation.json", content)
         print(report.table(result))
         if predictions is not None:
             print(f"predictions of {reader.num_rows:,} rows are in {predictions}")

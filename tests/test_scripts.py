@@ -152,6 +152,8 @@ def test_training_starts_the_processes_asked_for_with_the_arguments_given(train)
         ("balancer=mean", "balancer has no option 'mean'"),
         ("tasks=[]", "tasks=[]"),
         ("tasks.ctr.weight=-1", "weight of a task"),
+        ("tasks=[ctr,ctr]", "each task once"),
+        ("tasks.ctr.label=clicc", "got clicc"),
         ("data=kuairand_pure", "data.path"),
         ("optimizer.warmup_steps", "optimizer.warmup_steps"),
     ],

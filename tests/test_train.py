@@ -120,11 +120,13 @@ def test_one_process_scores_the_saved_run_as_two_did_and_keeps_predictions(run, 
     done = command(*arguments, cwd=folder.parents[1], RANK="0")
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
-    result = json.loads((folder / "evaluation.json").read_text())["tasks"]
+    kept = folder.parents[1] / "kept"
+    result = json.loads((kept / "evaluation.json").read_text())["tasks"]
     for task in TASKS:
         for name, value in metrics["tasks"][task].items():
             assert result[task][name] == pytest.approx(value, abs=1e-6), (task, name)
-    table = ds.dataset(folder.parents[1] / "kept").to_table().to_pydict()
+    parts = [str(part) for part in sorted(kept.glob("*.parquet"))]
+    table = ds.dataset(parts).to_table().to_pydict()
     assert len(table["row"]) == 1638
     source = ds.dataset(sorted(set(table["file"]))).to_table(columns=["click", "conversion"])
     labels = source.to_pydict()
@@ -154,10 +156,16 @@ def test_three_processes_score_what_two_trained_without_the_training_files(run, 
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     arguments = ["--nproc-per-node", "3", "-m", "mbrec.evaluate", str(folder)]
     done = command(
-        *torchrun, *arguments, f"data.path={tmp_path}", "data.synthetic=null", cwd=tmp_path
+        *torchrun,
+        *arguments,
+        f"data.path={tmp_path}",
+        "data.synthetic=null",
+        "predictions=kept",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    result = json.loads((folder / "evaluation.json").read_text())["tasks"]
+    assert not (folder / "evaluation.json").exists()
+    result = json.loads((tmp_path / "kept" / "evaluation.json").read_text())["tasks"]
     assert result["ctr"]["ne"] == pytest.approx(metrics["tasks"]["ctr"]["ne"], abs=1e-6)
 
 

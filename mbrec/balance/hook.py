@@ -49,7 +49,7 @@ class BalanceHook(nn.Module):
         loss_scale: what the loss was multiplied by (AMP); statistics are divided by it.
 
     Raises:
-        ValueError: if task_names does not fit the balancer.
+        ValueError: if it is no balancer, or task_names does not fit it.
     """
 
     def __init__(
@@ -61,6 +61,8 @@ class BalanceHook(nn.Module):
         statistics: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(balancer, Balancer):
+            raise ValueError(f"expected a Balancer, got {balancer!r}")
         self.balancer = balancer
         if task_names is not None:
             balancer.name_tasks(task_names)
