@@ -18,7 +18,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from mbrec import distributed, optim
 from mbrec.balance import BalanceHook, Balancer
-from mbrec.config import Config
+from mbrec.config import Boundary, Config
 from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader
 from mbrec.data.parquet import ParquetReader, find_files
@@ -146,12 +146,44 @@ def _batch_size(config: Config, runtime: distributed.Runtime) -> int:
     return math.ceil(config.trainer.global_batch_size / runtime.world_size)
 
 
-def balance_hook(config: Config) -> BalanceHook:
-    """Return the hook, with a process group of its own. A collective."""
+def bottom(config: Config) -> SharedBottom:
+    """Return the unsharded shared bottom; its tables are on the meta device, with their optimizer.
+
+    Raises:
+        ValueError: if the interaction's class is not one that may be built.
+    """
+    columns, settings = config.data.columns, config.optimizer
+    categorical = CategoricalModule(columns.categorical, config.model.embedding_dim)
+    optim.fuse_table_optimizer(categorical.embeddings, lr=settings.table_lr, eps=settings.table_eps)
+    numerical = None
+    if columns.numerical:
+        numerical = NumericalModule(len(columns.numerical), config.model.numerical)
+    width = categorical.out_features + (numerical.out_features if numerical else 0)
     plugins = config.runtime.plugins
-    balancer = instantiate(config.balancer, plugins=plugins, num_tasks=len(config.tasks))
+    interaction = instantiate(config.model.interaction, width, plugins=plugins)
+    return SharedBottom(categorical, numerical, interaction)
+
+
+def balance_hook(config: Config, shared: SharedBottom) -> BalanceHook:
+    """Return the hook, with a process group of its own. A collective.
+
+    Args:
+        config: of the run.
+        shared: the bottom that `hook.at` names a module of.
+
+    Raises:
+        ValueError: if the balancer is none, or cannot balance there.
+    """
+    balancer = instantiate(
+        config.balancer, plugins=config.runtime.plugins, num_tasks=len(config.tasks)
+    )
     if not isinstance(balancer, Balancer):
         raise ValueError(f"expected a Balancer in balancer._target_, got {type(balancer)}")
+    at, module = config.hook.at, None
+    if at is not Boundary.representation:
+        module = getattr(shared, at.value)
+        if module is None:
+            raise ValueError(f"expected a module of this model in hook.at, got {at.value}")
     # Its collective runs in backward, between the collectives of others.
     group = dist.new_group()
     assert isinstance(group, dist.ProcessGroup)
@@ -160,26 +192,25 @@ def balance_hook(config: Config) -> BalanceHook:
         task_names=list(config.tasks),
         process_group=group,
         statistics=config.monitor.balance,
+        parameters=module,
+        lag=config.hook.lag,
     )
 
 
-def ranker(config: Config, world_size: int, hook: BalanceHook | None) -> Ranker:
-    """Return the unsharded model; its tables are on the meta device."""
-    columns, plugins = config.data.columns, config.runtime.plugins
-    categorical = CategoricalModule(columns.categorical, config.model.embedding_dim)
-    numerical = None
-    if columns.numerical:
-        numerical = NumericalModule(len(columns.numerical), config.model.numerical)
-    width = categorical.out_features + (numerical.out_features if numerical else 0)
-    interaction = instantiate(config.model.interaction, width, plugins=plugins)
+def ranker(config: Config, world_size: int, *, with_hook: bool = True) -> Ranker:
+    """Return the unsharded model. A collective, if it has the hook."""
+    shared = bottom(config)
+    hook = balance_hook(config, shared) if with_hook else None
+    width = shared.interaction.out_features
+    assert isinstance(width, int)
     heads = Heads(
         config.tasks,
-        interaction.out_features,
+        width,
         hook,
         reduction=config.trainer.loss_reduction,
         world_size=world_size,
     )
-    return Ranker(SharedBottom(categorical, numerical, interaction), heads)
+    return Ranker(shared, heads)
 
 
 def shard(config: Config, runtime: distributed.Runtime, *, with_hook: bool = True) -> Sharded:
@@ -189,12 +220,8 @@ def shard(config: Config, runtime: distributed.Runtime, *, with_hook: bool = Tru
     every speed.
     """
     torch.manual_seed(config.trainer.seed)
-    hook = balance_hook(config) if with_hook else None
-    model = ranker(config, runtime.world_size, hook)
-    parameters = count_parameters(model)
-    tables = model.bottom.categorical.embeddings
-    settings = config.optimizer
-    optim.fuse_table_optimizer(tables, lr=settings.table_lr, eps=settings.table_eps)
+    model = ranker(config, runtime.world_size, with_hook=with_hook)
+    hook, parameters = model.heads.hook, count_parameters(model)
     sharded = distributed.shard(
         model,
         list(config.data.columns.categorical),
@@ -202,7 +229,7 @@ def shard(config: Config, runtime: distributed.Runtime, *, with_hook: bool = Tru
         batch_size=_batch_size(config, runtime),
     )
     distributed.init_tables(sharded, config.trainer.seed)
-    optimizer = optim.combine_optimizers(sharded, lr=settings.dense_lr)
+    optimizer = optim.combine_optimizers(sharded, lr=config.optimizer.dense_lr)
     pipeline = TrainPipelineSparseDist(sharded, optimizer, runtime.device, execute_all_batches=True)
     return Sharded(sharded, hook, optimizer, pipeline, parameters)
 

@@ -6,6 +6,7 @@ here are the settings that belong to no such object. Only `mbrec.build` reads a 
 
 import os
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,29 @@ class Model:
     embedding_dim: int = 32
     numerical: list[int] = field(default_factory=lambda: [64])
     interaction: dict[str, Any] = field(default_factory=dict)
+
+
+class Boundary(Enum):
+    """Whose K gradients are balanced."""
+
+    representation = "representation"
+    interaction = "interaction"
+    numerical = "numerical"
+    categorical = "categorical"
+
+
+@dataclass
+class Hook:
+    """The hook between the shared bottom and the heads.
+
+    Attributes:
+        at: the representation, or the parameters of a module below it (the baselines of the
+            paper's Table 2; `categorical` is refused, as there).
+        lag: 1 merges with the weights of the step before, and hides the collective.
+    """
+
+    at: Boundary = Boundary.representation
+    lag: int = 0
 
 
 @dataclass
@@ -161,6 +185,7 @@ class Config:
     model: Model = field(default_factory=Model)
     tasks: dict[str, Task] = field(default_factory=dict)
     balancer: dict[str, Any] = field(default_factory=dict)
+    hook: Hook = field(default_factory=Hook)
     optimizer: Optimizer = field(default_factory=Optimizer)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)

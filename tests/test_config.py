@@ -1,5 +1,6 @@
 """Every YAML composes into the typed schema, and whatever does not fit is refused."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -52,6 +53,14 @@ def composed(*overrides: str) -> config.Config:
     return config.parse(compose("train", list(overrides)))
 
 
+# What these say themselves that they need.
+NEEDS = {
+    "static": ["balancer.weights=[.2,.5,.3]"],
+    "torchjd": ["balancer.weighting=MGDAWeighting"],
+    "custom": ["balancer._target_=mbrec.balance.Equal"],
+}
+
+
 def saved(tmp_path: Path, *overrides: str) -> Path:
     path = tmp_path / "config.yaml"
     OmegaConf.save(compose("train", list(overrides)), path, resolve=True)
@@ -67,9 +76,15 @@ def balancer_of(*overrides: str) -> object:
     return build.instantiate(parsed.balancer, plugins=parsed.runtime.plugins, num_tasks=3)
 
 
+def hook_of(*overrides: str) -> object:
+    parsed = composed(*overrides)
+    return build.balance_hook(parsed, build.bottom(parsed))
+
+
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])
 def test_every_yaml_composes_and_parses(group, option):
-    parsed = composed(GROUPS[group].format(option), "data.path=x")
+    needs = NEEDS.get(option, []) if group == "balancer" else []
+    parsed = composed(GROUPS[group].format(option), "data.path=x", *needs)
     assert parsed.tasks
     assert parsed.data.columns.categorical
 
@@ -82,12 +97,19 @@ def test_no_yaml_escapes_the_test_of_every_yaml():
 
 @pytest.mark.parametrize("option", options("balancer"))
 def test_every_balancer_yaml_builds_a_balancer(option):
-    assert isinstance(balancer_of(f"balancer={option}"), Balancer)
+    assert isinstance(balancer_of(f"balancer={option}", *NEEDS.get(option, [])), Balancer)
+
+
+@pytest.mark.parametrize("option", NEEDS)
+def test_a_balancer_that_needs_a_setting_says_which(option):
+    key = NEEDS[option][0].split("=")[0]
+    with pytest.raises(ValueError, match=rf"expected a value for {re.escape(key)}"):
+        composed(f"balancer={option}")
 
 
 @pytest.mark.parametrize("option", options("interaction"))
 def test_every_interaction_yaml_builds_a_module_of_the_model(option):
-    model = build.ranker(composed(GROUPS["interaction"].format(option)), 1, None)
+    model = build.ranker(composed(GROUPS["interaction"].format(option)), 1, with_hook=False)
     assert model.bottom.interaction.out_features > 0
 
 
@@ -201,9 +223,9 @@ def test_a_target_outside_mbrec_is_refused_before_it_is_called(part, target, mon
 
 def test_the_balancer_and_the_interaction_are_built_from_checked_targets():
     with pytest.raises(ValueError, match="expected a class of mbrec in _target_"):
-        build.balance_hook(composed("balancer._target_=functools.partial"))
+        hook_of("balancer._target_=functools.partial")
     with pytest.raises(ValueError, match="expected a class of mbrec in _target_"):
-        build.ranker(composed("model.interaction._target_=functools.partial"), 1, None)
+        build.ranker(composed("model.interaction._target_=functools.partial"), 1, with_hook=False)
 
 
 def test_a_module_outside_mbrec_is_imported_only_if_it_is_a_plugin(trap):
@@ -219,7 +241,7 @@ def test_a_module_outside_mbrec_is_imported_only_if_it_is_a_plugin(trap):
 def test_a_class_that_is_no_balancer_is_refused(trap):
     target = ["balancer._target_=mbrec_trap.Thing", "runtime.plugins=[mbrec_trap]"]
     with pytest.raises(ValueError, match=r"expected a Balancer in balancer\._target_"):
-        build.balance_hook(composed("balancer=equal", *target))
+        hook_of("balancer=equal", *target)
 
 
 @pytest.mark.parametrize("target", ["mbrec.balance.MultiBalanc", "mbrec.balanc.MultiBalance"])

@@ -21,15 +21,13 @@ class AnySharder(EmbeddingBagCollectionSharder):
 def tables(data: str, kinds: list[ShardingType]):
     from pathlib import Path
 
-    from mbrec import build, distributed, optim
+    from mbrec import build, distributed
 
     config = compose(Path(data), "trainer.global_batch_size=64")
     runtime = distributed.start()
     found = []
     for kind in kinds:
-        model = build.ranker(config, runtime.world_size, None)
-        embeddings = model.bottom.categorical.embeddings
-        optim.fuse_table_optimizer(embeddings, lr=0.1, eps=1e-8)
+        model = build.ranker(config, runtime.world_size, with_hook=False)
         sharded = distributed.shard(
             model,
             list(config.data.columns.categorical),

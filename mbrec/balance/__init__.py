@@ -15,9 +15,58 @@ Needs torch alone, and works in any model that has a shared bottom and K task he
 1.0
 """
 
-from mbrec.balance.balancer import Balancer, GramianBalancer
+from mbrec.balance.alignedmtl import AlignedMTL
+from mbrec.balance.balancer import (
+    Balancer,
+    ElementwiseBalancer,
+    GramianBalancer,
+    ParameterBalancer,
+)
+from mbrec.balance.cagrad import CAGrad
+from mbrec.balance.conflictfree import ConFIG
+from mbrec.balance.dbmtl import DBMTL
 from mbrec.balance.equal import Equal
+from mbrec.balance.famo import FAMO
+from mbrec.balance.gradcraft import GradCraft
+from mbrec.balance.graddrop import GradDrop
+from mbrec.balance.gradvac import GradVac
 from mbrec.balance.hook import BalanceHook
+from mbrec.balance.imtlg import IMTLG
+from mbrec.balance.mgda import MGDA
+from mbrec.balance.moco import MoCo
 from mbrec.balance.multibalance import MultiBalance
+from mbrec.balance.nashmtl import NashMTL
+from mbrec.balance.pcgrad import PCGrad
+from mbrec.balance.sdmgrad import SDMGrad
+from mbrec.balance.static import Static
+from mbrec.balance.torchjd import TorchJD
+from mbrec.balance.uncertainty import Uncertainty
+from mbrec.balance.upgrad import UPGrad
 
-__all__ = ["BalanceHook", "Balancer", "Equal", "GramianBalancer", "MultiBalance"]
+__all__ = [
+    "DBMTL",
+    "FAMO",
+    "IMTLG",
+    "MGDA",
+    "AlignedMTL",
+    "BalanceHook",
+    "Balancer",
+    "CAGrad",
+    "ConFIG",
+    "ElementwiseBalancer",
+    "Equal",
+    "GradCraft",
+    "GradDrop",
+    "GradVac",
+    "GramianBalancer",
+    "MoCo",
+    "MultiBalance",
+    "NashMTL",
+    "PCGrad",
+    "ParameterBalancer",
+    "SDMGrad",
+    "Static",
+    "TorchJD",
+    "UPGrad",
+    "Uncertainty",
+]  # fmt: skip

@@ -1,21 +1,23 @@
-"""The contracts: what a balancer is, and how its state is kept by the names of the tasks.
+"""The contracts: what a balancer is, by what it needs to see of the K gradients.
 
-Shapes: K tasks.
+Shapes: B batch, K tasks, P parameters. A row is a task's gradient.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from mbrec.balance.arguments import check_count
+from mbrec.balance.state import NamedState
+
+Row = tuple[Tensor, ...]
 
 
-class Balancer(nn.Module):
-    """Combines the K gradients of a shared representation into one.
+class Balancer(NamedState):
+    """Combines K gradients into one; the base of all methods.
 
-    State lives in buffers, never in parameters, so no optimizer ever sees it. What belongs to a
-    task is saved as one tensor a task, `<state>.<task>`, and loaded strictly by that name: the
-    order of the tasks in a config is free, and a renamed task is an error.
+    State lives in buffers, never in parameters, so no optimizer ever sees it.
 
     Args:
         num_tasks: K, at least 1.
@@ -23,85 +25,59 @@ class Balancer(nn.Module):
     Attributes:
         task_names: K names, in row order.
         ok: bool tensor, False where the last input held a non-finite value.
+        constant_weights: the weights of a method that needs no statistics, or None.
+        needs_losses: whether it needs the K losses; see `BalanceHook.observe`.
 
     Raises:
         ValueError: if `num_tasks` is not a positive integer.
     """
 
-    # The weights of a method that needs no statistics, or None.
     constant_weights: tuple[float, ...] | None = None
+    needs_losses: bool = False
 
     def __init__(self, num_tasks: int) -> None:
-        super().__init__()
-        if not isinstance(num_tasks, int) or isinstance(num_tasks, bool) or num_tasks < 1:
-            raise ValueError(f"expected num_tasks to be a positive integer, got {num_tasks!r}")
-        self.num_tasks = num_tasks
-        self.task_names: tuple[str, ...] = tuple(str(k) for k in range(num_tasks))
+        check_count("num_tasks", num_tasks, low=1)
+        super().__init__(num_tasks)
         self.ok: Tensor = torch.tensor(True)
-        self._task_states: list[str] = []
-
-    def name_tasks(self, names: Sequence[str]) -> None:
-        """Give the tasks the names that the saved state goes by, in row order.
-
-        Raises:
-            ValueError: if there are not K distinct names, or one is empty or holds a dot.
-        """
-        if len(names) != self.num_tasks or len(set(names)) != len(names):
-            raise ValueError(f"expected {self.num_tasks} distinct task names, got {list(names)}")
-        if bad := [name for name in names if not name or "." in name]:
-            raise ValueError(f"expected task names that are not empty and hold no dot, got {bad}")
-        self.task_names = tuple(names)
-
-    def register_task_state(self, name: str, value_K: Tensor) -> None:
-        """Add a buffer with one entry a task; `state_dict` holds it as `<name>.<task>`."""
-        self.register_buffer(name, value_K, persistent=False)
-        self._task_states.append(name)
-
-    def task_states(self) -> dict[str, Tensor]:
-        """Return the state that has one entry a task, by name; for a monitor to watch."""
-        return {state: getattr(self, state) for state in self._task_states}
 
     def initial_share(self, task: str) -> float | None:
-        """Return the weight a task starts with, or None where weights are not state."""
+        """Return the share of all weight a task starts with, or None where weights are no state."""
         return None
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for state in self._task_states:
-            for task, value in zip(self.task_names, getattr(self, state), strict=True):
-                destination[f"{prefix}{state}.{task}"] = value
+    def check(
+        self, gramian_KK: Tensor, losses_K: Tensor | None, active_K: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Set `ok`, and return the Gramian, the active tasks and the losses, all finite.
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        expected = {
-            f"{prefix}{state}.{task}": (state, k)
-            for state in self._task_states
-            for k, task in enumerate(self.task_names)
-        }
-        starts = tuple(f"{prefix}{state}." for state in self._task_states)
-        own = {key for key in state_dict if starts and key.startswith(starts)}
-        for key in sorted(own & expected.keys()):
-            state, k = expected[key]
-            with torch.no_grad():
-                getattr(self, state)[k].copy_(state_dict[key])
-        rest = {key: value for key, value in state_dict.items() if key not in own}
-        super()._load_from_state_dict(
-            rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        missing_keys.extend(sorted(expected.keys() - own))
-        unexpected_keys.extend(sorted(own - expected.keys()))
+        Raises:
+            ValueError: if a shape is wrong, or losses are needed and not there.
+        """
+        size = self.num_tasks
+        if gramian_KK.shape != (size, size):
+            raise ValueError(
+                f"expected a Gramian of {size} x {size} for {size} tasks, "
+                f"got shape {tuple(gramian_KK.shape)}"
+            )
+        if losses_K is not None and losses_K.shape != (size,):
+            raise ValueError(f"expected {size} losses, got shape {tuple(losses_K.shape)}")
+        if losses_K is None and self.needs_losses:
+            raise ValueError(
+                f"expected the losses of the tasks for {type(self).__name__}, got none; call "
+                "hook.observe(losses_K) between forward and backward"
+            )
+        gramian_KK = gramian_KK.double()
+        ok = torch.isfinite(gramian_KK).all()
+        if losses_K is not None:
+            ok = ok & torch.isfinite(losses_K).all()
+            losses_K = torch.where(ok, losses_K.double(), 1.0)
+        self.ok = ok
+        gramian_KK = torch.where(ok, gramian_KK, 0.0)
+        nonzero_K = gramian_KK.diagonal() > 0
+        return gramian_KK, nonzero_K if active_K is None else nonzero_K & active_K, losses_K
 
 
 class GramianBalancer(Balancer):
-    """A balancer that needs only the inner products of the K gradients.
+    """A balancer that needs only the inner products of the K gradients, and perhaps the losses.
 
     Call it on a Gramian to get the weights: `MultiBalance(num_tasks=3)(gramian_KK)`. A subclass
     implements `weigh`, and updates its state only where `ok` is true, so that a batch with a
@@ -119,38 +95,78 @@ class GramianBalancer(Balancer):
 
         Args:
             gramian_KK: inner products of the K gradients over the global batch.
-            losses_K: losses over the global batch, for the finite check.
+            losses_K: losses over the global batch, for the finite check and `needs_losses`.
             active_K: bool; False where a task has no unmasked sample in the global batch. A task
                 whose gradient is exactly zero is inactive as well.
 
         Returns:
-            weights_K: 0 for inactive tasks; all 0 where an input is not finite.
+            weights_K: all 0 where an input is not finite.
 
         Raises:
-            ValueError: if the Gramian is not K x K.
+            ValueError: if a shape is wrong, or losses are needed and not there.
         """
-        if gramian_KK.shape != (self.num_tasks, self.num_tasks):
-            raise ValueError(
-                f"expected a Gramian of {self.num_tasks} x {self.num_tasks} for "
-                f"{self.num_tasks} tasks, got shape {tuple(gramian_KK.shape)}"
-            )
-        gramian_KK = gramian_KK.double()
-        ok = torch.isfinite(gramian_KK).all()
-        if losses_K is not None:
-            ok = ok & torch.isfinite(losses_K).all()
-        self.ok = ok
-        gramian_KK = torch.where(ok, gramian_KK, 0.0)
-        nonzero_K = gramian_KK.diagonal() > 0
-        active_K = nonzero_K if active_K is None else nonzero_K & active_K
         with torch.no_grad():
-            return self.weigh(gramian_KK, active_K, ok)
+            gramian_KK, active_K, losses_K = self.check(gramian_KK, losses_K, active_K)
+            weights_K = self.weigh(gramian_KK, active_K, self.ok, losses_K)
+            return torch.where(self.ok, weights_K, 0.0)
 
-    def weigh(self, gramian_KK: Tensor, active_K: Tensor, ok: Tensor) -> Tensor:
+    def weigh(
+        self, gramian_KK: Tensor, active_K: Tensor, ok: Tensor, losses_K: Tensor | None
+    ) -> Tensor:
         """Return weights_K and update the state. All inputs are finite.
 
         Args:
             gramian_KK: float64; all zero where `ok` is False.
             active_K: bool; the tasks that take part.
             ok: bool, no dimension; False where state must not change.
+            losses_K: float64, or None where nobody told them.
         """
         raise TypeError(f"{type(self).__name__} does not implement weigh")
+
+
+class ElementwiseBalancer(Balancer):
+    """A balancer that treats each element of the K gradients by itself (`GradDrop`).
+
+    Merging is local to a rank, but for a few numbers that are summed over the ranks before.
+    """
+
+    def summarise(self, rows_K: Sequence[Row], shared: Row) -> Tensor:
+        """Return this rank's numbers, (n,), that `merge` wants summed over the ranks."""
+        return rows_K[0][0].new_zeros(0, dtype=torch.float64)
+
+    def merge(
+        self, rows_K: Sequence[Row], summary_n: Tensor, ok: Tensor, *, rank: int
+    ) -> tuple[Row, Tensor]:
+        """Return the merged gradient and the mean factor of each task's elements; update state.
+
+        Args:
+            rows_K: the K gradients, each in as many parts as the representation has.
+            summary_n: the summary over all ranks.
+            ok: bool, no dimension; False where state must not change.
+            rank: of this process in the hook's group.
+        """
+        raise TypeError(f"{type(self).__name__} does not implement merge")
+
+
+class ParameterBalancer(Balancer):
+    """A balancer that needs the K gradients of parameters themselves (`MoCo`)."""
+
+    def track(self, num_parameters: int, device: torch.device) -> None:
+        """Make room for state that has one entry a task and parameter; called once."""
+        raise TypeError(f"{type(self).__name__} does not implement track")
+
+    def forward(
+        self,
+        grads_KP: Tensor,
+        *,
+        losses_K: Tensor | None = None,
+        active_K: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return weights_K, for what is not tracked, and the gradient_P of what is.
+
+        Args:
+            grads_KP: gradients of the parameters over the global batch.
+            losses_K: losses over the global batch.
+            active_K: bool; False where a task has no unmasked sample.
+        """
+        raise TypeError(f"{type(self).__name__} does not implement forward")

@@ -31,7 +31,9 @@ class Equal(GramianBalancer):
         self.weight = 1.0 if scale == "sum" else 1.0 / num_tasks
         self.constant_weights = (self.weight,) * num_tasks
 
-    def weigh(self, gramian_KK: Tensor, active_K: Tensor, ok: Tensor) -> Tensor:
+    def weigh(
+        self, gramian_KK: Tensor, active_K: Tensor, ok: Tensor, losses_K: Tensor | None
+    ) -> Tensor:
         """Return the constant weights; see `GramianBalancer.weigh`."""
         # Not masked by active_K: an inactive task's gradient is zero, and 1 keeps sums bitwise.
-        return torch.where(ok, torch.full_like(gramian_KK[0], self.weight), 0.0)
+        return torch.full_like(gramian_KK[0], self.weight)

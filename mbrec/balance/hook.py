@@ -11,8 +11,23 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mbrec.balance.balancer import Balancer
-from mbrec.balance.ranks import sum_over_ranks, world_size
+from mbrec.balance import graph, merge
+from mbrec.balance.arguments import check_choice, check_count
+from mbrec.balance.backward import (
+    Backward,
+    ElementwiseBackward,
+    GramianBackward,
+    LaggedBackward,
+    Observed,
+)
+from mbrec.balance.balancer import (
+    Balancer,
+    ElementwiseBalancer,
+    GramianBalancer,
+    ParameterBalancer,
+    Row,
+)
+from mbrec.balance.parameters import ParameterBackward
 
 Representation = Tensor | tuple[Tensor, ...]
 
@@ -38,6 +53,15 @@ class BalanceHook(nn.Module):
         statistics: compute the Gramian also for a balancer that does not need it (`Equal`), to
             watch norms and cosines. Without it such a balancer costs nothing, checks nothing for
             finiteness, and leaves `gramian` None.
+        parameters: a module of the shared bottom, to balance the gradients of its parameters and
+            not those of the representation (the K-backward baselines of the paper's Table 2).
+            Each of the K gradients is then taken down to that module inside the one backward,
+            which costs about as much as K backward passes to there.
+        lag: 1 merges with the weights of the step before, and lets the collective run behind the
+            rest of backward; the first step has the weights of orthonormal gradients. `gramian`
+            and `losses` are then those of the step before, and `ok` is that of this rank.
+        accumulate: micro-batches a step, each with its loss divided by that number. The weights
+            stand still within a step and come, as with lag=1, from the step before.
 
     Attributes:
         weights: float64 (K,), the effective weights on the raw gradients in the last backward.
@@ -49,8 +73,20 @@ class BalanceHook(nn.Module):
         loss_scale: what the loss was multiplied by (AMP); statistics are divided by it.
 
     Raises:
-        ValueError: if it is no balancer, or task_names does not fit it.
+        ValueError: if an argument is wrong, or two do not go together.
+
+    >>> from mbrec.balance import Equal
+    >>> hook = BalanceHook(Equal(2), task_names=["ctr", "cvr"], statistics=True)
+    >>> shared_BH = torch.ones(4, 2, requires_grad=True)
+    >>> ctr_BH, cvr_BH = hook(shared_BH)
+    >>> (ctr_BH.sum() + 2 * cvr_BH.sum()).backward()
+    >>> shared_BH.grad[0], hook.grad_norms, round(hook.cosines[0, 1].item(), 6)
+    (tensor([3., 3.]), tensor([2.8284, 5.6569], dtype=torch.float64), 1.0)
     """
+
+    weights: Tensor
+    ok: Tensor
+    skipped: Tensor
 
     def __init__(
         self,
@@ -59,26 +95,31 @@ class BalanceHook(nn.Module):
         task_names: Sequence[str] | None = None,
         process_group: dist.ProcessGroup | None = None,
         statistics: bool = False,
+        parameters: nn.Module | None = None,
+        lag: int = 0,
+        accumulate: int = 1,
     ) -> None:
         super().__init__()
         if not isinstance(balancer, Balancer):
             raise ValueError(f"expected a Balancer, got {balancer!r}")
-        self.balancer = balancer
+        check_choice("lag", str(lag), ("0", "1"))
+        check_count("accumulate", accumulate, low=1)
         if task_names is not None:
             balancer.name_tasks(task_names)
-        self.process_group = process_group
+        self.balancer = balancer
         self.statistics = statistics or balancer.constant_weights is None
         self.loss_scale: float | Tensor = 1.0
         constant = balancer.constant_weights or (0.0,) * balancer.num_tasks
-        self.weights: Tensor
         self.register_buffer("weights", torch.tensor(constant).double(), persistent=False)
+        self.register_buffer("ok", torch.tensor(True), persistent=False)
+        self.register_buffer("skipped", torch.tensor(0), persistent=False)
         self.gramian: Tensor | None = None
         self.losses: Tensor | None = None
-        self.ok: Tensor
-        self.register_buffer("ok", torch.tensor(True), persistent=False)
-        self.skipped: Tensor
-        self.register_buffer("skipped", torch.tensor(0), persistent=False)
-        self._observed: tuple[Tensor, Tensor | None] | None = None
+        self._observed: Observed | None = None
+        self._way = _way(balancer, process_group, parameters, lag, accumulate)
+        self._accumulate = accumulate
+        self._searched = False
+        self.register_state_dict_pre_hook(lambda *_: self._way.finish())
 
     def forward(self, shared: Representation) -> tuple[Representation, ...]:
         """Return K views of the representation, in task order.
@@ -87,7 +128,8 @@ class BalanceHook(nn.Module):
             shared: a tensor with the batch first, or a tuple of them (their Gramians add).
 
         Raises:
-            ValueError: if it is neither.
+            ValueError: if it is neither, or on another device; if gradients are accumulated or
+                scaled, and a table below updates itself inside backward.
         """
         num_tasks = self.balancer.num_tasks
         parts = shared if isinstance(shared, tuple) else (shared,)
@@ -96,6 +138,7 @@ class BalanceHook(nn.Module):
         needs_grad = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
         if not (self.training and needs_grad):
             return (shared,) * num_tasks
+        self._check(parts)
         views = _FanOut.apply(self, *parts)
         if not isinstance(shared, tuple):
             return views
@@ -106,11 +149,19 @@ class BalanceHook(nn.Module):
         """Tell the hook this batch's losses, between forward and backward.
 
         Args:
-            losses_K: this rank's losses; the global loss is their mean over the ranks.
+            losses_K: this rank's losses, as they go into backward but for the loss scale; the
+                global loss is their mean over the ranks.
             counts_K: unmasked samples of each task in the *global* batch, where it is known; a
                 task with none keeps its state.
+
+        Raises:
+            ValueError: if there are not K of them.
         """
-        self._observed = (losses_K.detach(), counts_K)
+        shape = (self.balancer.num_tasks,)
+        for name, values in (("losses", losses_K), ("counts", counts_K)):
+            if values is not None and values.shape != shape:
+                raise ValueError(f"expected {shape[0]} {name}, got shape {tuple(values.shape)}")
+        self._observed = Observed(losses_K.detach(), counts_K)
 
     @property
     def grad_norms(self) -> Tensor | None:
@@ -146,57 +197,55 @@ class BalanceHook(nn.Module):
         Raises:
             ValueError: if a task is new or dropped without being named so.
         """
-        own = self.state_dict()
-        new, dropped = set(new), set(dropped)
-        states = self.balancer.task_states()
-        gone = {f"balancer.{state}.{task}" for state in states for task in dropped}
-        adapted = {key: value.clone() for key, value in state_dict.items() if key not in gone}
-        for key in (f"balancer.{state}.{task}" for state in states for task in new):
-            if key in own and key not in adapted:
-                adapted[key] = own[key].clone()
-        if adapted.keys() != own.keys():
-            raise ValueError(
-                f"expected the saved tasks to differ by new={sorted(new)} and "
-                f"dropped={sorted(dropped)}, got differences in "
-                f"{sorted(adapted.keys() ^ own.keys())}"
-            )
-        shares = {t: self.balancer.initial_share(t) for t in self.balancer.task_names}
-        _rescale_weights(adapted, shares, new)
-        return adapted
+        balancer, start = self.balancer, len("balancer.")
+        starts = {task: balancer.initial_share(task) for task in balancer.task_names}
+        adapted = balancer.adapt(
+            {key[start:]: value for key, value in self.state_dict().items()},
+            {key[start:]: value for key, value in state_dict.items()},
+            {task: share for task, share in starts.items() if share is not None},
+            new=set(new),
+            dropped=set(dropped),
+        )
+        return {f"balancer.{key}": value for key, value in adapted.items()}
 
-    def _backward(self, grads_K: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    def _check(self, parts: Row) -> None:
+        """Refuse what cannot be exact; costs nothing but in the first forward."""
+        if parts[0].device != self.weights.device:
+            raise ValueError(
+                f"expected a representation on {self.weights.device}, where the hook is, got one "
+                f"on {parts[0].device}; move the hook with hook.to(device)"
+            )
+        scaled = isinstance(self.loss_scale, Tensor) or self.loss_scale != 1.0
+        if self._searched or not (scaled or self._accumulate > 1):
+            return
+        self._searched = True
+        if found := graph.updates_in_backward(parts):
+            raise ValueError(
+                "expected no table that updates itself inside backward under a loss scale or "
+                f"gradient accumulation, got {found}: such a table would apply the scaled "
+                "gradient, or one update a micro-batch; use bfloat16 and a larger batch, or an "
+                "optimizer of its own for the tables"
+            )
+
+    def _backward(self, rows_K: list[Row], parts: Row) -> Row:
         observed, self._observed = self._observed, None
         constant = self.balancer.constant_weights
         if constant is not None and not self.statistics:
-            return tuple(_constant_sum(grads, constant) for grads in zip(*grads_K, strict=True))
-        losses_K, counts_K = (None, None) if observed is None else observed
-        self.gramian, self.losses = self._reduce(_gramian(grads_K), losses_K)
-        active_K = None if counts_K is None else counts_K > 0
-        self.weights = self.balancer(self.gramian, losses_K=self.losses, active_K=active_K)
-        self.ok = self.balancer.ok
-        self.skipped += ~self.ok
-        return tuple(
-            _weighted_sum(grads, self.weights, self.ok) for grads in zip(*grads_K, strict=True)
-        )
-
-    def _reduce(self, gramian_KK: Tensor, losses_K: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        # A loss is the mean of the ranks' losses, so each rank's rows carry 1/W (hence 1/W^2).
-        num_tasks = self.balancer.num_tasks
-        if losses_K is None:
-            packed = gramian_KK.flatten()
-        else:
-            packed = torch.cat([gramian_KK.flatten(), losses_K.double()])
-        packed = sum_over_ranks(packed, self.process_group)
-        ranks = world_size(self.process_group)
-        total_KK = packed[: num_tasks**2].view(num_tasks, num_tasks)
-        gramian_KK = total_KK / (ranks * self.loss_scale) ** 2
-        return gramian_KK, None if losses_K is None else packed[num_tasks**2 :] / ranks
+            merged = zip(*rows_K, strict=True)
+            return tuple(merge.constant_sum(grads_K, constant) for grads_K in merged)
+        result = self._way.step(rows_K, parts, observed or Observed(), self.loss_scale)
+        self.weights, self.ok = result.weights_K, result.ok
+        self.gramian, self.losses = result.gramian_KK, result.losses_K
+        self.skipped += ~result.ok
+        return result.merged
 
 
 class _FanOut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hook: BalanceHook, *parts: Tensor) -> tuple[Tensor, ...]:
         ctx.hook = hook
+        if hook._way.reads_representation:
+            ctx.save_for_backward(*parts)
         return tuple(part.view_as(part) for _ in range(hook.balancer.num_tasks) for part in parts)
 
     @staticmethod
@@ -206,59 +255,38 @@ class _FanOut(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         num_tasks = ctx.hook.balancer.num_tasks
         size = len(grads) // num_tasks
-        rows = [grads[k * size : (k + 1) * size] for k in range(num_tasks)]
-        return (None, *ctx.hook._backward(rows))
+        rows_K = [grads[k * size : (k + 1) * size] for k in range(num_tasks)]
+        return (None, *ctx.hook._backward(rows_K, ctx.saved_tensors))
 
 
-def _gramian(grads_K: list[tuple[Tensor, ...]]) -> Tensor:
-    """Return the local inner products, float64; products and sums in float32 or better."""
-    flat_K = [[_at_least_float32(part).reshape(-1) for part in grads] for grads in grads_K]
-    num_tasks = len(flat_K)
-    rows = []
-    for i in range(num_tasks):
-        for j in range(num_tasks):
-            if j < i:
-                rows.append(rows[j * num_tasks + i])
-            else:
-                dots = [torch.dot(a, b) for a, b in zip(flat_K[i], flat_K[j], strict=True)]
-                rows.append(sum(dots[1:], dots[0].double()))
-    return torch.stack(rows).view(num_tasks, num_tasks)
-
-
-def _at_least_float32(grad: Tensor) -> Tensor:
-    return grad.float() if grad.dtype in (torch.float16, torch.bfloat16) else grad
-
-
-def _constant_sum(grads: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    # Last task first, one at a time: the order in which autograd itself adds K branches.
-    scaled = [g if w == 1.0 else g * w for g, w in zip(grads, weights, strict=True)]
-    merged = scaled[-1]
-    for grad in reversed(scaled[:-1]):
-        merged = merged + grad
-    return merged
-
-
-def _weighted_sum(grads: Sequence[Tensor], weights_K: Tensor, ok: Tensor) -> Tensor:
-    weights = weights_K.to(_at_least_float32(grads[0]).dtype).unbind()
-    merged = grads[-1] * weights[-1]
-    for grad, weight in zip(reversed(grads[:-1]), reversed(weights[:-1]), strict=True):
-        merged.addcmul_(grad, weight)
-    # 0 * nan is nan: only a fill keeps a non-finite gradient out of the fused tables.
-    return merged.masked_fill_(~ok, 0.0)
-
-
-def _rescale_weights(
-    state: dict[str, Tensor], shares: Mapping[str, float | None], new: set[str]
-) -> None:
-    """Give new tasks their prior share of the weight, and the kept ones the rest."""
-    known = {task: share for task, share in shares.items() if share is not None}
-    room = 1.0 - sum(share for task, share in known.items() if task in new)
-    kept = {task: state[f"balancer.weight.{task}"] for task in known if task not in new}
-    total = sum(float(weight) for weight in kept.values())
-    prior = sum(known[task] for task in kept)
-    for task, weight in kept.items():
-        # A dropped task may have held all the weight; the others then start over.
-        share = float(weight) / total if total > 0 else known[task] / prior
-        weight.fill_(room * share)
-    for task in new & known.keys():
-        state[f"balancer.weight.{task}"].fill_(known[task])
+def _way(
+    balancer: Balancer,
+    group: dist.ProcessGroup | None,
+    parameters: nn.Module | None,
+    lag: int,
+    accumulate: int,
+) -> Backward:
+    name, shifted = type(balancer).__name__, lag or accumulate > 1
+    if parameters is not None:
+        if shifted or not isinstance(balancer, GramianBalancer | ParameterBalancer):
+            raise ValueError(
+                f"expected a method that weighs whole gradients, lag=0 and accumulate=1 beside "
+                f"parameters, got {name}, lag={lag}, accumulate={accumulate}"
+            )
+        return ParameterBackward(balancer, group, parameters)
+    if isinstance(balancer, ParameterBalancer):
+        raise ValueError(
+            f"expected parameters=module for {name}, got none: it averages each task's gradient "
+            "over steps, and the rows of a representation are other samples in each step"
+        )
+    if isinstance(balancer, ElementwiseBalancer):
+        if shifted:
+            raise ValueError(
+                f"expected lag=0 and accumulate=1 for {name}, got lag={lag}, "
+                f"accumulate={accumulate}: its choice for each element needs this batch's signs"
+            )
+        return ElementwiseBackward(balancer, group)
+    assert isinstance(balancer, GramianBalancer)
+    if shifted:
+        return LaggedBackward(balancer, group, accumulate)
+    return GramianBackward(balancer, group)

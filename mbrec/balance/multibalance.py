@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mbrec.balance.arguments import check_choice, check_number, task_weights
 from mbrec.balance.balancer import GramianBalancer
 from mbrec.balance.simplex import project_to_simplex
 
@@ -78,15 +79,15 @@ class MultiBalance(GramianBalancer):
         renormalise_active: bool = False,
     ) -> None:
         super().__init__(num_tasks)
-        _check_number("lr", lr, low=0.0)
-        _check_number("prior_strength", prior_strength, low=0.0)
-        _check_number("ema_decay", ema_decay, low=0.0, below=1.0)
-        _check_number("output_scale", output_scale, low=0.0)
+        check_number("lr", lr, low=0.0)
+        check_number("prior_strength", prior_strength, low=0.0)
+        check_number("ema_decay", ema_decay, low=0.0, below=1.0)
+        check_number("output_scale", output_scale, low=0.0)
         if rescale_limit is not None:
-            _check_number("rescale_limit", rescale_limit, low=1.0)
-        _check_choice("ema", ema, ("stabilize", "unit", "anchor", "off"))
-        _check_choice("ema_scope", ema_scope, ("both", "weights_only"))
-        _check_choice("update", update, ("cosine", "inner"))
+            check_number("rescale_limit", rescale_limit, low=1.0)
+        check_choice("ema", ema, ("stabilize", "unit", "anchor", "off"))
+        check_choice("ema_scope", ema_scope, ("both", "weights_only"))
+        check_choice("update", update, ("cosine", "inner"))
         self.lr = lr
         self.prior_strength = prior_strength
         self.ema_decay = ema_decay
@@ -97,7 +98,7 @@ class MultiBalance(GramianBalancer):
         self.output_scale = output_scale
         self.rescale_limit = rescale_limit
         self.renormalise_active = renormalise_active
-        prior_K = _check_prior(prior, num_tasks)
+        prior_K = task_weights("prior", prior, num_tasks)
         self.register_buffer("prior", prior_K, persistent=False)
         self.register_task_state("weight", prior_K.clone())
         # 0 until the task was first active: the average starts at the first norm seen.
@@ -108,7 +109,9 @@ class MultiBalance(GramianBalancer):
         """Return the prior weight of a task; see `Balancer.initial_share`."""
         return float(self.prior[self.task_names.index(task)])
 
-    def weigh(self, gramian_KK: Tensor, active_K: Tensor, ok: Tensor) -> Tensor:
+    def weigh(
+        self, gramian_KK: Tensor, active_K: Tensor, ok: Tensor, losses_K: Tensor | None
+    ) -> Tensor:
         """Take lines 8-11 of Algorithm 3; see `GramianBalancer.weigh`."""
         norms_K = gramian_KK.diagonal().sqrt()
         average_K = torch.where(
@@ -165,26 +168,3 @@ class MultiBalance(GramianBalancer):
         if self.ema_scope == "both":
             weight_K = weight_K * scale_K
         return self.output_scale * weight_K
-
-
-def _check_number(name: str, value: float, *, low: float, below: float = torch.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < below:
-        raise ValueError(f"expected {name} to be a number in [{low:g}, {below:g}), got {value!r}")
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"expected {name} to be one of {', '.join(choices)}, got {value!r}")
-
-
-def _check_prior(prior: Sequence[float] | None, num_tasks: int) -> Tensor:
-    if prior is None:
-        return torch.full((num_tasks,), 1.0 / num_tasks, dtype=torch.float64)
-    prior_K = torch.tensor(list(prior), dtype=torch.float64)
-    finite = bool(torch.isfinite(prior_K).all()) and bool((prior_K >= 0).all())
-    if prior_K.shape != (num_tasks,) or not finite or not float(prior_K.sum()) > 0:
-        raise ValueError(
-            f"expected prior to be {num_tasks} non-negative numbers with a positive sum, "
-            f"got {list(prior)}"
-        )
-    return prior_K / prior_K.sum()

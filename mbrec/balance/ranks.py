@@ -49,3 +49,10 @@ def _finished(work: dist.Work | None, result: Tensor) -> Tensor:
 def sum_over_ranks(values_n: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Return the sum over the ranks; see `start_sum`."""
     return start_sum(values_n, group)()
+
+
+def rank_of(group: dist.ProcessGroup | None = None) -> int:
+    """Return this process's rank in the group; 0 where torch.distributed is not in use."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(group)
+    return 0

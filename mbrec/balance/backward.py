@@ -1,0 +1,230 @@
+"""What happens in backward once the K gradients have arrived at the boundary.
+
+Shapes: K tasks, W ranks, n numbers that are summed over the ranks.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mbrec.balance import merge
+from mbrec.balance.balancer import Balancer, ElementwiseBalancer, GramianBalancer, Row
+from mbrec.balance.ranks import rank_of, start_sum, sum_over_ranks, world_size
+
+LossScale = float | Tensor
+
+
+class Observed(NamedTuple):
+    """What was told about a batch: this rank's losses, and the counts of the global batch."""
+
+    losses_K: Tensor | None = None
+    counts_K: Tensor | None = None
+
+    @property
+    def active_K(self) -> Tensor | None:
+        """Which tasks have an unmasked sample, or None where nobody told."""
+        return None if self.counts_K is None else self.counts_K > 0
+
+    def plus(self, other: "Observed") -> "Observed":
+        """Return the sums over two micro-batches."""
+
+        def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            return None if a is None or b is None else a + b
+
+        return Observed(add(self.losses_K, other.losses_K), add(self.counts_K, other.counts_K))
+
+
+class Result(NamedTuple):
+    """What a backward pass leaves in the hook."""
+
+    merged: Row
+    weights_K: Tensor
+    ok: Tensor
+    gramian_KK: Tensor | None
+    losses_K: Tensor | None
+
+
+class Backward:
+    """One way through backward: statistics, sum over the ranks, weights, merge.
+
+    Args:
+        balancer: of the hook.
+        group: the ranks that share the global batch.
+    """
+
+    # Whether `step` wants the representation itself.
+    reads_representation = False
+
+    def __init__(self, balancer: Balancer, group: dist.ProcessGroup | None) -> None:
+        self.balancer = balancer
+        self.group = group
+
+    def step(
+        self, rows_K: Sequence[Row], shared: Row, observed: Observed, scale: LossScale
+    ) -> Result:
+        """Return the merged gradient and the statistics.
+
+        Args:
+            rows_K: this rank's K gradients.
+            shared: the representation, where `reads_representation`; else empty.
+            observed: losses and counts.
+            scale: the loss scale that the rows carry.
+        """
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Bring the balancer's state up to date, where a step leaves something under way."""
+
+
+class GramianBackward(Backward):
+    """The ordinary way: weights of this batch on the gradients of this batch."""
+
+    balancer: GramianBalancer
+
+    def step(
+        self, rows_K: Sequence[Row], shared: Row, observed: Observed, scale: LossScale
+    ) -> Result:
+        """See `Backward.step`."""
+        total = sum_over_ranks(pack(merge.gramian(rows_K), observed.losses_K), self.group)
+        gramian_KK, losses_K, _ = unpack(total, len(rows_K), observed, self.group, scale)
+        weights_K = self.balancer(gramian_KK, losses_K=losses_K, active_K=observed.active_K)
+        merged = weigh_rows(rows_K, weights_K, self.balancer.ok)
+        return Result(merged, weights_K, self.balancer.ok, gramian_KK, losses_K)
+
+
+@dataclass
+class _UnderWay:
+    wait: Callable[[], Tensor]
+    observed: Observed
+    scale: LossScale
+
+
+class LaggedBackward(Backward):
+    """Weights of the step before: the collective has the rest of backward to finish.
+
+    The weights that the next step will use are a task state of the balancer, so that they are
+    saved with it; the first are those of orthonormal gradients.
+    """
+
+    balancer: GramianBalancer
+
+    def __init__(
+        self, balancer: GramianBalancer, group: dist.ProcessGroup | None, accumulate: int
+    ) -> None:
+        super().__init__(balancer, group)
+        eye_KK = torch.eye(balancer.num_tasks, dtype=torch.float64)
+        first_K: Tensor = copy.deepcopy(balancer).forward(
+            eye_KK, losses_K=torch.ones_like(eye_KK[0])
+        )
+        balancer.register_task_state("lagged_weight", first_K)
+        self._accumulate = accumulate
+        self._micro_batches = 0
+        self._local_n: Tensor | None = None
+        self._observed = Observed()
+        self._under_way: _UnderWay | None = None
+        self._gramian_KK: Tensor | None = None
+        self._losses_K: Tensor | None = None
+
+    @property
+    def _lagged_weight(self) -> Tensor:
+        return self.balancer.get_buffer("lagged_weight")
+
+    def step(
+        self, rows_K: Sequence[Row], shared: Row, observed: Observed, scale: LossScale
+    ) -> Result:
+        """See `Backward.step`; statistics add up until the last micro-batch of a step."""
+        if self._micro_batches == 0:
+            self.finish()
+        local_n = pack(merge.gramian(rows_K), observed.losses_K)
+        ok = torch.isfinite(local_n).all()
+        first = self._local_n is None
+        self._local_n = local_n if self._local_n is None else self._local_n + local_n
+        self._observed = observed if first else self._observed.plus(observed)
+        self._micro_batches += 1
+        if self._micro_batches == self._accumulate:
+            wait = start_sum(self._local_n, self.group)
+            self._under_way = _UnderWay(wait, self._observed, scale)
+            self._micro_batches, self._local_n = 0, None
+        weights_K = self._lagged_weight.clone()
+        merged = weigh_rows(rows_K, weights_K, ok)
+        return Result(merged, weights_K, ok, self._gramian_KK, self._losses_K)
+
+    def finish(self) -> None:
+        """Wait for the statistics under way, and give them to the balancer.
+
+        Raises:
+            RuntimeError: in the middle of a step.
+        """
+        if self._micro_batches:
+            raise RuntimeError(
+                f"expected the end of a step of {self._accumulate} micro-batches, got here after "
+                f"{self._micro_batches}"
+            )
+        if self._under_way is None:
+            return
+        sent, self._under_way = self._under_way, None
+        self._gramian_KK, self._losses_K, _ = unpack(
+            sent.wait(), self.balancer.num_tasks, sent.observed, self.group, sent.scale
+        )
+        weights_K = self.balancer.forward(
+            self._gramian_KK, losses_K=self._losses_K, active_K=sent.observed.active_K
+        )
+        lagged_K = self._lagged_weight
+        lagged_K.copy_(torch.where(self.balancer.ok, weights_K, lagged_K))
+
+
+class ElementwiseBackward(Backward):
+    """For methods that merge element by element."""
+
+    balancer: ElementwiseBalancer
+    reads_representation = True
+
+    def step(
+        self, rows_K: Sequence[Row], shared: Row, observed: Observed, scale: LossScale
+    ) -> Result:
+        """See `Backward.step`; the Gramian is there for the finite check and for a monitor."""
+        summary_n = self.balancer.summarise(rows_K, shared)
+        local_n = pack(merge.gramian(rows_K), observed.losses_K, summary_n)
+        total = sum_over_ranks(local_n, self.group)
+        raw_KK, losses_K, summary_n = unpack(total, len(rows_K), observed, self.group, scale)
+        self.balancer.check(raw_KK, losses_K, observed.active_K)
+        ok = self.balancer.ok
+        merged, factors_K = self.balancer.merge(rows_K, summary_n, ok, rank=rank_of(self.group))
+        merged = tuple(merge.zero_unless(ok, part) for part in merged)
+        return Result(merged, torch.where(ok, factors_K, 0.0), ok, raw_KK, losses_K)
+
+
+def pack(gramian_KK: Tensor, losses_K: Tensor | None, *rest: Tensor) -> Tensor:
+    """Return this rank's numbers in one float64 tensor."""
+    parts = [gramian_KK.flatten(), *rest]
+    if losses_K is not None:
+        parts.append(losses_K.double())
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def unpack(
+    total_n: Tensor,
+    num_tasks: int,
+    observed: Observed,
+    group: dist.ProcessGroup | None,
+    scale: LossScale,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return Gramian, losses and the rest from the sum over the ranks of what `pack` gave."""
+    # A loss is the mean of the ranks' losses, so each rank's rows carry 1/W (hence 1/W^2).
+    ranks = world_size(group)
+    gramian_KK = total_n[: num_tasks**2].view(num_tasks, num_tasks) / (ranks * scale) ** 2
+    rest_n = total_n[num_tasks**2 :]
+    if observed.losses_K is None:
+        return gramian_KK, None, rest_n
+    return gramian_KK, rest_n[-num_tasks:] / ranks, rest_n[:-num_tasks]
+
+
+def weigh_rows(rows_K: Sequence[Row], weights_K: Tensor, ok: Tensor) -> Row:
+    """Return the weighted sum of the rows, part by part; zeros where not `ok`."""
+    parts = zip(*rows_K, strict=True)
+    return tuple(merge.weighted_sum(grads_K, weights_K, ok) for grads_K in parts)

@@ -1,0 +1,56 @@
+"""UPGrad (Quinton and Rey 2024): each gradient projected on the cone where no task gets worse."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mbrec.balance.arguments import task_weights
+from mbrec.balance.balancer import GramianBalancer
+from mbrec.balance.interior import minimise
+from mbrec.balance.spectrum import unit_gramian
+
+# Makes the projection's coefficients unique where rows depend on each other.
+RIDGE = 1e-10
+
+
+class UPGrad(GramianBalancer):
+    """The preferred sum of the gradients, each first projected on the dual cone of all of them.
+
+    a = sum_i argmin v' G v over v >= p_i e_i, solved exactly and side by side. The merged gradient
+    has a non-negative inner product with every task's.
+
+    Args:
+        num_tasks: K.
+        preference: p, K non-negative numbers with a positive sum, scaled to 1; default uniform.
+
+    Raises:
+        ValueError: if `preference` is not such.
+
+    >>> UPGrad(2)(torch.tensor([[1.0, -0.5], [-0.5, 1.0]]))
+    tensor([0.7500, 0.7500], dtype=torch.float64)
+    """
+
+    preference: Tensor
+
+    def __init__(self, num_tasks: int, *, preference: Sequence[float] | None = None) -> None:
+        super().__init__(num_tasks)
+        preference_K = task_weights("preference", preference, num_tasks)
+        self.register_buffer("preference", preference_K, persistent=False)
+
+    def weigh(
+        self, gramian_KK: Tensor, active_K: Tensor, ok: Tensor, losses_K: Tensor | None
+    ) -> Tensor:
+        """Return the weights; see `GramianBalancer.weigh`."""
+        unit_KK, _ = unit_gramian(gramian_KK, active_K)
+        matrix_KK = unit_KK + torch.diag(torch.full_like(unit_KK[0], RIDGE))
+        wanted_K = torch.where(active_K, self.preference, 0.0)
+        # v = p_i e_i + x with x >= 0; row i is problem i, in units of its preference.
+        slope_KK = matrix_KK
+        x_KK = minimise(
+            lambda x_KK: (x_KK @ matrix_KK + slope_KK, matrix_KK.expand(*x_KK.shape, -1)),
+            torch.ones_like(unit_KK),
+            active_K.expand_as(unit_KK),
+            simplex=False,
+        )
+        return wanted_K + wanted_K @ x_KK
