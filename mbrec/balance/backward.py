@@ -150,6 +150,9 @@ class LaggedBackward(Backward):
             wait = start_sum(self._local_n, self.group)
             self._under_way = _UnderWay(wait, self._observed, scale)
             self._micro_batches, self._local_n = 0, None
+            if self._gramian_KK is None:
+                # Once, so that there is something to show from the first step on.
+                self.finish()
         weights_K = self._lagged_weight.clone()
         merged = weigh_rows(rows_K, weights_K, ok)
         return Result(merged, weights_K, ok, self._gramian_KK, self._losses_K)
