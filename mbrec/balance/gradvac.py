@@ -1,11 +1,13 @@
 """Gradient Vaccine (Wang and Tsvetkov 2021): cosines lifted to what is usual for a pair."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from mbrec.balance.arguments import check_number
 from mbrec.balance.balancer import GramianBalancer
-from mbrec.balance.order import order_of_others
+from mbrec.balance.order import PairOrder
 from mbrec.balance.spectrum import cosine_matrix
 
 # A target of 1 would ask for an infinite step; the paper's loss explosions come from near it.
@@ -35,23 +37,27 @@ class GradVac(GramianBalancer):
     """
 
     target: Tensor
-    step: Tensor
 
     def __init__(
         self, num_tasks: int, *, ema_rate: float = 0.01, shuffle: bool = True, seed: int = 0
     ) -> None:
         super().__init__(num_tasks)
         check_number("ema_rate", ema_rate, low=0.0, below=1.0)
-        self.ema_rate, self.shuffle, self.seed = ema_rate, shuffle, seed
+        self.ema_rate = ema_rate
+        self.order = PairOrder(num_tasks, shuffle=shuffle, seed=seed)
         target_KK = torch.zeros(num_tasks, num_tasks, dtype=torch.float64)
         self.register_pair_state("target", target_KK)
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def name_tasks(self, names: Sequence[str]) -> None:
+        """Give the tasks their names; the order of the others is drawn by them."""
+        super().name_tasks(names)
+        self.order.name_tasks(self.task_names)
 
     def weigh(
         self, gramian_KK: Tensor, active_K: Tensor, ok: Tensor, losses_K: Tensor | None
     ) -> Tensor:
         """Return the sum of the turned tasks' coefficients; see `GramianBalancer.weigh`."""
-        order_KK = order_of_others(self.task_names, self.shuffle, self.seed, self.step)
+        order_KK = self.order()
         norms_K, _ = cosine_matrix(gramian_KK, active_K)
         both_KK = active_K & active_K[:, None]
         coefficients_KK = torch.eye(self.num_tasks, dtype=torch.float64, device=gramian_KK.device)
@@ -73,7 +79,7 @@ class GradVac(GramianBalancer):
             average_K1 = torch.where(valid_K1, average_K1, usual_K1)
             target_KK = target_KK.scatter(1, other_K1, average_K1)
         self.target.copy_(torch.where(ok, target_KK, self.target))
-        self.step.add_(ok)
+        self.order.advance(ok)
         return torch.where(both_KK, coefficients_KK, 0.0).sum(0)
 
 

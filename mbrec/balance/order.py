@@ -6,33 +6,51 @@ Shapes: K tasks.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mbrec.balance.counter import pair_keys, uniform
 
 
-def order_of_others(names: Sequence[str], shuffle: bool, seed: int, step: Tensor) -> Tensor:
-    """Return for each task the K - 1 others, (K, K-1) int64, in the order of this step.
+class PairOrder(nn.Module):
+    """For each task an order of the others, drawn anew each step.
 
-    A draw belongs to the names of the two tasks, so another order of the tasks in a config
-    changes nothing.
+    A draw is a function of seed, step and the names of the two tasks: all ranks draw the same, a
+    resumed run goes on with it, and another order of the tasks in a config changes nothing.
 
     Args:
-        names: of the tasks.
+        num_tasks: K.
         shuffle: draw an order; False keeps that of the rows.
         seed: of the draws.
-        step: integer tensor without dimension; the result is on its device.
 
-    >>> order_of_others(["a", "b", "c"], False, 0, torch.tensor(0)).tolist()
+    >>> PairOrder(3, shuffle=False, seed=0)().tolist()
     [[1, 2], [0, 2], [0, 1]]
     """
-    device, num_tasks = step.device, len(names)
-    if shuffle:
-        # Scalars from the host go into kernels as arguments; nothing waits for a copy.
-        drawn = [torch.stack([uniform(torch.full_like(step, key), seed=seed, step=step)
-                 for key in row]) for row in pair_keys(names)]  # fmt: skip
-        place_KK = torch.stack(drawn)
-    else:
-        place_KK = torch.arange(num_tasks, device=device).expand(num_tasks, -1).double()
-    own_KK = torch.eye(num_tasks, dtype=torch.bool, device=device)
-    return place_KK.masked_fill(own_KK, torch.inf).argsort(dim=1)[:, : num_tasks - 1]
+
+    step: Tensor
+    keys: Tensor
+
+    def __init__(self, num_tasks: int, *, shuffle: bool, seed: int) -> None:
+        super().__init__()
+        self.num_tasks, self.shuffle, self.seed = num_tasks, shuffle, seed
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        keys_KK = torch.zeros(num_tasks, num_tasks, dtype=torch.int64)
+        self.register_buffer("keys", keys_KK, persistent=False)
+        self.name_tasks([str(k) for k in range(num_tasks)])
+
+    def name_tasks(self, names: Sequence[str]) -> None:
+        """Draw by these names from now on."""
+        self.keys.copy_(torch.tensor(pair_keys(names)))
+
+    def forward(self) -> Tensor:
+        """Return the K - 1 others of each task, (K, K-1) int64, in the order of this step."""
+        size, device = self.num_tasks, self.keys.device
+        if self.shuffle:
+            place_KK = uniform(self.keys, seed=self.seed, step=self.step)
+        else:
+            place_KK = torch.arange(size, device=device).expand(size, -1).float()
+        own_KK = torch.eye(size, dtype=torch.bool, device=device)
+        return place_KK.masked_fill(own_KK, torch.inf).argsort(dim=1)[:, : size - 1]
+
+    def advance(self, ok: Tensor) -> None:
+        """Go to the next step, where `ok`."""
+        self.step.add_(ok)

@@ -1,10 +1,12 @@
 """PCGrad (Yu et al. 2020): conflicting gradients projected off each other."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from mbrec.balance.balancer import GramianBalancer
-from mbrec.balance.order import order_of_others
+from mbrec.balance.order import PairOrder
 
 
 class PCGrad(GramianBalancer):
@@ -22,18 +24,20 @@ class PCGrad(GramianBalancer):
     tensor([1.5000, 1.5000], dtype=torch.float64)
     """
 
-    step: Tensor
-
     def __init__(self, num_tasks: int, *, shuffle: bool = True, seed: int = 0) -> None:
         super().__init__(num_tasks)
-        self.shuffle, self.seed = shuffle, seed
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.order = PairOrder(num_tasks, shuffle=shuffle, seed=seed)
+
+    def name_tasks(self, names: Sequence[str]) -> None:
+        """Give the tasks their names; the order of the others is drawn by them."""
+        super().name_tasks(names)
+        self.order.name_tasks(self.task_names)
 
     def weigh(
         self, gramian_KK: Tensor, active_K: Tensor, ok: Tensor, losses_K: Tensor | None
     ) -> Tensor:
         """Return the sum of the projected tasks' coefficients; see `GramianBalancer.weigh`."""
-        order_KK = order_of_others(self.task_names, self.shuffle, self.seed, self.step)
+        order_KK = self.order()
         squares_K = torch.where(active_K, gramian_KK.diagonal(), 1.0)
         # Row i: the coefficients of task i's projected gradient on the raw ones.
         coefficients_KK = torch.eye(self.num_tasks, dtype=torch.float64, device=gramian_KK.device)
@@ -41,6 +45,6 @@ class PCGrad(GramianBalancer):
             inner_K1 = (coefficients_KK @ gramian_KK).gather(1, other_K1)
             along_K1 = inner_K1.clamp_max(0.0) / squares_K[other_K1]
             coefficients_KK = coefficients_KK.scatter_add(1, other_K1, -along_K1)
-        self.step.add_(ok)
+        self.order.advance(ok)
         active_K1 = active_K[:, None]
         return torch.where(active_K & active_K1, coefficients_KK, 0.0).sum(0)
