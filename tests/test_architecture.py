@@ -22,7 +22,7 @@ MODULES = sorted((ROOT / "mbrec").rglob("*.py"))
 SOURCES = MODULES + sorted((ROOT / "scripts").glob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-ENTRY_POINTS = {"mbrec/train.py", "mbrec/evaluate.py", "mbrec/bench.py"}
+ENTRY_POINTS = {"mbrec/train.py", "mbrec/evaluate.py", "mbrec/bench/job.py"}
 FOLDERS = ("mbrec", "configs", "scripts", "tests", "docs", "docker", ".ci", "benchmarks")
 GENERATED = re.compile(r"__pycache__|\.egg-info|\.(pyc|png|gz|parquet)$")
 # Put together from parts, so that this file passes its own test.

@@ -1,0 +1,29 @@
+"""`torchrun -m mbrec.bench [key=value ...]` measures a job, `... balance` the library.
+
+The first takes the settings of training and runs under torchrun; the second needs torch alone.
+"""
+
+import sys
+
+PARTS = ("balance", "job")
+
+
+def main() -> None:
+    """Run the measurement that the first argument names; without a name, that of a job."""
+    named = sys.argv[1] if len(sys.argv) > 1 and "=" not in sys.argv[1] else "job"
+    if named == "balance":
+        from mbrec.bench import balance
+
+        balance.main(sys.argv[2:])
+        return
+    if named == "job" and "job" in sys.argv[1:2]:
+        del sys.argv[1]
+    elif named not in PARTS and not named.startswith("-"):
+        sys.exit(f"mbrec.bench: expected one of {', '.join(PARTS)}, got {named}")
+    from mbrec.bench import job
+
+    job.main()
+
+
+if __name__ == "__main__":
+    main()

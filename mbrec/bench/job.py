@@ -1,0 +1,136 @@
+"""Measures a job and the hook in it: `torchrun --nproc-per-node 2 -m mbrec.bench [key=value ...]`.
+
+Takes the same settings as training. The job is the real one: Parquet reader, vote of the ranks,
+hook, monitor. The loop has the same model without the hook, the same optimizers and pipeline, on
+batches held in memory, and runs once more with the hook. Blocks of the three take turns.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from mbrec import check
+from mbrec import config as configuration
+from mbrec.bench import timing
+from mbrec.errors import plain_errors
+from mbrec.train import end_processes
+
+BLOCK_STEPS, BLOCK_SECONDS = 100, 1.0
+ROUNDS = 15
+BATCHES_IN_MEMORY = 50
+
+
+def measure(config: configuration.Config) -> None:
+    """Print rows/s of the job, of the bare loop with the hook and without, and the hook's time."""
+    import torch.distributed as dist
+
+    from mbrec import build, distributed
+    from mbrec.bench.hook_time import hook_time
+
+    runtime = distributed.start(timeout_s=config.runtime.timeout_s)
+    folder = build.run_folder(config, runtime)
+    trainer, _ = build.trainer(config, runtime, folder)
+    trainer.model.train()
+    batches = endless(trainer)
+    bare = build.shard(config, runtime, with_hook=False)
+    hooked = build.shard(config, runtime)
+    kept = list(islice(batches, BATCHES_IN_MEMORY))
+
+    def job() -> None:
+        padding = trainer.loader.reader.empty_batch
+        trainer.train(distributed.Lockstep(batches, padding, limit=steps))
+
+    def loop(sharded: build.Sharded) -> None:
+        held = islice(cycle(kept), steps)
+        try:
+            while True:
+                sharded.pipeline.progress(held)
+        except StopIteration:
+            return
+
+    for sharded in (bare, hooked):
+        sharded.model.train()
+    steps = 10
+    loop(bare)
+    steps = block_steps(partial(loop, bare), steps)
+    blocks = [job, partial(loop, bare), partial(loop, hooked)]
+    seconds = timing.interleave(blocks, dist.barrier, rounds=ROUNDS)
+    batches.close()
+    trainer.monitor.close()
+    assert hooked.hook is not None
+    spent = hook_time(hooked.hook, partial(loop, hooked))
+    if runtime.rank == 0:
+        rows = steps * config.trainer.global_batch_size
+        print(describe(rows, steps, *seconds))
+        print(spent.describe(steps, timing.spread(seconds[2]).median))
+    dist.barrier()
+
+
+def endless(trainer: Any) -> Generator[Any]:
+    """Yield the batches of one epoch after another."""
+    epoch = 0
+    while True:
+        trainer.loader.reader.set_epoch(epoch)
+        yield from iter(trainer.loader)
+        epoch += 1
+
+
+def block_steps(block: Callable[[], object], steps: int) -> int:
+    """Return, on every rank the same, how many steps take about a second."""
+    import torch
+    import torch.distributed as dist
+
+    start = time.perf_counter()
+    block()
+    found = torch.tensor((time.perf_counter() - start) / steps)
+    dist.broadcast(found, src=0)
+    return max(10, min(BLOCK_STEPS, round(BLOCK_SECONDS / float(found))))
+
+
+def describe(
+    rows: int, steps: int, job: list[float], bare: list[float], hooked: list[float]
+) -> str:
+    """Return medians of rows/s, the job's share of the bare loop, and the hook's QPS drop."""
+    share = timing.spread([b / a for a, b in zip(job, bare, strict=True)])
+    speeds = {"job": job, "bare loop": bare, "bare loop, hook": hooked}
+    lines = [
+        f"{name:<16}{rows / statistics.median(seconds):>10,.0f} rows/s, "
+        f"{1e3 * statistics.median(seconds) / steps:.2f} ms a step"
+        for name, seconds in speeds.items()
+    ]
+    lines += [
+        f"job / bare loop {share.text(3)}",
+        f"QPS drop of the hook {timing.drop(bare, hooked).text()} %",
+        f"(medians and 95 % intervals, {len(job)} rounds of {steps} steps each)",
+    ]
+    return "\n".join(lines)
+
+
+@hydra.main(version_base="1.3", config_path="pkg://mbrec.configs", config_name="train")
+def _main(node: DictConfig) -> None:
+    with plain_errors(), tempfile.TemporaryDirectory() as scratch:
+        config = check.parsed(node)
+        config.monitor.progress = False
+        config.run.folder, config.run.name = scratch, Path(scratch).name
+        measure(config)
+
+
+def main() -> None:
+    """Run the command line."""
+    with plain_errors():
+        check.check(sys.argv[1:])
+    _main()
+    end_processes()
+
+
+if __name__ == "__main__":
+    main()

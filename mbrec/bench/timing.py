@@ -1,0 +1,76 @@
+"""Timing that a noisy machine cannot fool: blocks in random order, medians with an interval."""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with a 95 % interval of the median.
+
+    Attributes:
+        median: of the values.
+        low: lower end of the interval.
+        high: upper end.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    def text(self, digits: int = 2) -> str:
+        """Return `median (low to high)`."""
+        return f"{self.median:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return the median and the order statistics that cover it with probability 0.95.
+
+    >>> spread([3.0, 1.0, 2.0, 5.0, 4.0, 9.0, 7.0, 8.0, 6.0]).text(0)
+    '5 (2 to 8)'
+    """
+    ordered = sorted(values)
+    # By the normal approximation of the binomial number of values below the median.
+    reach = round(0.98 * len(ordered) ** 0.5)
+    middle = len(ordered) // 2
+    low, high = max(0, middle - reach), min(len(ordered) - 1, middle + reach)
+    return Spread(statistics.median(ordered), ordered[low], ordered[high])
+
+
+def interleave(
+    blocks: Sequence[Callable[[], object]],
+    wait: Callable[[], object],
+    *,
+    rounds: int,
+    warmup: int = 2,
+    seed: int = 0,
+) -> list[list[float]]:
+    """Return the seconds of each block in each round; the order within a round is random.
+
+    Args:
+        blocks: what is timed.
+        wait: returns when all work is done, on every rank; called around each block.
+        rounds: that count.
+        warmup: rounds before, that do not.
+        seed: of the order, which is the same on every rank.
+    """
+    seconds: list[list[float]] = [[] for _ in blocks]
+    order, generator = list(range(len(blocks))), random.Random(seed)
+    for number in range(warmup + rounds):
+        generator.shuffle(order)
+        for index in order:
+            wait()
+            start = time.perf_counter()
+            blocks[index]()
+            wait()
+            if number >= warmup:
+                seconds[index].append(time.perf_counter() - start)
+    return seconds
+
+
+def drop(baseline: Sequence[float], measured: Sequence[float]) -> Spread:
+    """Return by how many per cent the rate fell, round by round: the paper's QPS drop."""
+    return spread([100 * (1 - a / b) for a, b in zip(baseline, measured, strict=True)])
