@@ -80,6 +80,9 @@ class Backward:
     def finish(self) -> None:
         """Bring the balancer's state up to date, where a step leaves something under way."""
 
+    def forget(self) -> None:
+        """Drop what is under way: another state is loaded."""
+
 
 class GramianBackward(Backward):
     """The ordinary way: weights of this batch on the gradients of this batch."""
@@ -145,15 +148,18 @@ class LaggedBackward(Backward):
         first = self._local_n is None
         self._local_n = local_n if self._local_n is None else self._local_n + local_n
         self._observed = observed if first else self._observed.plus(observed)
+        # Before this step's own statistics may change it.
+        weights_K = self._lagged_weight.clone()
         self._micro_batches += 1
         if self._micro_batches == self._accumulate:
             wait = start_sum(self._local_n, self.group)
-            self._under_way = _UnderWay(wait, self._observed, scale)
+            # A GradScaler changes its tensor in place, before the sum is there.
+            kept = scale.clone() if isinstance(scale, Tensor) else scale
+            self._under_way = _UnderWay(wait, self._observed, kept)
             self._micro_batches, self._local_n = 0, None
             if self._gramian_KK is None:
                 # Once, so that there is something to show from the first step on.
                 self.finish()
-        weights_K = self._lagged_weight.clone()
         merged = weigh_rows(rows_K, weights_K, ok)
         return Result(merged, weights_K, ok, self._gramian_KK, self._losses_K)
 
@@ -179,6 +185,12 @@ class LaggedBackward(Backward):
         )
         lagged_K = self._lagged_weight
         lagged_K.copy_(torch.where(self.balancer.ok, weights_K, lagged_K))
+
+    def forget(self) -> None:
+        """Drop statistics under way and micro-batches counted; see `Backward.forget`."""
+        if self._under_way is not None:
+            self._under_way.wait()
+        self._under_way, self._local_n, self._micro_batches = None, None, 0
 
 
 class ElementwiseBackward(Backward):

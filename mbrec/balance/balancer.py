@@ -151,7 +151,7 @@ class ElementwiseBalancer(Balancer):
 class ParameterBalancer(Balancer):
     """A balancer that needs the K gradients of parameters themselves (`MoCo`)."""
 
-    def track(self, num_parameters: int, device: torch.device) -> None:
+    def track(self, num_parameters: int) -> None:
         """Make room for state that has one entry a task and parameter; called once."""
         raise TypeError(f"{type(self).__name__} does not implement track")
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mbrec.balance.arguments import check_choice, check_number
 from mbrec.balance.balancer import GramianBalancer
-from mbrec.balance.interior import minimise
+from mbrec.balance.interior import isolate, minimise
 from mbrec.balance.spectrum import uniform_over, unit_gramian
 
 
@@ -45,6 +45,7 @@ class CAGrad(GramianBalancer):
         unit_KK, _ = unit_gramian(gramian_KK, active_K)
         mean_K = uniform_over(active_K)
         toward_K = unit_KK @ mean_K
+        inactive_KK, cost_K = isolate(torch.zeros_like(unit_KK), active_K)
         radius = self.c * (mean_K @ toward_K).clamp_min(0.0).sqrt()
 
         def derivatives(w_K: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,9 +54,11 @@ class CAGrad(GramianBalancer):
             length = (w_K @ inner_K).clamp_min(0.0).add(1e-14).sqrt()
             unit_K = inner_K / length
             hessian_KK = (unit_KK - unit_K * unit_K[:, None]) / length
-            return toward_K + radius * unit_K, radius * hessian_KK
+            return toward_K + radius * unit_K + cost_K, radius * hessian_KK + inactive_KK
 
-        weight_K = minimise(derivatives, mean_K, active_K, simplex=True)
+        start_K = torch.full_like(mean_K, 1.0 / self.num_tasks)
+        weight_K = minimise(derivatives, start_K, simplex=True)
+        weight_K = torch.where(active_K, weight_K, 0.0)
         length = (weight_K @ unit_KK @ weight_K).clamp_min(0.0).sqrt()
         defined = length > 1e-6
         added_K = radius / torch.where(defined, length, 1.0) * weight_K

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mbrec.balance.balancer import ElementwiseBalancer, Row
 from mbrec.balance.counter import uniform
+from mbrec.balance.merge import at_least_float32
 
 
 class GradDrop(ElementwiseBalancer):
@@ -77,7 +78,7 @@ class GradDrop(ElementwiseBalancer):
         for number, grads_K in enumerate(zip(*rows_K, strict=True)):
             width = features[number]
             if signs_Kn is None:
-                signs_K: Sequence[Tensor] = grads_K
+                signs_K: Sequence[Tensor] = [at_least_float32(grad) for grad in grads_K]
                 start = rank * grads_K[0].numel()
             else:
                 shape = (1, *grads_K[0].shape[1:])

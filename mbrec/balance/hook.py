@@ -28,6 +28,7 @@ from mbrec.balance.balancer import (
     Row,
 )
 from mbrec.balance.parameters import ParameterBackward
+from mbrec.balance.spectrum import cosine_matrix
 
 Representation = Tensor | tuple[Tensor, ...]
 
@@ -119,7 +120,9 @@ class BalanceHook(nn.Module):
         self._way = _way(balancer, process_group, parameters, lag, accumulate)
         self._accumulate = accumulate
         self._searched = False
-        self.register_state_dict_pre_hook(lambda *_: self._way.finish())
+        # Not a closure: a copy of the hook finishes its own step.
+        self.register_state_dict_pre_hook(_finish)
+        self.register_load_state_dict_pre_hook(_forget)
 
     def forward(self, shared: Representation) -> tuple[Representation, ...]:
         """Return K views of the representation, in task order.
@@ -171,11 +174,9 @@ class BalanceHook(nn.Module):
     @property
     def cosines(self) -> Tensor | None:
         """Cosines between the K raw gradients, float64 (K, K); 0 where a gradient is zero."""
-        norms_K = self.grad_norms
-        if norms_K is None or self.gramian is None:
+        if self.gramian is None:
             return None
-        inverse_K = torch.where(norms_K > 0, 1.0 / norms_K, 0.0)
-        return self.gramian * inverse_K * inverse_K[:, None]
+        return cosine_matrix(self.gramian, self.gramian.diagonal() > 0)[1]
 
     def adapt_state_dict(
         self,
@@ -218,7 +219,6 @@ class BalanceHook(nn.Module):
         scaled = isinstance(self.loss_scale, Tensor) or self.loss_scale != 1.0
         if self._searched or not (scaled or self._accumulate > 1):
             return
-        self._searched = True
         if found := graph.updates_in_backward(parts):
             raise ValueError(
                 "expected no table that updates itself inside backward under a loss scale or "
@@ -226,6 +226,7 @@ class BalanceHook(nn.Module):
                 "gradient, or one update a micro-batch; use bfloat16 and a larger batch, or an "
                 "optimizer of its own for the tables"
             )
+        self._searched = True
 
     def _backward(self, rows_K: list[Row], parts: Row) -> Row:
         observed, self._observed = self._observed, None
@@ -238,6 +239,16 @@ class BalanceHook(nn.Module):
         self.gramian, self.losses = result.gramian_KK, result.losses_K
         self.skipped += ~result.ok
         return result.merged
+
+
+def _finish(hook: nn.Module, prefix: str, keep_vars: bool) -> None:
+    assert isinstance(hook, BalanceHook)
+    hook._way.finish()
+
+
+def _forget(hook: nn.Module, *_: object) -> None:
+    assert isinstance(hook, BalanceHook)
+    hook._way.forget()
 
 
 class _FanOut(torch.autograd.Function):
@@ -281,10 +292,9 @@ def _way(
         )
     if isinstance(balancer, ElementwiseBalancer):
         if shifted:
-            raise ValueError(
-                f"expected lag=0 and accumulate=1 for {name}, got lag={lag}, "
-                f"accumulate={accumulate}: its choice for each element needs this batch's signs"
-            )
+            got = f"got lag={lag}, accumulate={accumulate}"
+            why = "its choice for each element needs this batch's signs"
+            raise ValueError(f"expected lag=0 and accumulate=1 for {name}, {got}: {why}")
         return ElementwiseBackward(balancer, group)
     assert isinstance(balancer, GramianBalancer)
     if shifted:

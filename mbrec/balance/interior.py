@@ -18,7 +18,7 @@ TO_BOUNDARY = 0.995
 Derivatives = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def minimise(derivatives: Derivatives, start: Tensor, active: Tensor, *, simplex: bool) -> Tensor:
+def minimise(derivatives: Derivatives, start: Tensor, *, simplex: bool) -> Tensor:
     """Return the minimiser of a convex function over x >= 0, and over sum(x) = 1 if asked for.
 
     A primal-dual interior point method with a fixed number of steps (Nocedal and Wright 2006,
@@ -27,45 +27,50 @@ def minimise(derivatives: Derivatives, start: Tensor, active: Tensor, *, simplex
 
     Args:
         derivatives: x (..., K) -> gradient (..., K) and Hessian (..., K, K), of size about 1.
-        start: (..., K), positive where active; sums to 1 over the active ones if `simplex`.
-        active: bool, (..., K); the other coordinates come out 0.
+        start: (..., K), positive; sums to 1 if `simplex`.
         simplex: whether the coordinates sum to 1.
 
     >>> Q = torch.tensor([[2.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     >>> half = torch.full((2,), 0.5, dtype=torch.float64)
-    >>> minimise(lambda x: (x @ Q, Q), half, half > 0, simplex=True)
+    >>> minimise(lambda x: (x @ Q, Q), half, simplex=True)
     tensor([0.3333, 0.6667], dtype=torch.float64)
     """
-    x = torch.where(active, start, 1.0)
-    slack = torch.ones_like(x)
+    x, slack = start, torch.ones_like(start)
     price = torch.zeros_like(x[..., :1])
-    among = active.to(x.dtype)
-    count = among.sum(-1, keepdim=True).clamp_min(1.0)
-    both = among.unsqueeze(-1) * among.unsqueeze(-2)
+    ones = torch.ones_like(x)
     for _ in range(STEPS):
-        gradient, hessian = derivatives(x * among)
-        barrier = (x * slack * among).sum(-1, keepdim=True) / count
-        target = (SHRINK * barrier).clamp_min(FLOOR)
-        ratio = torch.where(active, slack / x, 1.0)
-        matrix = hessian * both + torch.diag_embed(ratio + RIDGE)
-        residual = (target / x + price - gradient) * among
-        sides = torch.stack([residual, among], -1) if simplex else residual.unsqueeze(-1)
+        gradient, hessian = derivatives(x)
+        target = (SHRINK * (x * slack).mean(-1, keepdim=True)).clamp_min(FLOOR)
+        ratio = slack / x
+        pull = target / x
+        matrix = hessian + torch.diag_embed(ratio + RIDGE)
+        residual = pull + price - gradient
+        sides = torch.stack([residual, ones], -1) if simplex else residual.unsqueeze(-1)
         solved, _ = torch.linalg.solve_ex(matrix, sides)
         dx = solved[..., 0]
         if simplex:
             along = solved[..., 1]
-            missing = 1.0 - (x * among).sum(-1, keepdim=True)
-            rise = (missing - dx.sum(-1, keepdim=True)) / along.sum(-1, keepdim=True)
-            dx, price_step = dx + rise * along, rise
+            missing = 1.0 - (x + dx).sum(-1, keepdim=True)
+            rise = missing / along.sum(-1, keepdim=True)
+            dx = dx + rise * along
         else:
-            price_step = torch.zeros_like(price)
-        ds = torch.where(active, target / x - slack - ratio * dx, 0.0)
-        length = _longest_step(torch.cat([x, slack], -1), torch.cat([dx, ds], -1))
-        x, slack = x + length * dx, slack + length * ds
-        price = price + length * price_step
-    return x * among
+            rise = torch.zeros_like(price)
+        step = torch.cat([dx, pull - slack - ratio * dx], -1)
+        point = torch.cat([x, slack], -1)
+        # To the nearest boundary at most: where -step / point is largest.
+        nearest = (-step / point).amax(-1, keepdim=True)
+        length = TO_BOUNDARY / nearest.clamp_min(TO_BOUNDARY)
+        x, slack = (point + length * step).chunk(2, -1)
+        price = price + length * rise
+    return x
 
 
-def _longest_step(point: Tensor, step: Tensor) -> Tensor:
-    limits = torch.where(step < 0, -point / step, torch.inf)
-    return (TO_BOUNDARY * limits.amin(-1, keepdim=True)).clamp_max(1.0)
+def isolate(matrix_KK: Tensor, active_K: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a matrix and a cost under which inactive coordinates go to 0 and touch no other.
+
+    Args:
+        matrix_KK: zero in the rows and columns of the inactive tasks.
+        active_K: bool.
+    """
+    cost_K = torch.where(active_K, 0.0, 10.0).to(matrix_KK.dtype)
+    return matrix_KK + torch.diag_embed(0.1 * cost_K), cost_K

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from mbrec.balance.arguments import check_choice
 from mbrec.balance.balancer import GramianBalancer
-from mbrec.balance.interior import minimise
-from mbrec.balance.spectrum import cosine_matrix, uniform_over, unit_gramian
+from mbrec.balance.interior import isolate, minimise
+from mbrec.balance.spectrum import cosine_matrix, unit_gramian
 
 
 class MGDA(GramianBalancer):
@@ -52,5 +52,7 @@ class MGDA(GramianBalancer):
 
 def min_norm(gramian_KK: Tensor, active_K: Tensor) -> Tensor:
     """Return argmin w' G w over the simplex of the active tasks; G has entries of size 1."""
-    start_K = uniform_over(active_K)
-    return minimise(lambda w_K: (w_K @ gramian_KK, gramian_KK), start_K, active_K, simplex=True)
+    matrix_KK, cost_K = isolate(gramian_KK, active_K)
+    start_K = torch.full_like(cost_K, 1.0 / len(cost_K))
+    weights_K = minimise(lambda w_K: (w_K @ matrix_KK + cost_K, matrix_KK), start_K, simplex=True)
+    return torch.where(active_K, weights_K, 0.0)

@@ -32,7 +32,7 @@ class MoCo(ParameterBalancer):
         ValueError: if an argument is outside its range.
 
     >>> balancer = MoCo(2, normalise="none", beta=1.0)
-    >>> balancer.track(2, torch.device("cpu"))
+    >>> balancer.track(2)
     >>> weights_K, grad_P = balancer(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
     >>> weights_K, grad_P
     (tensor([0.4250, 0.5750], dtype=torch.float64), tensor([0.8500, 0.5750]))
@@ -66,11 +66,9 @@ class MoCo(ParameterBalancer):
         """Return 1/K; see `Balancer.initial_share`."""
         return 1.0 / self.num_tasks
 
-    def track(self, num_parameters: int, device: torch.device) -> None:
+    def track(self, num_parameters: int) -> None:
         """Make room for the K averages; see `ParameterBalancer.track`."""
-        self.register_task_state(
-            "average", torch.zeros(self.num_tasks, num_parameters, device=device)
-        )
+        self.register_task_state("average", torch.zeros(self.num_tasks, num_parameters))
 
     def forward(
         self,
@@ -90,7 +88,9 @@ class MoCo(ParameterBalancer):
             self.average.copy_(torch.where(self.ok, average_KP, self.average))
             self.step.add_(self.ok)
             weights_K = torch.where(self.ok & active_K, weight_K, 0.0)
-            direction_P = weights_K.to(among_KP.dtype) @ torch.where(self.ok, among_KP, 0.0)
+            # A product of matrices would be one of 16 bits under autocast.
+            among_KP = torch.where(self.ok, among_KP, 0.0)
+            direction_P = (weights_K[:, None].to(among_KP.dtype) * among_KP).sum(0)
             return weights_K, direction_P
 
     def _rate(self) -> Tensor:

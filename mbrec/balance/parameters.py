@@ -9,6 +9,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mbrec.balance import graph, merge
 from mbrec.balance.backward import Backward, LossScale, Observed, Result, weigh_rows
@@ -38,25 +39,26 @@ class ParameterBackward(Backward):
     ) -> None:
         super().__init__(balancer, group)
         self._module = module
-        self._parameters: list[nn.Parameter] = []
-        self._direction: tuple[Tensor, ...] | None = None
+        self._handles: list[RemovableHandle] = []
         self._refuse_fused()
+        if isinstance(balancer, ParameterBalancer):
+            balancer.track(sum(parameter.numel() for parameter in self._parameters()))
 
     def step(
         self, rows_K: Sequence[Row], shared: Row, observed: Observed, scale: LossScale
     ) -> Result:
         """See `Backward.step`."""
-        if not self._parameters:
-            self._find_parameters(shared[0].device)
-        self._direction = None
-        local_KP = torch.stack([self._gradient(row, shared) for row in rows_K])
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        parameters = self._parameters()
+        local_KP = torch.stack([self._gradient(row, shared, parameters) for row in rows_K])
         grads_KP, losses_K = self._reduce(local_KP, rows_K, observed, scale)
         gramian_KK = merge.gramian([(row_P,) for row_P in grads_KP])
         active_K = observed.active_K
         if isinstance(self.balancer, ParameterBalancer):
             weights_K, direction_P = self.balancer(grads_KP, losses_K=losses_K, active_K=active_K)
-            sizes = [parameter.numel() for parameter in self._parameters]
-            self._direction = (direction_P * scale).split(sizes)
+            self._give(direction_P * scale, parameters)
         else:
             weights_K = self.balancer(gramian_KK, losses_K=losses_K, active_K=active_K)
         ok = self.balancer.ok
@@ -71,28 +73,24 @@ class ParameterBackward(Backward):
                 "exist side by side, and K backward passes would be K updates; balance at the "
                 "representation instead"
             )
-        if not any(p.requires_grad for p in self._module.parameters()):
+        if not self._parameters():
             raise ValueError(f"expected a module with trainable parameters, got {name}")
 
-    def _find_parameters(self, device: torch.device) -> None:
-        self._refuse_fused()
-        self._parameters = [p for p in self._module.parameters() if p.requires_grad]
-        if isinstance(self.balancer, ParameterBalancer):
-            self.balancer.track(sum(p.numel() for p in self._parameters), device)
-            for index, parameter in enumerate(self._parameters):
-                parameter.register_hook(partial(self._replace, index))
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self._module.parameters() if parameter.requires_grad]
 
-    def _replace(self, index: int, grad: Tensor) -> Tensor | None:
-        # Every rank puts the same direction here, so a mean over ranks leaves it as it is.
-        if self._direction is None:
-            return None
-        return self._direction[index].view_as(grad).to(grad.dtype)
+    def _give(self, direction_P: Tensor, parameters: list[nn.Parameter]) -> None:
+        """Put the direction in the place of the gradients that this backward brings next."""
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, part in zip(parameters, direction_P.split(sizes), strict=True):
+            # Every rank puts the same there, so a mean over the ranks leaves it as it is.
+            once = [part.view_as(parameter).to(parameter.dtype)]
+            hook = partial(_replace_once, once)
+            self._handles.append(parameter.register_hook(hook))
 
-    def _gradient(self, row: Row, shared: Row) -> Tensor:
-        grads = torch.autograd.grad(
-            shared, self._parameters, row, retain_graph=True, allow_unused=True
-        )
-        if unused := [tuple(p.shape) for p, g in zip(self._parameters, grads, strict=True)
+    def _gradient(self, row: Row, shared: Row, parameters: list[nn.Parameter]) -> Tensor:
+        grads = torch.autograd.grad(shared, parameters, row, retain_graph=True, allow_unused=True)
+        if unused := [tuple(p.shape) for p, g in zip(parameters, grads, strict=True)
                       if g is None]:  # fmt: skip
             raise ValueError(
                 f"expected {type(self._module).__name__} to lie below the representation, got "
@@ -116,3 +114,8 @@ class ParameterBackward(Backward):
         losses_K = total_n[size + 1 :] / ranks if observed.losses_K is not None else None
         assert losses_K is None or losses_K.numel() == num_tasks
         return grads_KP, losses_K
+
+
+def _replace_once(replacement: list[Tensor], grad: Tensor) -> Tensor | None:
+    """Return the replacement in this backward, and nothing in one that passes the hook by."""
+    return replacement.pop() if replacement else None

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from mbrec.balance.arguments import task_weights
 from mbrec.balance.balancer import GramianBalancer
-from mbrec.balance.interior import minimise
-from mbrec.balance.spectrum import unit_gramian
+from mbrec.balance.interior import isolate, minimise
+from mbrec.balance.spectrum import cosine_matrix
 
 # Makes the projection's coefficients unique where rows depend on each other.
 RIDGE = 1e-10
@@ -42,15 +42,16 @@ class UPGrad(GramianBalancer):
         self, gramian_KK: Tensor, active_K: Tensor, ok: Tensor, losses_K: Tensor | None
     ) -> Tensor:
         """Return the weights; see `GramianBalancer.weigh`."""
-        unit_KK, _ = unit_gramian(gramian_KK, active_K)
-        matrix_KK = unit_KK + torch.diag(torch.full_like(unit_KK[0], RIDGE))
-        wanted_K = torch.where(active_K, self.preference, 0.0)
-        # v = p_i e_i + x with x >= 0; row i is problem i, in units of its preference.
-        slope_KK = matrix_KK
+        norms_K, cosines_KK = cosine_matrix(gramian_KK, active_K)
+        ridge_KK = torch.diag(torch.full_like(norms_K, RIDGE))
+        matrix_KK, cost_K = isolate(cosines_KK + ridge_KK, active_K)
+        # v_j = p_i (e_ij + x_j n_i / n_j) with x >= 0: row i is problem i, among unit gradients.
+        slope_KK = cosines_KK + cost_K
         x_KK = minimise(
             lambda x_KK: (x_KK @ matrix_KK + slope_KK, matrix_KK.expand(*x_KK.shape, -1)),
-            torch.ones_like(unit_KK),
-            active_K.expand_as(unit_KK),
+            torch.ones_like(cosines_KK),
             simplex=False,
         )
-        return wanted_K + wanted_K @ x_KK
+        wanted_K = torch.where(active_K, self.preference, 0.0)
+        added_K = (wanted_K * norms_K) @ x_KK / norms_K
+        return wanted_K + torch.where(active_K, added_K, 0.0)
