@@ -1,5 +1,6 @@
 """Trains a model: `torchrun --nproc-per-node 2 -m mbrec.train [key=value ...]`."""
 
+import gc
 import logging
 import sys
 
@@ -68,6 +69,9 @@ def end_processes() -> None:
         import torch.distributed as dist
 
         if dist.is_initialized():
+            # A model is a cycle that holds its groups: one that is left when the interpreter ends
+            # can crash gloo's threads, which then look for it.
+            gc.collect()
             dist.destroy_process_group()
 
 

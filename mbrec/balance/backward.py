@@ -203,13 +203,13 @@ class ElementwiseBackward(Backward):
         self, rows_K: Sequence[Row], shared: Row, observed: Observed, scale: LossScale
     ) -> Result:
         """See `Backward.step`; the Gramian is there for the finite check and for a monitor."""
-        summary_n = self.balancer.summarise(rows_K, shared)
+        summary_n = self.balancer.summarise(rows_K, shared, rank=rank_of(self.group))
         local_n = pack(merge.gramian(rows_K), observed.losses_K, summary_n)
         total = sum_over_ranks(local_n, self.group)
         raw_KK, losses_K, summary_n = unpack(total, len(rows_K), observed, self.group, scale)
         self.balancer.check(raw_KK, losses_K, observed.active_K)
         ok = self.balancer.ok
-        merged, factors_K = self.balancer.merge(rows_K, summary_n, ok, rank=rank_of(self.group))
+        merged, factors_K = self.balancer.merge(rows_K, summary_n, ok)
         merged = tuple(merge.zero_unless(ok, part) for part in merged)
         return Result(merged, torch.where(ok, factors_K, 0.0), ok, raw_KK, losses_K)
 

@@ -130,20 +130,23 @@ class ElementwiseBalancer(Balancer):
     Merging is local to a rank, but for a few numbers that are summed over the ranks before.
     """
 
-    def summarise(self, rows_K: Sequence[Row], shared: Row) -> Tensor:
-        """Return this rank's numbers, (n,), that `merge` wants summed over the ranks."""
-        return rows_K[0][0].new_zeros(0, dtype=torch.float64)
-
-    def merge(
-        self, rows_K: Sequence[Row], summary_n: Tensor, ok: Tensor, *, rank: int
-    ) -> tuple[Row, Tensor]:
-        """Return the merged gradient and the mean factor of each task's elements; update state.
+    def summarise(self, rows_K: Sequence[Row], shared: Row, *, rank: int) -> Tensor:
+        """Return this rank's numbers, (n,) in float64, that `merge` wants summed over the ranks.
 
         Args:
             rows_K: the K gradients, each in as many parts as the representation has.
+            shared: the representation.
+            rank: of this process in the hook's group.
+        """
+        raise TypeError(f"{type(self).__name__} does not implement summarise")
+
+    def merge(self, rows_K: Sequence[Row], summary_n: Tensor, ok: Tensor) -> tuple[Row, Tensor]:
+        """Return the merged gradient and the mean factor of each task's elements; update state.
+
+        Args:
+            rows_K: the K gradients.
             summary_n: the summary over all ranks.
             ok: bool, no dimension; False where state must not change.
-            rank: of this process in the hook's group.
         """
         raise TypeError(f"{type(self).__name__} does not implement merge")
 

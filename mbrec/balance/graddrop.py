@@ -1,5 +1,6 @@
 """GradDrop (Chen et al. 2020): of each element, one sign, drawn by how much the tasks agree."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -54,42 +55,50 @@ class GradDrop(ElementwiseBalancer):
         if leak_K.shape != (num_tasks,) or not bool(((leak_K >= 0) & (leak_K <= 1)).all()):
             raise ValueError(f"expected leak to be {num_tasks} numbers in [0, 1], got {leak}")
         self.marginalise, self.seed = marginalise, seed
+        self._kept: list[list[Tensor]] = []
         self.register_buffer("leak", leak_K, persistent=False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    def summarise(self, rows_K: Sequence[Row], shared: Row) -> Tensor:
-        """Return sum_b J_kb * sign(Z_b), all parts flat; see `ElementwiseBalancer.summarise`."""
-        if not self.marginalise:
-            return super().summarise(rows_K, shared)
-        sums = [
-            (grad.double() * part.sign()).sum(0).flatten()
-            for row in rows_K
-            for grad, part in zip(row, shared, strict=True)
-        ]
-        return torch.cat(sums)
+    def summarise(self, rows_K: Sequence[Row], shared: Row, *, rank: int) -> Tensor:
+        """Return what the ranks add up; see `ElementwiseBalancer.summarise`.
 
-    def merge(
-        self, rows_K: Sequence[Row], summary_n: Tensor, ok: Tensor, *, rank: int
-    ) -> tuple[Row, Tensor]:
+        Marginalised: sum_b J_kb * sign(Z_b), all parts flat. Else the draws are this rank's own,
+        and only their sums by task and the number of elements are for the others to know.
+        """
+        parts = list(zip(*rows_K, strict=True))
+        if self.marginalise:
+            sums = [
+                (grad.double() * part.sign()).sum(0).flatten()
+                for row in rows_K
+                for grad, part in zip(row, shared, strict=True)
+            ]
+            return torch.cat(sums)
+        self._kept = [
+            self._keep([at_least_float32(g) for g in grads_K], rank * grads_K[0].numel(), number)
+            for number, grads_K in enumerate(parts)
+        ]
+        count = sum(grads_K[0].numel() for grads_K in parts)
+        totals_K = torch.stack([_sums(kept_K) for kept_K in self._kept]).sum(0)
+        return torch.cat([totals_K, torch.full_like(totals_K[:1], count)])
+
+    def merge(self, rows_K: Sequence[Row], summary_n: Tensor, ok: Tensor) -> tuple[Row, Tensor]:
         """Drop, and sum what is left; see `ElementwiseBalancer.merge`."""
-        features = [part[0].numel() if len(part) else 0 for part in rows_K[0]]
-        signs_Kn = summary_n.view(self.num_tasks, -1) if self.marginalise else None
-        merged, factors, first = [], [], 0
-        for number, grads_K in enumerate(zip(*rows_K, strict=True)):
-            width = features[number]
-            if signs_Kn is None:
-                signs_K: Sequence[Tensor] = [at_least_float32(grad) for grad in grads_K]
-                start = rank * grads_K[0].numel()
-            else:
-                shape = (1, *grads_K[0].shape[1:])
-                signs_K = [s.view(shape) for s in signs_Kn[:, first : first + width]]
-                start = 0
-            keep_K = self._keep(signs_K, start, number)
-            merged.append(sum(g * f.to(g.dtype) for g, f in zip(grads_K, keep_K, strict=True)))
-            factors.append(torch.stack([f.double().mean() for f in keep_K]) * width)
-            first += width
+        parts = list(zip(*rows_K, strict=True))
+        if self.marginalise:
+            shapes = [(1, *grads_K[0].shape[1:]) for grads_K in parts]
+            signs = summary_n.view(self.num_tasks, -1).split([math.prod(s) for s in shapes], 1)
+            kept = [
+                self._keep([row.view(shape) for row in signs_Kn], 0, number)
+                for number, (signs_Kn, shape) in enumerate(zip(signs, shapes, strict=True))
+            ]
+            count = sum(math.prod(shape) for shape in shapes)
+            factors_K = torch.stack([_sums(kept_K) for kept_K in kept]).sum(0) / max(1, count)
+        else:
+            kept, self._kept = self._kept, []
+            factors_K = summary_n[:-1] / summary_n[-1]
         self.step.add_(ok)
-        return tuple(merged), torch.stack(factors).sum(0) / max(1, sum(features))
+        pairs = zip(parts, kept, strict=True)
+        return tuple(_weighted(grads_K, kept_K) for grads_K, kept_K in pairs), factors_K
 
     def _keep(self, signs_K: Sequence[Tensor], start: int, part: int) -> list[Tensor]:
         """Return the factor of each task's elements."""
@@ -101,3 +110,14 @@ class GradDrop(ElementwiseBalancer):
         keep_up, keep_down = positive > drawn, positive < drawn
         kept = [torch.where(s > 0, keep_up, keep_down & (s < 0)) for s in signs_K]
         return [f + (1 - f) * k for f, k in zip(self.leak.unbind(), kept, strict=True)]
+
+
+def _sums(kept_K: Sequence[Tensor]) -> Tensor:
+    return torch.stack([kept.double().sum() for kept in kept_K])
+
+
+def _weighted(grads_K: Sequence[Tensor], kept_K: Sequence[Tensor]) -> Tensor:
+    merged = grads_K[-1] * kept_K[-1].to(grads_K[-1].dtype)
+    for grad, kept in zip(grads_K[:-1], kept_K[:-1], strict=True):
+        merged = merged + grad * kept.to(grad.dtype)
+    return merged

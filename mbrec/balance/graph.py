@@ -10,8 +10,22 @@ _FUSED_LOOKUP = re.compile(r"SplitLookupFunction_(?!none|dense)(\w+?)_Op")
 _IN_BACKWARD = "_in_backward_optimizers"
 
 
-def updates_in_backward(tensors: Iterable[Tensor]) -> str | None:
-    """Return what below some tensors applies an optimizer inside backward, or None."""
+def refuse_updates_in_backward(tensors: Iterable[Tensor]) -> None:
+    """Refuse gradients that are scaled or split up, where something applies them at once.
+
+    Raises:
+        ValueError: if an optimizer inside backward lies below the tensors.
+    """
+    if found := _updates_in_backward(tensors):
+        raise ValueError(
+            "expected no table that updates itself inside backward under a loss scale or gradient "
+            f"accumulation, got {found}: such a table would apply the scaled gradient, or one "
+            "update a micro-batch; use bfloat16 and a larger batch, or an optimizer of its own "
+            "for the tables"
+        )
+
+
+def _updates_in_backward(tensors: Iterable[Tensor]) -> str | None:
     seen, waiting = set(), [tensor.grad_fn for tensor in tensors]
     while waiting:
         node = waiting.pop()

@@ -4,6 +4,7 @@ Shapes: B batch, K tasks, H representation. W ranks of a process group.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -142,11 +143,13 @@ class BalanceHook(nn.Module):
         if not (self.training and needs_grad):
             return (shared,) * num_tasks
         self._check(parts)
-        views = _FanOut.apply(self, *parts)
-        if not isinstance(shared, tuple):
-            return views
-        size = len(parts)
-        return tuple(views[k * size : (k + 1) * size] for k in range(num_tasks))
+        # A part without a gradient has none to balance.
+        live = iter(_FanOut.apply(self, *(part for part in parts if part.requires_grad)))
+        views = [
+            tuple(next(live) if part.requires_grad else part for part in parts)
+            for _ in range(num_tasks)
+        ]
+        return tuple(views if isinstance(shared, tuple) else (view[0] for view in views))
 
     def observe(self, losses_K: Tensor, counts_K: Tensor | None = None) -> None:
         """Tell the hook this batch's losses, between forward and backward.
@@ -219,13 +222,7 @@ class BalanceHook(nn.Module):
         scaled = isinstance(self.loss_scale, Tensor) or self.loss_scale != 1.0
         if self._searched or not (scaled or self._accumulate > 1):
             return
-        if found := graph.updates_in_backward(parts):
-            raise ValueError(
-                "expected no table that updates itself inside backward under a loss scale or "
-                f"gradient accumulation, got {found}: such a table would apply the scaled "
-                "gradient, or one update a micro-batch; use bfloat16 and a larger batch, or an "
-                "optimizer of its own for the tables"
-            )
+        graph.refuse_updates_in_backward(parts)
         self._searched = True
 
     def _backward(self, rows_K: list[Row], parts: Row) -> Row:
@@ -296,7 +293,7 @@ def _way(
             why = "its choice for each element needs this batch's signs"
             raise ValueError(f"expected lag=0 and accumulate=1 for {name}, {got}: {why}")
         return ElementwiseBackward(balancer, group)
-    assert isinstance(balancer, GramianBalancer)
-    if shifted:
-        return LaggedBackward(balancer, group, accumulate)
-    return GramianBackward(balancer, group)
+    if not isinstance(balancer, GramianBalancer):
+        raise ValueError(f"expected a GramianBalancer or a sibling of it, got {name}")
+    way = partial(LaggedBackward, accumulate=accumulate) if shifted else GramianBackward
+    return way(balancer, group)

@@ -122,6 +122,19 @@ def test_a_tuple_representation_adds_the_gramians_of_its_parts():
     torch.testing.assert_close(results[0], results[1])
 
 
+def test_a_part_without_a_gradient_takes_no_part():
+    torch.manual_seed(0)
+    z, raw = torch.randn(B, H, requires_grad=True), torch.randn(B, 2)
+    hook = BalanceHook(MultiBalance(2))
+    views = hook((z, raw))
+    assert all(view[1] is raw for view in views)
+    sum(
+        (view[0].square().sum() + view[1].sum()) * (k + 1) for k, view in enumerate(views)
+    ).backward()
+    rows = torch.stack([2 * z.detach().flatten(), 4 * z.detach().flatten()]).double()
+    torch.testing.assert_close(hook.gramian, rows @ rows.T, rtol=1e-6, atol=0)
+
+
 def test_the_hook_is_the_identity_in_eval_and_without_gradients():
     z = torch.randn(B, H, requires_grad=True)
     hook = BalanceHook(MultiBalance(2))
