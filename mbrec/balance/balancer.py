@@ -108,6 +108,7 @@ class GramianBalancer(Balancer):
         with torch.no_grad():
             gramian_KK, active_K, losses_K = self.check(gramian_KK, losses_K, active_K)
             weights_K = self.weigh(gramian_KK, active_K, self.ok, losses_K)
+            self.ok = self.ok & torch.isfinite(weights_K).all()
             return torch.where(self.ok, weights_K, 0.0)
 
     def weigh(

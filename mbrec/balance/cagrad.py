@@ -8,6 +8,9 @@ from mbrec.balance.balancer import GramianBalancer
 from mbrec.balance.interior import isolate, minimise
 from mbrec.balance.spectrum import uniform_over, unit_gramian
 
+# The norm in the objective has a kink where gradients cancel; near it more steps are needed.
+STEPS = 40
+
 
 class CAGrad(GramianBalancer):
     """The direction within c |g0| of the average g0 whose smallest inner product is largest.
@@ -48,17 +51,22 @@ class CAGrad(GramianBalancer):
         inactive_KK, cost_K = isolate(torch.zeros_like(unit_KK), active_K)
         radius = self.c * (mean_K @ toward_K).clamp_min(0.0).sqrt()
 
-        def derivatives(w_K: Tensor) -> tuple[Tensor, Tensor]:
-            inner_K = unit_KK @ w_K
-            # The norm has a kink at 0, where gradients cancel; this rounds it off.
-            length = (w_K @ inner_K).clamp_min(0.0).add(1e-14).sqrt()
-            unit_K = inner_K / length
-            hessian_KK = (unit_KK - unit_K * unit_K[:, None]) / length
-            return toward_K + radius * unit_K + cost_K, radius * hessian_KK + inactive_KK
+        def derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
+            # r |g_w| is the least of r (|g_w|^2 / t + t) / 2 over t > 0, which is smooth.
+            w_K, t = x[:-1], x[-1]
+            inner_K = radius * (unit_KK @ w_K) / t
+            ratio = (w_K @ inner_K) / t
+            slope = torch.cat([toward_K + inner_K + cost_K, (0.5 * (radius - ratio)).view(1)])
+            top_KK = radius * unit_KK / t + inactive_KK
+            side_K1 = -(inner_K / t)[:, None]
+            below = torch.cat([side_K1.T, (ratio / t).view(1, 1)], 1)
+            return slope, torch.cat([torch.cat([top_KK, side_K1], 1), below])
 
         start_K = torch.full_like(mean_K, 1.0 / self.num_tasks)
-        weight_K = minimise(derivatives, start_K, simplex=True)
-        weight_K = torch.where(active_K, weight_K, 0.0)
+        length = (mean_K @ toward_K).clamp_min(1e-12).sqrt().view(1)
+        start = torch.cat([start_K, length])
+        x = minimise(derivatives, start, simplex=True, free=1, steps=STEPS)
+        weight_K = torch.where(active_K, x[:-1], 0.0)
         length = (weight_K @ unit_KK @ weight_K).clamp_min(0.0).sqrt()
         defined = length > 1e-6
         added_K = radius / torch.where(defined, length, 1.0) * weight_K

@@ -18,7 +18,9 @@ TO_BOUNDARY = 0.995
 Derivatives = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def minimise(derivatives: Derivatives, start: Tensor, *, simplex: bool) -> Tensor:
+def minimise(
+    derivatives: Derivatives, start: Tensor, *, simplex: bool, free: int = 0, steps: int = STEPS
+) -> Tensor:
     """Return the minimiser of a convex function over x >= 0, and over sum(x) = 1 if asked for.
 
     A primal-dual interior point method with a fixed number of steps (Nocedal and Wright 2006,
@@ -29,6 +31,8 @@ def minimise(derivatives: Derivatives, start: Tensor, *, simplex: bool) -> Tenso
         derivatives: x (..., K) -> gradient (..., K) and Hessian (..., K, K), of size about 1.
         start: (..., K), positive; sums to 1 if `simplex`.
         simplex: whether the coordinates sum to 1.
+        free: so many of the last coordinates are outside that sum.
+        steps: more than the default only where the function is not quadratic.
 
     >>> Q = torch.tensor([[2.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     >>> half = torch.full((2,), 0.5, dtype=torch.float64)
@@ -38,20 +42,22 @@ def minimise(derivatives: Derivatives, start: Tensor, *, simplex: bool) -> Tenso
     x, slack = start, torch.ones_like(start)
     price = torch.zeros_like(x[..., :1])
     ones = torch.ones_like(x)
-    for _ in range(STEPS):
+    if free:
+        ones[..., -free:] = 0.0
+    for _ in range(steps):
         gradient, hessian = derivatives(x)
         target = (SHRINK * (x * slack).mean(-1, keepdim=True)).clamp_min(FLOOR)
         ratio = slack / x
         pull = target / x
         matrix = hessian + torch.diag_embed(ratio + RIDGE)
-        residual = pull + price - gradient
+        residual = pull + price * ones - gradient
         sides = torch.stack([residual, ones], -1) if simplex else residual.unsqueeze(-1)
         solved, _ = torch.linalg.solve_ex(matrix, sides)
         dx = solved[..., 0]
         if simplex:
             along = solved[..., 1]
-            missing = 1.0 - (x + dx).sum(-1, keepdim=True)
-            rise = missing / along.sum(-1, keepdim=True)
+            missing = 1.0 - ((x + dx) * ones).sum(-1, keepdim=True)
+            rise = missing / (along * ones).sum(-1, keepdim=True)
             dx = dx + rise * along
         else:
             rise = torch.zeros_like(price)

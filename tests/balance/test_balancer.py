@@ -86,3 +86,13 @@ def test_a_run_resumed_from_saved_state_goes_on_as_if_never_stopped(method):
         assert torch.equal(resumed.step(random_rows(seed)), whole.step(random_rows(seed)))
         assert torch.equal(resumed.hook.weights, whole.hook.weights)
     assert same_state(whole.saved(), resumed.saved())
+
+
+def test_weights_that_are_not_finite_merge_to_zero_and_are_reported():
+    class Broken(GramianBalancer):
+        def weigh(self, gramian_KK, active_K, ok, losses_K):
+            return gramian_KK[0] / 0.0
+
+    balancer = Broken(2)
+    assert balancer(torch.eye(2)).tolist() == [0.0, 0.0]
+    assert not balancer.ok
