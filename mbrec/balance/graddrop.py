@@ -67,10 +67,11 @@ class GradDrop(ElementwiseBalancer):
         """
         parts = list(zip(*rows_K, strict=True))
         if self.marginalise:
+            signs = [part.sign() for part in shared]
             sums = [
-                (grad.double() * part.sign()).sum(0).flatten()
+                (at_least_float32(grad) * sign).sum(0, dtype=torch.float64).flatten()
                 for row in rows_K
-                for grad, part in zip(row, shared, strict=True)
+                for grad, sign in zip(row, signs, strict=True)
             ]
             return torch.cat(sums)
         self._kept = [
@@ -119,5 +120,5 @@ def _sums(kept_K: Sequence[Tensor]) -> Tensor:
 def _weighted(grads_K: Sequence[Tensor], kept_K: Sequence[Tensor]) -> Tensor:
     merged = grads_K[-1] * kept_K[-1].to(grads_K[-1].dtype)
     for grad, kept in zip(grads_K[:-1], kept_K[:-1], strict=True):
-        merged = merged + grad * kept.to(grad.dtype)
+        merged.addcmul_(grad, kept.to(grad.dtype))
     return merged

@@ -49,8 +49,9 @@ def minimise(
         target = (SHRINK * (x * slack).mean(-1, keepdim=True)).clamp_min(FLOOR)
         ratio = slack / x
         pull = target / x
-        matrix = hessian + torch.diag_embed(ratio + RIDGE)
-        residual = pull + price * ones - gradient
+        matrix = hessian.clone(memory_format=torch.contiguous_format)
+        matrix.diagonal(dim1=-2, dim2=-1).add_(ratio).add_(RIDGE)
+        residual = torch.addcmul(pull - gradient, price, ones)
         sides = torch.stack([residual, ones], -1) if simplex else residual.unsqueeze(-1)
         solved, _ = torch.linalg.solve_ex(matrix, sides)
         dx = solved[..., 0]

@@ -4,16 +4,20 @@ Needs torch alone (2.11 or newer), and torchjd for two of the comparisons where 
 Prints Markdown.
 """
 
+import ctypes
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import torch
 
 import mbrec.balance
 from mbrec.balance import BalanceHook, Balancer, ParameterBalancer, TorchJD
+from mbrec.balance.arguments import check_choice
 from mbrec.bench.boundary import Size, added_time, copy_bandwidth, fits, sync_free
 from mbrec.bench.reference import Contest
 from mbrec.bench.timing import drop, interleave, spread
@@ -36,6 +40,8 @@ class Settings:
         batch: B of the comparison with other ways.
         width: H of that comparison.
         threads: of torch on the CPU; 0 leaves its default.
+        allocator: `keep` lets glibc keep freed memory; with `system` it gives gradients of this
+            size back in every step, and each step pays for the pages anew, hook or not.
     """
 
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,6 +51,7 @@ class Settings:
     batch: int = 2048
     width: int = 256
     threads: int = 0
+    allocator: str = "keep"
 
 
 def parse(arguments: Sequence[str]) -> Settings:
@@ -64,6 +71,26 @@ def parse(arguments: Sequence[str]) -> Settings:
             raise ValueError(f"expected a whole number for {key}, got {value}")
         settings = replace(settings, **{key: int(value) if whole else value})
     return settings
+
+
+def cpu_name() -> str:
+    """Return the processor's name, as Linux tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = re.findall(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    return names[0] if names else platform.machine()
+
+
+def keep_memory() -> bool:
+    """Tell glibc not to give freed memory back; return whether that worked."""
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, to the largest value that an int has.
+    return all(mallopt(option, 2**31 - 1) for option in (-1, -3))
 
 
 def sizes_of(text: str) -> list[Size]:
@@ -119,6 +146,7 @@ class Measurement:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.settings = settings
+        self.keeps = settings.allocator == "keep" and keep_memory()
         self.device = torch.device(settings.device)
         self.bandwidth = copy_bandwidth(self.device, self.wait)
         self._references: dict[Size, float] = {}
@@ -130,13 +158,13 @@ class Measurement:
 
     def heading(self) -> str:
         """Return what the figures hold for."""
-        name = platform.processor() or platform.machine()
+        name = cpu_name()
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name()
         return (
             f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch "
             f"{torch.__version__}, copy {self.bandwidth / 1e9:.1f} GB/s (read and written, "
-            "256 MB tensors)"
+            f"256 MB tensors), memory {'kept' if self.keeps else 'returned'} by the allocator"
         )
 
     def methods_table(self) -> str:
@@ -220,6 +248,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     try:
         settings = parse(arguments)
+        check_choice("allocator", settings.allocator, ("keep", "system"))
         sizes_of(settings.sizes)
         chosen(settings.methods)
     except ValueError as error:
