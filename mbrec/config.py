@@ -84,6 +84,16 @@ class Hook:
     at: Boundary = Boundary.representation
     lag: int = 0
 
+    def __post_init__(self) -> None:
+        if self.at is Boundary.categorical:
+            raise ValueError(
+                "expected hook.at to be representation, interaction or numerical, got categorical: "
+                "a fused table applies each row's gradient inside backward, so its K gradients "
+                "never exist side by side (the N/A of the paper's Table 2)"
+            )
+        if self.lag not in (0, 1):
+            raise ValueError(f"expected hook.lag to be 0 or 1, got {self.lag}")
+
 
 @dataclass
 class Optimizer:

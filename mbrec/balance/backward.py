@@ -231,12 +231,11 @@ def unpack(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return Gramian, losses and the rest from the sum over the ranks of what `pack` gave."""
     # A loss is the mean of the ranks' losses, so each rank's rows carry 1/W (hence 1/W^2).
-    ranks = world_size(group)
-    gramian_KK = total_n[: num_tasks**2].view(num_tasks, num_tasks) / (ranks * scale) ** 2
-    rest_n = total_n[num_tasks**2 :]
-    if observed.losses_K is None:
-        return gramian_KK, None, rest_n
-    return gramian_KK, rest_n[-num_tasks:] / ranks, rest_n[:-num_tasks]
+    ranks, squares = world_size(group), num_tasks**2
+    last = num_tasks if observed.losses_K is not None else 0
+    gramian_n, rest_n, losses_n = total_n.split([squares, len(total_n) - squares - last, last])
+    gramian_KK = gramian_n.view(num_tasks, num_tasks) / (ranks * scale) ** 2
+    return gramian_KK, losses_n / ranks if last else None, rest_n
 
 
 def weigh_rows(rows_K: Sequence[Row], weights_K: Tensor, ok: Tensor) -> Row:

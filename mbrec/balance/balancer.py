@@ -30,6 +30,12 @@ class Balancer(NamedState):
 
     Raises:
         ValueError: if `num_tasks` is not a positive integer.
+
+    >>> from mbrec.balance import MultiBalance
+    >>> balancer = MultiBalance(2)
+    >>> balancer.name_tasks(["ctr", "cvr"])
+    >>> [key for key in balancer.state_dict() if key.startswith("weight")]
+    ['weight.ctr', 'weight.cvr']
     """
 
     constant_weights: tuple[float, ...] | None = None
@@ -66,14 +72,21 @@ class Balancer(NamedState):
                 "hook.observe(losses_K) between forward and backward"
             )
         gramian_KK = gramian_KK.double()
-        ok = torch.isfinite(gramian_KK).all()
+        total = gramian_KK.sum()
         if losses_K is not None:
-            ok = ok & torch.isfinite(losses_K).all()
-            losses_K = torch.where(ok, losses_K.double(), 1.0)
-        self.ok = ok
+            total = total + losses_K.sum()
+        ok = self.ok = _is_finite(total)
+        if losses_K is not None:
+            losses_K = torch.where(ok, losses_K.double(), 1.0) if self.needs_losses else None
         gramian_KK = torch.where(ok, gramian_KK, 0.0)
         nonzero_K = gramian_KK.diagonal() > 0
         return gramian_KK, nonzero_K if active_K is None else nonzero_K & active_K, losses_K
+
+
+def _is_finite(total: Tensor) -> Tensor:
+    # A sum is finite if all its terms are, and a finite number less itself is 0: two operations
+    # where isfinite().all() takes six.
+    return total - total == 0
 
 
 class GramianBalancer(Balancer):
@@ -82,6 +95,13 @@ class GramianBalancer(Balancer):
     Call it on a Gramian to get the weights: `MultiBalance(num_tasks=3)(gramian_KK)`. A subclass
     implements `weigh`, and updates its state only where `ok` is true, so that a batch with a
     non-finite value leaves no trace.
+
+    >>> class InverseNorm(GramianBalancer):
+    ...     def weigh(self, gramian_KK, active_K, ok, losses_K):
+    ...         inverse_K = torch.where(active_K, gramian_KK.diagonal().rsqrt(), 0.0)
+    ...         return inverse_K / inverse_K.sum()
+    >>> InverseNorm(2)(torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
+    tensor([0.3333, 0.6667], dtype=torch.float64)
     """
 
     def forward(
@@ -108,7 +128,7 @@ class GramianBalancer(Balancer):
         with torch.no_grad():
             gramian_KK, active_K, losses_K = self.check(gramian_KK, losses_K, active_K)
             weights_K = self.weigh(gramian_KK, active_K, self.ok, losses_K)
-            self.ok = self.ok & torch.isfinite(weights_K).all()
+            self.ok = self.ok & _is_finite(weights_K.sum())
             return torch.where(self.ok, weights_K, 0.0)
 
     def weigh(
@@ -120,7 +140,7 @@ class GramianBalancer(Balancer):
             gramian_KK: float64; all zero where `ok` is False.
             active_K: bool; the tasks that take part.
             ok: bool, no dimension; False where state must not change.
-            losses_K: float64, or None where nobody told them.
+            losses_K: float64, or None without `needs_losses`.
         """
         raise TypeError(f"{type(self).__name__} does not implement weigh")
 
@@ -129,6 +149,20 @@ class ElementwiseBalancer(Balancer):
     """A balancer that treats each element of the K gradients by itself (`GradDrop`).
 
     Merging is local to a rank, but for a few numbers that are summed over the ranks before.
+
+    >>> class Smallest(ElementwiseBalancer):
+    ...     def summarise(self, rows_K, shared, *, rank):
+    ...         return torch.zeros(0, dtype=torch.float64)
+    ...     def merge(self, rows_K, summary_n, ok):
+    ...         parts = zip(*rows_K, strict=True)
+    ...         merged = tuple(torch.stack(grads_K).amin(0) for grads_K in parts)
+    ...         return merged, torch.ones(self.num_tasks, dtype=torch.float64)
+    >>> from mbrec.balance import BalanceHook
+    >>> shared_BH = torch.zeros(1, 2, requires_grad=True)
+    >>> a_BH, b_BH = BalanceHook(Smallest(2))(shared_BH)
+    >>> (a_BH @ torch.tensor([1.0, 4.0]) + b_BH @ torch.tensor([3.0, 2.0])).sum().backward()
+    >>> shared_BH.grad
+    tensor([[1., 2.]])
     """
 
     def summarise(self, rows_K: Sequence[Row], shared: Row, *, rank: int) -> Tensor:
@@ -153,7 +187,16 @@ class ElementwiseBalancer(Balancer):
 
 
 class ParameterBalancer(Balancer):
-    """A balancer that needs the K gradients of parameters themselves (`MoCo`)."""
+    """A balancer that needs the K gradients of parameters themselves (`MoCo`).
+
+    >>> class Mean(ParameterBalancer):
+    ...     def track(self, num_parameters):
+    ...         pass
+    ...     def forward(self, grads_KP, *, losses_K=None, active_K=None):
+    ...         return torch.full((self.num_tasks,), 1 / self.num_tasks), grads_KP.mean(0)
+    >>> Mean(2)(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))[1]
+    tensor([0.5000, 0.5000])
+    """
 
     def track(self, num_parameters: int) -> None:
         """Make room for state that has one entry a task and parameter; called once."""

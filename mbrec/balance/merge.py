@@ -30,7 +30,8 @@ def gramian(rows_K: Sequence[tuple[Tensor, ...]]) -> Tensor:
     assert total is not None
     entry = {pair: index for index, pair in enumerate(pairs)}
     order = [entry[min(i, j), max(i, j)] for i in range(num_tasks) for j in range(num_tasks)]
-    return torch.stack([total[index] for index in order]).view(num_tasks, num_tasks)
+    values = total.unbind()
+    return torch.stack([values[index] for index in order]).view(num_tasks, num_tasks)
 
 
 def at_least_float32(grad: Tensor) -> Tensor:

@@ -114,24 +114,24 @@ class MultiBalance(GramianBalancer):
     ) -> Tensor:
         """Take lines 8-11 of Algorithm 3; see `GramianBalancer.weigh`."""
         norms_K = gramian_KK.diagonal().sqrt()
-        average_K = torch.where(
-            self.norm_average > 0,
-            self.ema_decay * self.norm_average + (1 - self.ema_decay) * norms_K,
-            norms_K,
-        )
+        decay_K = self.ema_decay * (self.norm_average > 0).double()
+        average_K = torch.lerp(norms_K, self.norm_average, decay_K)
         average_K = torch.where(active_K, average_K, self.norm_average)
         scale_K = torch.where(active_K, self._row_scale(norms_K, average_K), 0.0)
-        scaled_KK = gramian_KK * scale_K * scale_K[:, None]
+        scaled_KK = gramian_KK * torch.outer(scale_K, scale_K)
 
-        mass = torch.where(active_K, self.weight, 0.0).sum()
-        moved_K = self.weight - self.lr * self._direction(scaled_KK, active_K)
+        among_K = active_K.to(norms_K.dtype)
+        direction_K = self._direction(scaled_KK, scale_K * norms_K, among_K)
+        moved_K = torch.sub(self.weight, direction_K, alpha=self.lr)
+        mass = torch.dot(self.weight, among_K)
         moved_K = project_to_simplex(moved_K, mass=mass, active_K=active_K)
         weight_K = torch.where(active_K, moved_K, self.weight)
 
-        self.weight.copy_(torch.where(ok, weight_K, self.weight))
-        self.norm_average.copy_(torch.where(ok, average_K, self.norm_average))
+        # Where `ok` is False no task is active, and these are what they were.
+        self.weight.copy_(weight_K)
+        self.norm_average.copy_(average_K)
         self.step.add_(ok)
-        return self._output(weight_K, scale_K, active_K)
+        return self._output(weight_K * among_K, scale_K, among_K)
 
     def _row_scale(self, norms_K: Tensor, average_K: Tensor) -> Tensor:
         if self.ema == "off":
@@ -146,25 +146,23 @@ class MultiBalance(GramianBalancer):
             ratio_K = ratio_K.clamp(1.0 / self.rescale_limit, self.rescale_limit)
         return ratio_K
 
-    def _direction(self, scaled_KK: Tensor, active_K: Tensor) -> Tensor:
-        combined_K = torch.where(active_K, self.weight + self.prior_strength * self.prior, 0.0)
+    def _direction(self, scaled_KK: Tensor, lengths_K: Tensor, among_K: Tensor) -> Tensor:
+        combined_K = torch.add(self.weight, self.prior, alpha=self.prior_strength) * among_K
         inner_K = scaled_KK @ combined_K
         if self.update == "inner":
             return inner_K
-        squared = combined_K @ inner_K
-        largest = scaled_KK.diagonal().max()
-        stationary = squared <= STATIONARY * largest
-        lengths_K = torch.where(active_K, scaled_KK.diagonal(), 1.0).sqrt()
-        cosine_K = inner_K / (lengths_K * torch.where(stationary, 1.0, squared).sqrt())
-        return torch.where(stationary, 0.0, cosine_K)
+        squared = torch.dot(combined_K, inner_K)
+        moving = squared > STATIONARY * lengths_K.max().square()
+        cosine_K = inner_K / (lengths_K * squared.sqrt())
+        return torch.where(moving & (lengths_K > 0), cosine_K, 0.0)
 
-    def _output(self, weight_K: Tensor, scale_K: Tensor, active_K: Tensor) -> Tensor:
+    def _output(self, weight_K: Tensor, scale_K: Tensor, among_K: Tensor) -> Tensor:
         if self.prior_in_output:
-            weight_K = (weight_K + self.prior_strength * self.prior) / (1 + self.prior_strength)
-        weight_K = torch.where(active_K, weight_K, 0.0)
+            prior_K = self.prior * among_K
+            weight_K = (weight_K + self.prior_strength * prior_K) / (1 + self.prior_strength)
         if self.renormalise_active:
             mass = weight_K.sum()
             weight_K = weight_K / torch.where(mass > 0, mass, 1.0)
         if self.ema_scope == "both":
             weight_K = weight_K * scale_K
-        return self.output_scale * weight_K
+        return weight_K if self.output_scale == 1.0 else self.output_scale * weight_K

@@ -19,15 +19,11 @@ def project_to_simplex(
     >>> project_to_simplex(torch.tensor([0.9, 0.5, -1.0], dtype=torch.float64))
     tensor([0.7000, 0.3000, 0.0000], dtype=torch.float64)
     """
-    if active_K is None:
-        active_K = torch.ones_like(point_K, dtype=torch.bool)
-    num_tasks = point_K.numel()
-    # Inactive coordinates sort last, where the masks below keep them out of every sum.
-    sorted_K, order_K = point_K.masked_fill(~active_K, -torch.inf).sort(descending=True)
-    valid_K = active_K[order_K]
-    sums_K = sorted_K.masked_fill(~valid_K, 0.0).cumsum(0)
-    ranks_K = torch.arange(1, num_tasks + 1, dtype=point_K.dtype, device=point_K.device)
-    thresholds_K = (sums_K - mass) / ranks_K
-    support = (valid_K & (sorted_K > thresholds_K)).sum().clamp_min(1)
-    threshold = thresholds_K.gather(0, (support - 1).view(1))
-    return (point_K - threshold).clamp_min(0.0).masked_fill(~active_K, 0.0)
+    if active_K is not None:
+        # So far below the others that it sorts last, never supports the threshold, and ends at 0.
+        point_K = torch.where(active_K, point_K, -1e30)
+    sorted_K = point_K.sort(descending=True).values
+    ranks_K = torch.arange(1, len(point_K) + 1, dtype=point_K.dtype, device=point_K.device)
+    thresholds_K = (sorted_K.cumsum(0) - mass) / ranks_K
+    support = (sorted_K > thresholds_K).sum().clamp_min(1)
+    return (point_K - thresholds_K.gather(0, (support - 1).view(1))).clamp_min(0.0)

@@ -280,6 +280,11 @@ def test_docstring_examples_run(name):
     assert result.failed == 0
 
 
+def test_every_public_name_has_an_example():
+    exported = {name: getattr(mbrec.balance, name).__doc__ for name in mbrec.balance.__all__}
+    assert {name for name, text in exported.items() if ">>> " not in text} == set()
+
+
 def test_the_library_imports_torch_alone():
     heavy = ["torchrec", "fbgemm_gpu", "hydra", "omegaconf", "pyarrow", "tensorboard", "tqdm"]
     code = f"import sys; sys.modules.update(dict.fromkeys({heavy})); import mbrec.balance"
