@@ -10,7 +10,7 @@ from mbrec.config import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", "results/settings.md", "results/kuairand.md"]
-PAGES += ["docs/balancers.md"]
+PAGES += ["docs/balancers.md", "results/balance.md"]
 # What the commands make, and what stands for a user's own name.
 MADE = re.compile(r"configs/\w+/NAME\.yaml|docs/\w+\.md")
 

@@ -62,14 +62,18 @@ def minimise(
             dx = dx + rise * along
         else:
             rise = torch.zeros_like(price)
-        step = torch.cat([dx, pull - slack - ratio * dx], -1)
-        point = torch.cat([x, slack], -1)
-        # To the nearest boundary at most: where -step / point is largest.
-        nearest = (-step / point).amax(-1, keepdim=True)
-        length = TO_BOUNDARY / nearest.clamp_min(TO_BOUNDARY)
-        x, slack = (point + length * step).chunk(2, -1)
+        x, slack, length = _move(x, slack, dx, pull - slack - ratio * dx)
         price = price + length * rise
     return x
+
+
+def _move(x: Tensor, slack: Tensor, dx: Tensor, ds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the next point, short of the nearest boundary, and how much of the step it takes."""
+    point, step = torch.cat([x, slack], -1), torch.cat([dx, ds], -1)
+    nearest = (-step / point).amax(-1, keepdim=True)
+    length = TO_BOUNDARY / nearest.clamp_min(TO_BOUNDARY)
+    x, slack = (point + length * step).chunk(2, -1)
+    return x, slack, length
 
 
 def isolate(matrix_KK: Tensor, active_K: Tensor) -> tuple[Tensor, Tensor]:
