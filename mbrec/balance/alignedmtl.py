@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mbrec.balance.arguments import check_choice, task_weights
 from mbrec.balance.balancer import GramianBalancer
-from mbrec.balance.spectrum import eigh, unit_gramian
+from mbrec.balance.spectrum import eigh, nonzero, unit_gramian
 
 
 class AlignedMTL(GramianBalancer):
@@ -50,8 +50,7 @@ class AlignedMTL(GramianBalancer):
         """Return the weights; see `GramianBalancer.weigh`."""
         unit_KK, _ = unit_gramian(gramian_KK, active_K)
         values_K, vectors_KK = eigh(unit_KK)
-        # Eigenvalues of dependent rows are rounding errors of float32 gradients.
-        kept_K = values_K > values_K.max() * self.num_tasks * torch.finfo(torch.float32).eps
+        kept_K = nonzero(values_K)
         wanted_K = torch.where(active_K, self.preference, 0.0)
         inverse_K = torch.where(kept_K, values_K, 1.0).rsqrt()
         turned_K = torch.where(kept_K, inverse_K * (vectors_KK.mT @ wanted_K), 0.0)

@@ -18,10 +18,11 @@ def check_count(name: str, value: int, *, low: int) -> None:
         raise ValueError(f"expected {name} to be an integer of at least {low}, got {value!r}")
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+def check_choice(name: str, value: str | int, choices: Sequence[str | int]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"expected {name} to be one of {', '.join(choices)}, got {value!r}")
+    if isinstance(value, bool) or value not in choices:
+        known = ", ".join(str(choice) for choice in choices)
+        raise ValueError(f"expected {name} to be one of {known}, got {value!r}")
 
 
 def task_weights(name: str, weights: Sequence[float] | None, num_tasks: int) -> Tensor:

@@ -6,7 +6,7 @@ Shapes: K tasks, W ranks, n numbers that are summed over the ranks.
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -20,23 +20,19 @@ LossScale = float | Tensor
 
 
 class Observed(NamedTuple):
-    """What was told about a batch: this rank's losses, and the counts of the global batch."""
+    """What was told about this rank's batch; counts may be those of the global batch as well."""
 
     losses_K: Tensor | None = None
     counts_K: Tensor | None = None
 
-    @property
-    def active_K(self) -> Tensor | None:
-        """Which tasks have an unmasked sample, or None where nobody told."""
-        return None if self.counts_K is None else self.counts_K > 0
 
-    def plus(self, other: "Observed") -> "Observed":
-        """Return the sums over two micro-batches."""
+class Statistics(NamedTuple):
+    """What the ranks know together."""
 
-        def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-            return None if a is None or b is None else a + b
-
-        return Observed(add(self.losses_K, other.losses_K), add(self.counts_K, other.counts_K))
+    gramian_KK: Tensor
+    losses_K: Tensor | None
+    active_K: Tensor | None
+    rest_n: Tensor
 
 
 class Result(NamedTuple):
@@ -63,6 +59,13 @@ class Backward:
     def __init__(self, balancer: Balancer, group: dist.ProcessGroup | None) -> None:
         self.balancer = balancer
         self.group = group
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Backward":
+        # A process group cannot be copied; a copy of a model shares its group.
+        memo[id(self.group)] = self.group
+        twin = memo[id(self)] = object.__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     def step(
         self, rows_K: Sequence[Row], shared: Row, observed: Observed, scale: LossScale
@@ -93,10 +96,11 @@ class GramianBackward(Backward):
         self, rows_K: Sequence[Row], shared: Row, observed: Observed, scale: LossScale
     ) -> Result:
         """See `Backward.step`."""
-        total = sum_over_ranks(pack(merge.gramian(rows_K), observed.losses_K), self.group)
-        gramian_KK, losses_K, _ = unpack(total, len(rows_K), observed, self.group, scale)
-        weights_K = self.balancer(gramian_KK, losses_K=losses_K, active_K=observed.active_K)
-        merged = weigh_rows(rows_K, weights_K, self.balancer.ok)
+        total_n = sum_over_ranks(pack(merge.gramian(rows_K), observed), self.group)
+        found = unpack(total_n, len(rows_K), observed, self.group, scale)
+        gramian_KK, losses_K = found.gramian_KK, found.losses_K
+        weights_K = self.balancer(gramian_KK, losses_K=losses_K, active_K=found.active_K)
+        merged = weigh_rows(rows_K, weights_K, self.balancer.ok, scale)
         return Result(merged, weights_K, self.balancer.ok, gramian_KK, losses_K)
 
 
@@ -120,7 +124,8 @@ class LaggedBackward(Backward):
         self, balancer: GramianBalancer, group: dist.ProcessGroup | None, accumulate: int
     ) -> None:
         super().__init__(balancer, group)
-        eye_KK = torch.eye(balancer.num_tasks, dtype=torch.float64)
+        device = next((buffer.device for buffer in balancer.buffers()), torch.device("cpu"))
+        eye_KK = torch.eye(balancer.num_tasks, dtype=torch.float64, device=device)
         first_K: Tensor = copy.deepcopy(balancer).forward(
             eye_KK, losses_K=torch.ones_like(eye_KK[0])
         )
@@ -143,11 +148,14 @@ class LaggedBackward(Backward):
         """See `Backward.step`; statistics add up until the last micro-batch of a step."""
         if self._micro_batches == 0:
             self.finish()
-        local_n = pack(merge.gramian(rows_K), observed.losses_K)
+        local_n = pack(merge.gramian(rows_K), observed)
         ok = torch.isfinite(local_n).all()
-        first = self._local_n is None
-        self._local_n = local_n if self._local_n is None else self._local_n + local_n
-        self._observed = observed if first else self._observed.plus(observed)
+        if self._local_n is None:
+            self._local_n, self._observed = local_n, observed
+        elif len(local_n) != len(self._local_n):
+            raise ValueError("expected observe() to be told the same on each micro-batch of a step")
+        else:
+            self._local_n = self._local_n + local_n
         # Before this step's own statistics may change it.
         weights_K = self._lagged_weight.clone()
         self._micro_batches += 1
@@ -160,7 +168,7 @@ class LaggedBackward(Backward):
             if self._gramian_KK is None:
                 # Once, so that there is something to show from the first step on.
                 self.finish()
-        merged = weigh_rows(rows_K, weights_K, ok)
+        merged = weigh_rows(rows_K, weights_K, ok, scale)
         return Result(merged, weights_K, ok, self._gramian_KK, self._losses_K)
 
     def finish(self) -> None:
@@ -177,11 +185,11 @@ class LaggedBackward(Backward):
         if self._under_way is None:
             return
         sent, self._under_way = self._under_way, None
-        self._gramian_KK, self._losses_K, _ = unpack(
-            sent.wait(), self.balancer.num_tasks, sent.observed, self.group, sent.scale
-        )
+        num_tasks = self.balancer.num_tasks
+        found = unpack(sent.wait(), num_tasks, sent.observed, self.group, sent.scale)
+        self._gramian_KK, self._losses_K = found.gramian_KK, found.losses_K
         weights_K = self.balancer.forward(
-            self._gramian_KK, losses_K=self._losses_K, active_K=sent.observed.active_K
+            found.gramian_KK, losses_K=found.losses_K, active_K=found.active_K
         )
         lagged_K = self._lagged_weight
         lagged_K.copy_(torch.where(self.balancer.ok, weights_K, lagged_K))
@@ -204,22 +212,21 @@ class ElementwiseBackward(Backward):
     ) -> Result:
         """See `Backward.step`; the Gramian is there for the finite check and for a monitor."""
         summary_n = self.balancer.summarise(rows_K, shared, rank=rank_of(self.group))
-        local_n = pack(merge.gramian(rows_K), observed.losses_K, summary_n)
-        total = sum_over_ranks(local_n, self.group)
-        raw_KK, losses_K, summary_n = unpack(total, len(rows_K), observed, self.group, scale)
-        self.balancer.check(raw_KK, losses_K, observed.active_K)
+        local_n = pack(merge.gramian(rows_K), observed, summary_n)
+        total_n = sum_over_ranks(local_n, self.group)
+        found = unpack(total_n, len(rows_K), observed, self.group, scale)
+        self.balancer.check(found.gramian_KK, found.losses_K, found.active_K)
         ok = self.balancer.ok
-        merged, factors_K = self.balancer.merge(rows_K, summary_n, ok)
-        merged = tuple(merge.zero_unless(ok, part) for part in merged)
-        return Result(merged, torch.where(ok, factors_K, 0.0), ok, raw_KK, losses_K)
+        parts, factors_K = self.balancer.merge(rows_K, found.rest_n, ok)
+        merged = tuple(merge.filled_unless(ok, part, filler(scale)) for part in parts)
+        weights_K = torch.where(ok, factors_K, 0.0)
+        return Result(merged, weights_K, ok, found.gramian_KK, found.losses_K)
 
 
-def pack(gramian_KK: Tensor, losses_K: Tensor | None, *rest: Tensor) -> Tensor:
+def pack(gramian_KK: Tensor, observed: Observed, *rest: Tensor) -> Tensor:
     """Return this rank's numbers in one float64 tensor."""
-    parts = [gramian_KK.flatten(), *rest]
-    if losses_K is not None:
-        parts.append(losses_K.double())
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    told = [values_K.double() for values_K in observed if values_K is not None]
+    return torch.cat([gramian_KK.flatten(), *rest, *told])
 
 
 def unpack(
@@ -228,17 +235,31 @@ def unpack(
     observed: Observed,
     group: dist.ProcessGroup | None,
     scale: LossScale,
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Return Gramian, losses and the rest from the sum over the ranks of what `pack` gave."""
+) -> Statistics:
+    """Return the statistics from the sum over the ranks of what `pack` gave."""
     # A loss is the mean of the ranks' losses, so each rank's rows carry 1/W (hence 1/W^2).
     ranks, squares = world_size(group), num_tasks**2
-    last = num_tasks if observed.losses_K is not None else 0
-    gramian_n, rest_n, losses_n = total_n.split([squares, len(total_n) - squares - last, last])
+    told = [num_tasks for values_K in observed if values_K is not None]
+    rest = len(total_n) - squares - sum(told)
+    gramian_n, rest_n, *told_K = total_n.split([squares, rest, *told])
     gramian_KK = gramian_n.view(num_tasks, num_tasks) / (ranks * scale) ** 2
-    return gramian_KK, losses_n / ranks if last else None, rest_n
+    losses_K = told_K[0] / ranks if observed.losses_K is not None else None
+    # Counts of the global batch come out W times too large, and positive all the same.
+    active_K = told_K[-1] > 0 if observed.counts_K is not None else None
+    return Statistics(gramian_KK, losses_K, active_K, rest_n)
 
 
-def weigh_rows(rows_K: Sequence[Row], weights_K: Tensor, ok: Tensor) -> Row:
-    """Return the weighted sum of the rows, part by part; zeros where not `ok`."""
+def filler(scale: LossScale) -> float:
+    """Return what to merge a non-finite gradient to.
+
+    Zero, which a fused table can take. Under a loss scale there is none, and the scaler has to see
+    that its scale is too large: infinity.
+    """
+    return 0.0 if not isinstance(scale, Tensor) and scale == 1.0 else torch.inf
+
+
+def weigh_rows(rows_K: Sequence[Row], weights_K: Tensor, ok: Tensor, scale: LossScale) -> Row:
+    """Return the weighted sum of the rows, part by part; see `filler` where not `ok`."""
+    filled = filler(scale)
     parts = zip(*rows_K, strict=True)
-    return tuple(merge.weighted_sum(grads_K, weights_K, ok) for grads_K in parts)
+    return tuple(merge.weighted_sum(grads_K, weights_K, ok, filled) for grads_K in parts)

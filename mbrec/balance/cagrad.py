@@ -36,7 +36,7 @@ class CAGrad(GramianBalancer):
     ) -> None:
         super().__init__(num_tasks)
         check_number("c", c, low=0.0)
-        check_choice("rescale", str(rescale), ("0", "1", "2"))
+        check_choice("rescale", rescale, (0, 1, 2))
         check_number("output_scale", output_scale, low=0.0)
         self.c = c
         self.factor = output_scale / {0: 1.0, 1: 1.0 + c**2, 2: 1.0 + c}[rescale]

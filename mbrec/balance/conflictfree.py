@@ -25,7 +25,7 @@ class ConFIG(GramianBalancer):
     ) -> Tensor:
         """Return the weights; see `GramianBalancer.weigh`."""
         norms_K, cosines_KK = cosine_matrix(gramian_KK, active_K)
-        solved_K = pseudo_inverse_times(cosines_KK, active_K.double(), tolerance=1e-7)
+        solved_K = pseudo_inverse_times(cosines_KK, active_K.double())
         cosine_K = cosines_KK @ solved_K
         square = solved_K @ cosine_K
         defined = square > 1e-12 * solved_K.square().sum()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from typing import NoReturn
 
 from torch import Tensor, nn
 
@@ -10,22 +11,21 @@ _FUSED_LOOKUP = re.compile(r"SplitLookupFunction_(?!none|dense)(\w+?)_Op")
 _IN_BACKWARD = "_in_backward_optimizers"
 
 
-def refuse_updates_in_backward(tensors: Iterable[Tensor]) -> None:
+def refuse(found: str) -> NoReturn:
     """Refuse gradients that are scaled or split up, where something applies them at once.
 
     Raises:
-        ValueError: if an optimizer inside backward lies below the tensors.
+        ValueError: that names what `updates_in_backward` found.
     """
-    if found := _updates_in_backward(tensors):
-        raise ValueError(
-            "expected no table that updates itself inside backward under a loss scale or gradient "
-            f"accumulation, got {found}: such a table would apply the scaled gradient, or one "
-            "update a micro-batch; use bfloat16 and a larger batch, or an optimizer of its own "
-            "for the tables"
-        )
+    raise ValueError(
+        "expected no table that updates itself inside backward under a loss scale or gradient "
+        f"accumulation, got {found}: such a table would apply the scaled gradient, or one "
+        "update a micro-batch; use bfloat16 and a larger batch, or an optimizer of its own "
+        "for the tables"
+    )
 
 
-def _updates_in_backward(tensors: Iterable[Tensor]) -> str | None:
+def updates_in_backward(tensors: Iterable[Tensor]) -> str | None:
     seen, waiting = set(), [tensor.grad_fn for tensor in tensors]
     while waiting:
         node = waiting.pop()

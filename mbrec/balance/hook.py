@@ -3,8 +3,7 @@
 Shapes: B batch, K tasks, H representation. W ranks of a process group.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,22 +13,11 @@ from torch.autograd.function import once_differentiable
 
 from mbrec.balance import graph, merge
 from mbrec.balance.arguments import check_choice, check_count
-from mbrec.balance.backward import (
-    Backward,
-    ElementwiseBackward,
-    GramianBackward,
-    LaggedBackward,
-    Observed,
-)
-from mbrec.balance.balancer import (
-    Balancer,
-    ElementwiseBalancer,
-    GramianBalancer,
-    ParameterBalancer,
-    Row,
-)
-from mbrec.balance.parameters import ParameterBackward
+from mbrec.balance.backward import Observed
+from mbrec.balance.balancer import Balancer, Row
 from mbrec.balance.spectrum import cosine_matrix
+from mbrec.balance.state import keeping_dtypes
+from mbrec.balance.ways import choose_way
 
 Representation = Tensor | tuple[Tensor, ...]
 
@@ -104,7 +92,7 @@ class BalanceHook(nn.Module):
         super().__init__()
         if not isinstance(balancer, Balancer):
             raise ValueError(f"expected a Balancer, got {balancer!r}")
-        check_choice("lag", str(lag), ("0", "1"))
+        check_choice("lag", lag, (0, 1))
         check_count("accumulate", accumulate, low=1)
         if task_names is not None:
             balancer.name_tasks(task_names)
@@ -118,12 +106,15 @@ class BalanceHook(nn.Module):
         self.gramian: Tensor | None = None
         self.losses: Tensor | None = None
         self._observed: Observed | None = None
-        self._way = _way(balancer, process_group, parameters, lag, accumulate)
+        self._way = choose_way(balancer, process_group, parameters, lag, accumulate)
         self._accumulate = accumulate
-        self._searched = False
+        self._below: str | None = None
         # Not a closure: a copy of the hook finishes its own step.
         self.register_state_dict_pre_hook(_finish)
         self.register_load_state_dict_pre_hook(_forget)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "BalanceHook":
+        return super()._apply(keeping_dtypes(fn), recurse)
 
     def forward(self, shared: Representation) -> tuple[Representation, ...]:
         """Return K views of the representation, in task order.
@@ -157,8 +148,8 @@ class BalanceHook(nn.Module):
         Args:
             losses_K: this rank's losses, as they go into backward but for the loss scale; the
                 global loss is their mean over the ranks.
-            counts_K: unmasked samples of each task in the *global* batch, where it is known; a
-                task with none keeps its state.
+            counts_K: unmasked samples of each task, of this rank or of the global batch; a task
+                with none on any rank keeps its state.
 
         Raises:
             ValueError: if there are not K of them.
@@ -213,19 +204,23 @@ class BalanceHook(nn.Module):
         return {f"balancer.{key}": value for key, value in adapted.items()}
 
     def _check(self, parts: Row) -> None:
-        """Refuse what cannot be exact; costs nothing but in the first forward."""
+        """Refuse what cannot be exact; searches the graph in the first forward only."""
         if parts[0].device != self.weights.device:
             raise ValueError(
                 f"expected a representation on {self.weights.device}, where the hook is, got one "
                 f"on {parts[0].device}; move the hook with hook.to(device)"
             )
+        if self._below is None:
+            self._below = graph.updates_in_backward(parts) or ""
+        self._refuse_scaled()
+
+    def _refuse_scaled(self) -> None:
         scaled = isinstance(self.loss_scale, Tensor) or self.loss_scale != 1.0
-        if self._searched or not (scaled or self._accumulate > 1):
-            return
-        graph.refuse_updates_in_backward(parts)
-        self._searched = True
+        if self._below and (scaled or self._accumulate > 1):
+            graph.refuse(self._below)
 
     def _backward(self, rows_K: list[Row], parts: Row) -> Row:
+        self._refuse_scaled()
         observed, self._observed = self._observed, None
         constant = self.balancer.constant_weights
         if constant is not None and not self.statistics:
@@ -265,35 +260,3 @@ class _FanOut(torch.autograd.Function):
         size = len(grads) // num_tasks
         rows_K = [grads[k * size : (k + 1) * size] for k in range(num_tasks)]
         return (None, *ctx.hook._backward(rows_K, ctx.saved_tensors))
-
-
-def _way(
-    balancer: Balancer,
-    group: dist.ProcessGroup | None,
-    parameters: nn.Module | None,
-    lag: int,
-    accumulate: int,
-) -> Backward:
-    name, shifted = type(balancer).__name__, lag or accumulate > 1
-    if parameters is not None:
-        if shifted or not isinstance(balancer, GramianBalancer | ParameterBalancer):
-            raise ValueError(
-                f"expected a method that weighs whole gradients, lag=0 and accumulate=1 beside "
-                f"parameters, got {name}, lag={lag}, accumulate={accumulate}"
-            )
-        return ParameterBackward(balancer, group, parameters)
-    if isinstance(balancer, ParameterBalancer):
-        raise ValueError(
-            f"expected parameters=module for {name}, got none: it averages each task's gradient "
-            "over steps, and the rows of a representation are other samples in each step"
-        )
-    if isinstance(balancer, ElementwiseBalancer):
-        if shifted:
-            got = f"got lag={lag}, accumulate={accumulate}"
-            why = "its choice for each element needs this batch's signs"
-            raise ValueError(f"expected lag=0 and accumulate=1 for {name}, {got}: {why}")
-        return ElementwiseBackward(balancer, group)
-    if not isinstance(balancer, GramianBalancer):
-        raise ValueError(f"expected a GramianBalancer or a sibling of it, got {name}")
-    way = partial(LaggedBackward, accumulate=accumulate) if shifted else GramianBackward
-    return way(balancer, group)

@@ -26,7 +26,7 @@ class IMTLG(GramianBalancer):
     ) -> Tensor:
         """Return the weights; see `GramianBalancer.weigh`."""
         norms_K, cosines_KK = cosine_matrix(gramian_KK, active_K)
-        solved_K = pseudo_inverse_times(cosines_KK, active_K.double(), tolerance=1e-7)
+        solved_K = pseudo_inverse_times(cosines_KK, active_K.double())
         solved_K = torch.where(active_K, solved_K / norms_K, 0.0)
         total = solved_K.sum()
         defined = total.abs() > 1e-12 * solved_K.abs().sum()

@@ -48,17 +48,20 @@ def constant_sum(grads_K: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return merged
 
 
-def weighted_sum(grads_K: Sequence[Tensor], weights_K: Tensor, ok: Tensor) -> Tensor:
-    """Return the weighted sum, or zeros where not `ok`; in one new tensor."""
-    weights = weights_K.to(at_least_float32(grads_K[0]).dtype).unbind()
-    merged = grads_K[-1] * weights[-1]
+def weighted_sum(
+    grads_K: Sequence[Tensor], weights_K: Tensor, ok: Tensor, filler: float = 0.0
+) -> Tensor:
+    """Return the weighted sum, or `filler` everywhere where not `ok`; in one new tensor."""
+    first = at_least_float32(grads_K[-1])
+    weights = weights_K.to(first.dtype).unbind()
+    merged = first * weights[-1]
     for grad, weight in zip(reversed(grads_K[:-1]), reversed(weights[:-1]), strict=True):
         merged.addcmul_(grad, weight)
-    return zero_unless(ok, merged)
+    return filled_unless(ok, merged.to(grads_K[-1].dtype), filler)
 
 
-def zero_unless(ok: Tensor, merged: Tensor) -> Tensor:
-    """Return `merged`, filled with zeros in place where not `ok`."""
+def filled_unless(ok: Tensor, merged: Tensor, filler: float) -> Tensor:
+    """Return `merged`, filled with one number in place where not `ok`."""
     # 0 * nan is nan: only a fill keeps a non-finite gradient out of the fused tables. Reading
     # the flag would wait for a GPU; on a CPU it is there, and spares a pass.
-    return merged if ok.is_cpu and bool(ok) else merged.masked_fill_(~ok, 0.0)
+    return merged if ok.is_cpu and bool(ok) else merged.masked_fill_(~ok, filler)

@@ -53,16 +53,16 @@ class ParameterBackward(Backward):
         self._handles = []
         parameters = self._parameters()
         local_KP = torch.stack([self._gradient(row, shared, parameters) for row in rows_K])
-        grads_KP, losses_K = self._reduce(local_KP, rows_K, observed, scale)
+        grads_KP, losses_K, active_K = self._reduce(local_KP, rows_K, observed, scale)
         gramian_KK = merge.gramian([(row_P,) for row_P in grads_KP])
-        active_K = observed.active_K
         if isinstance(self.balancer, ParameterBalancer):
             weights_K, direction_P = self.balancer(grads_KP, losses_K=losses_K, active_K=active_K)
             self._give(direction_P * scale, parameters)
         else:
             weights_K = self.balancer(gramian_KK, losses_K=losses_K, active_K=active_K)
         ok = self.balancer.ok
-        return Result(weigh_rows(rows_K, weights_K, ok), weights_K, ok, gramian_KK, losses_K)
+        merged = weigh_rows(rows_K, weights_K, ok, scale)
+        return Result(merged, weights_K, ok, gramian_KK, losses_K)
 
     def _refuse_fused(self) -> None:
         name = type(self._module).__name__
@@ -100,20 +100,19 @@ class ParameterBackward(Backward):
 
     def _reduce(
         self, local_KP: Tensor, rows_K: Sequence[Row], observed: Observed, scale: LossScale
-    ) -> tuple[Tensor, Tensor | None]:
-        num_tasks, ranks = len(rows_K), world_size(self.group)
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return gradients and losses of the global batch, and which tasks are active."""
+        ranks, kind = world_size(self.group), local_KP.dtype
         # A layer between may have dropped a non-finite value that the merge would pass on.
         squares = [merge.gramian([(part,)]).sum() for row in rows_K for part in row]
-        parts = [local_KP.flatten(), torch.stack(squares).sum().to(local_KP.dtype).view(1)]
-        if observed.losses_K is not None:
-            parts.append(observed.losses_K.to(local_KP.dtype))
-        total_n = sum_over_ranks(torch.cat(parts), self.group)
-        size = local_KP.numel()
-        square = total_n[size]
-        grads_KP = total_n[:size].view_as(local_KP) / (ranks * scale) + (square - square)
-        losses_K = total_n[size + 1 :] / ranks if observed.losses_K is not None else None
-        assert losses_K is None or losses_K.numel() == num_tasks
-        return grads_KP, losses_K
+        square = torch.stack(squares).sum().to(kind).view(1)
+        told = [values_K.to(kind) for values_K in observed if values_K is not None]
+        total_n = sum_over_ranks(torch.cat([local_KP.flatten(), square, *told]), self.group)
+        sizes = [local_KP.numel(), 1, *(len(values_K) for values_K in told)]
+        grads_n, square, *told = total_n.split(sizes)
+        grads_KP = grads_n.view_as(local_KP) / (ranks * scale) + (square - square)
+        losses_K = told[0] / ranks if observed.losses_K is not None else None
+        return grads_KP, losses_K, told[-1] > 0 if observed.counts_K is not None else None
 
 
 def _replace_once(replacement: list[Tensor], grad: Tensor) -> Tensor | None:

@@ -11,6 +11,8 @@ from torch import Tensor
 # Up to here every rank sends its numbers to all others and sums them itself: one hop, where an
 # all-reduce takes two and, on gloo, about three times as long. Beyond, a tree is shorter.
 MAX_GATHERED_RANKS = 8
+# Gradients of parameters are no small sum: gathering them would take W times their memory.
+MAX_GATHERED_NUMBERS = 4096
 
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:
@@ -32,7 +34,7 @@ def start_sum(values_n: Tensor, group: dist.ProcessGroup | None = None) -> Calla
     ranks = world_size(group)
     if ranks == 1:
         return lambda: values_n
-    if ranks > MAX_GATHERED_RANKS:
+    if ranks > MAX_GATHERED_RANKS or values_n.numel() > MAX_GATHERED_NUMBERS:
         work = dist.all_reduce(values_n, group=group, async_op=True)
         return lambda: _finished(work, values_n)
     gathered_Wn = values_n.new_empty(ranks, values_n.numel())

@@ -14,11 +14,13 @@ class SDMGrad(GramianBalancer):
     """Projected gradient steps with momentum on |g_w + lambda g_w0|^2 / 2, warm-started each batch.
 
     The method wants independent batches for the two factors of the gradient; here both come from
-    the one batch there is. The merged gradient is (g_w + lambda g_w0) / (1 + lambda).
+    the one batch there is. The published step size does not settle: the weights jump about
+    the solution; 0.5 or less settles. The merged gradient is (g_w + lambda g_w0) / (1 + lambda).
 
     Args:
         num_tasks: K.
-        lr: step size on the Gramian over its mean squared norm (published: 10 to 50).
+        lr: step size, on the Gramian over the square of the mean norm and, as published, on twice
+            the gradient (published: 10 to 50).
         iterations: steps a batch.
         momentum: of these steps, in [0, 1).
         prior: w0, K non-negative numbers with a positive sum; default uniform.

@@ -71,13 +71,15 @@ def _move_on(a: Tensor, half: int) -> Tensor:
     return torch.cat([top[:1], bottom[:1], top[1:-1], bottom[1:], top[-1:]])
 
 
-def pseudo_inverse_times(matrix_KK: Tensor, vector_K: Tensor, *, tolerance: float) -> Tensor:
-    """Return matrix^+ vector for a symmetric positive matrix.
+def nonzero(values_K: Tensor) -> Tensor:
+    """Return which eigenvalues are more than the rounding of float32 gradients leaves."""
+    return values_K > values_K.max() * len(values_K) * torch.finfo(torch.float32).eps
 
-    Eigenvalues up to `tolerance` times the largest count as zero.
-    """
+
+def pseudo_inverse_times(matrix_KK: Tensor, vector_K: Tensor) -> Tensor:
+    """Return matrix^+ vector for a symmetric positive matrix."""
     values_K, vectors_KK = eigh(matrix_KK)
-    kept_K = values_K > tolerance * values_K.max()
+    kept_K = nonzero(values_K)
     inverse_K = torch.where(kept_K, 1.0 / values_K, 0.0)
     return vectors_KK @ (inverse_K * (vectors_KK.mT @ vector_K))
 

@@ -3,12 +3,22 @@
 Shapes: K tasks.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def keeping_dtypes(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return what moves a buffer as `fn` does, and leaves its type under `model.half()`."""
+
+    def moved(buffer: Tensor) -> Tensor:
+        result = fn(buffer)
+        return result if result.dtype == buffer.dtype else buffer.to(result.device)
+
+    return moved
 
 
 class NamedState(nn.Module):
@@ -24,6 +34,9 @@ class NamedState(nn.Module):
         self.task_names: tuple[str, ...] = tuple(str(k) for k in range(num_tasks))
         self._task_states: list[str] = []
         self._pair_states: list[str] = []
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "NamedState":
+        return super()._apply(keeping_dtypes(fn), recurse)
 
     def name_tasks(self, names: Sequence[str]) -> None:
         """Give the tasks the names that the saved state goes by, in row order.
@@ -81,9 +94,12 @@ class NamedState(nn.Module):
             new: tasks that `saved` does not have.
             dropped: tasks that only `saved` has.
         """
-        gone = self.state_of(dropped) - own.keys()
+        lagged = {key for key in own.keys() | saved.keys() if key.startswith("lagged_weight.")}
+        if lagged & own.keys() and lagged & saved.keys():
+            lagged = set()  # No change of lag, so these follow the tasks.
+        gone = (self.state_of(dropped) | lagged) - own.keys()
         adapted = {key: value.clone() for key, value in saved.items() if key not in gone}
-        added = (self.state_of(new) & own.keys()) - adapted.keys()
+        added = ((self.state_of(new) | lagged) & own.keys()) - adapted.keys()
         adapted |= {key: own[key].clone() for key in added}
         if adapted.keys() != own.keys():
             raise ValueError(
@@ -127,7 +143,7 @@ class NamedState(nn.Module):
             raise ValueError(
                 f"expected the state of the tasks {', '.join(self.task_names)}, got "
                 f"{_difference(saved.keys(), expected.keys())}; "
-                "BalanceHook.adapt_state_dict adds and drops tasks"
+                "BalanceHook.adapt_state_dict adds and drops tasks, and goes to another lag"
             )
         with torch.no_grad():
             for name in saved.keys() & expected.keys():

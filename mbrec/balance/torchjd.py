@@ -67,9 +67,14 @@ class TorchJD(GramianBalancer):
         if not bool(ok) or not len(among):
             return weights_K
         part_KK = gramian_KK[among][:, among]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed + int(self.step))
+        # Of the CPU alone: torch.manual_seed would reset every GPU's generator as well.
+        generator = torch.default_generator
+        before = generator.get_state()
+        try:
+            generator.manual_seed(self.seed + int(self.step))
             part_K = self._weighting(part_KK / part_KK.trace())
+        finally:
+            generator.set_state(before)
         self.step.add_(1)
         return weights_K.index_copy(0, among, part_K.to(weights_K))
 

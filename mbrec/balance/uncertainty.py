@@ -6,13 +6,17 @@ from torch import Tensor
 from mbrec.balance.arguments import check_number
 from mbrec.balance.balancer import GramianBalancer
 
+# Bounds of the slope towards larger variances, and of the log variance.
+STEEPEST, WIDEST = 5.0, 20.0
+
 
 class Uncertainty(GramianBalancer):
     """Weights f exp(-s_k) with s_k, the log variance, learned on f exp(-s_k) loss_k + s_k / 2.
 
     The minimum is s_k = log(2 f loss_k): each weight goes to 1 / (2 loss_k). Published as weights
     of the losses with s among the model's parameters; here s is a buffer that takes gradient
-    steps of its own in backward, on the global batch's losses, and the heads keep weight 1.
+    steps of its own in backward, on the global batch's losses, and the heads keep weight 1. A step
+    moves s by at most 5 lr, and s stays within 20 of 0. The losses have to be positive.
 
     Args:
         num_tasks: K.
@@ -48,7 +52,8 @@ class Uncertainty(GramianBalancer):
         """Return the weights, and step on s; see `GramianBalancer.weigh`."""
         assert losses_K is not None
         weights_K = self.factor * (-self.log_variance).exp()
-        gradient_K = 0.5 - weights_K * losses_K
-        moved_K = self.log_variance - self.lr * gradient_K
+        # Bounded, or one batch with an outlier would silence its task for thousands of steps.
+        gradient_K = (0.5 - weights_K * losses_K).clamp_min(-STEEPEST)
+        moved_K = (self.log_variance - self.lr * gradient_K).clamp(-WIDEST, WIDEST)
         self.log_variance.copy_(torch.where(ok & active_K, moved_K, self.log_variance))
         return torch.where(active_K, weights_K, 0.0)

@@ -187,3 +187,48 @@ def test_a_table_that_updates_itself_does_so_once_a_step():
     (merged,) = received
     expected = torch.zeros_like(before).index_add(0, IDS, merged @ model.dense.weight)
     torch.testing.assert_close(model.embedding.weight, before - 0.1 * expected)
+
+
+def test_a_grad_scaler_learns_of_a_gradient_that_overflows_at_the_boundary():
+    """Zeros would tell it that all is well, while the bottom does not train."""
+    torch.manual_seed(0)
+    bottom, head = nn.Linear(4, 4), nn.Linear(4, 1)
+    hook = BalanceHook(make("MultiBalance"), task_names=TASKS)
+    optimizer = torch.optim.SGD(bottom.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100, growth_interval=1000)
+    before, scales = bottom.weight.clone(), []
+    for _ in range(80):
+        hook.loss_scale = scaler.get_scale()
+        views = hook(bottom(torch.ones(2, 4)))
+        loss = torch.stack([head(view).square().mean() for view in views]).sum()
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scales.append(scaler.get_scale())
+    assert scales[0] < 2.0**100
+    assert hook.skipped > 0
+    assert hook.ok
+    assert not torch.equal(bottom.weight, before)
+
+
+def test_a_scale_that_is_set_after_forward_is_refused_in_backward():
+    model = Table()
+    views = model(IDS)
+    model.hook.loss_scale = SCALE
+    with pytest.raises(ValueError, match=MESSAGE):
+        torch.stack([view.sum() for view in views]).sum().backward()
+
+
+def test_micro_batches_that_are_told_different_things_are_refused():
+    hook = BalanceHook(make("MultiBalance"), accumulate=2)
+    shared_BH = torch.ones(2, 4, requires_grad=True)
+    for told in (True, False):
+        views = hook(shared_BH)
+        if told:
+            hook.observe(torch.ones(len(TASKS)))
+        loss = torch.stack([view.sum() for view in views]).sum()
+        if told:
+            loss.backward()
+    with pytest.raises(ValueError, match="told the same on each micro-batch"):
+        loss.backward()

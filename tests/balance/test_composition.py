@@ -268,3 +268,15 @@ def test_losses_that_a_method_needs_and_nobody_told_are_asked_for(label):
 def test_a_prior_that_is_no_distribution_of_the_tasks_is_refused(kind, prior):
     with pytest.raises(ValueError, match=f"expected prior to be {K} non-negative numbers .*got"):
         kind(K, prior=prior)
+
+
+@pytest.mark.parametrize("label", methods(GramianBalancer, ElementwiseBalancer))
+def test_a_model_in_16_bits_leaves_the_state_in_its_own_types(label):
+    plain, halved = Model(label), Model(label)
+    halved.hook.to(torch.bfloat16)
+    types = [{key: v.dtype for key, v in m.hook.named_buffers()} for m in (plain, halved)]
+    assert types[0] == types[1]
+    for step in range(2):
+        backward(plain, step)
+        backward(halved, step)
+    assert_equal(halved.hook.weights, plain.hook.weights, rtol=0, atol=0)

@@ -31,3 +31,14 @@ def test_weights_go_to_one_over_twice_the_loss(factor):
 def test_the_losses_are_asked_for():
     with pytest.raises(ValueError, match=r"expected the losses .* call hook\.observe"):
         Uncertainty(2)(torch.eye(2))
+
+
+def test_one_outlier_does_not_silence_its_task_and_no_loss_makes_the_state_infinite():
+    balancer = Uncertainty(2)
+    balancer(torch.eye(2), losses_K=torch.tensor([1e4, 0.5]))
+    assert float(balancer.log_variance[0]) == pytest.approx(5 * balancer.lr)
+    for _ in range(3000):
+        weights_K = balancer(torch.eye(2), losses_K=torch.tensor([-1.0, 0.5]))
+    assert balancer.ok
+    assert weights_K.isfinite().all()
+    assert balancer.log_variance.abs().max() <= 20
