@@ -1,14 +1,11 @@
 """Configuration -> objects. The only reader of a `Config`, in the order of one step."""
 
-import importlib
-import inspect
 import logging
 import math
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,6 +20,7 @@ from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader
 from mbrec.data.parquet import ParquetReader, find_files
 from mbrec.data.schema import Order
+from mbrec.instantiate import instantiate
 from mbrec.metrics import TaskMetrics
 from mbrec.model import Heads, Outputs, Ranker, SharedBottom, count_parameters
 from mbrec.modules.categorical import CategoricalModule
@@ -43,40 +41,6 @@ class Sharded:
     optimizer: CombinedOptimizer
     pipeline: TrainPipelineSparseDist[Batch, Outputs]
     parameters: dict[str, int]
-
-
-def instantiate(node: dict[str, Any], *args: Any, plugins: list[str], **kwargs: Any) -> Any:
-    """Return an object of the class that a `_target_` node names.
-
-    Args:
-        node: `_target_` and keyword arguments.
-        args: positional arguments that come before those of the node.
-        plugins: packages besides mbrec that the class may come from.
-        kwargs: further keyword arguments.
-
-    Raises:
-        ValueError: if the node names no class of mbrec or a plugin, or its arguments do not fit.
-    """
-    allowed = {"mbrec", *plugins}
-    target = node.get("_target_")
-    expected = f"a class of {' or '.join(sorted(allowed))} in _target_"
-    # The name is checked before anything is imported, and the class it leads to after that.
-    if not isinstance(target, str) or target.split(".")[0] not in allowed:
-        raise ValueError(f"expected {expected}, got {target!r}; see runtime.plugins")
-    module, _, name = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"expected {expected}, got {target!r}: {error}") from error
-    if not inspect.isclass(found) or found.__module__.split(".")[0] not in allowed:
-        raise ValueError(f"expected {expected}, got {target!r}; see runtime.plugins")
-    arguments = {key: value for key, value in node.items() if key != "_target_"}
-    try:
-        return found(*args, **arguments, **kwargs)
-    except TypeError as error:
-        raise ValueError(
-            f"expected arguments that fit {target}, got {arguments}: {error}"
-        ) from error
 
 
 def run_folder(config: Config, runtime: distributed.Runtime) -> Path:

@@ -37,6 +37,10 @@ def check(overrides: list[str]) -> None:
             raise ValueError(_describe(error)) from error
     config = configuration.parse(node)
     _check_tasks(config, overrides)
+    if any(
+        text.lstrip("+~").startswith(("balancer", "hook.", "runtime.plugins")) for text in overrides
+    ):
+        _check_balancer(config)
     if config.data.synthetic is None and not Path(config.data.path).is_dir():
         raise ValueError(f"expected the folder of a data set in data.path, got {config.data.path}")
     if config.run.name and (Path(config.run.folder) / config.run.name / "metrics.json").exists():
@@ -54,6 +58,22 @@ def parsed(node: DictConfig) -> configuration.Config:
     if config.runtime.plugins and not any("runtime.plugins=" in text for text in overrides):
         raise ValueError("expected runtime.plugins on the command line, got it from a file")
     return config
+
+
+def _check_balancer(config: configuration.Config) -> None:
+    """Build the balancer and the hook that every rank will build; needs torch, and two seconds."""
+    from torch import nn
+
+    from mbrec.balance import BalanceHook, Balancer
+    from mbrec.instantiate import instantiate
+
+    plugins, num_tasks = config.runtime.plugins, len(config.tasks)
+    balancer = instantiate(config.balancer, plugins=plugins, num_tasks=num_tasks)
+    if not isinstance(balancer, Balancer):
+        raise ValueError(f"expected a Balancer in balancer._target_, got {type(balancer).__name__}")
+    below = config.hook.at is not configuration.Boundary.representation
+    # Any module will do: the real one is made on each rank.
+    BalanceHook(balancer, parameters=nn.Linear(1, 1) if below else None, lag=config.hook.lag)
 
 
 def _check_tasks(config: configuration.Config, overrides: list[str]) -> None:

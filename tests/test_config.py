@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mbrec import build, config, evaluate, train
 from mbrec.balance import Balancer
+from mbrec.instantiate import instantiate
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
@@ -73,7 +74,7 @@ def options(group: str) -> list[str]:
 
 def balancer_of(*overrides: str) -> object:
     parsed = composed(*overrides)
-    return build.instantiate(parsed.balancer, plugins=parsed.runtime.plugins, num_tasks=3)
+    return instantiate(parsed.balancer, plugins=parsed.runtime.plugins, num_tasks=3)
 
 
 def hook_of(*overrides: str) -> object:
@@ -203,7 +204,7 @@ def test_unknown_keys_and_options_and_wrong_types_are_refused(override, message)
         "mbrecx.Thing",
         "mbrec.build.torch.load",
         "mbrec.build.os.system",
-        "mbrec.build.instantiate",
+        "mbrec.instantiate.instantiate",
         "mbrec.balance.hook.torch.nn.Linear",
         "mbrec.balance",
         "mbrec",
@@ -217,7 +218,7 @@ def test_a_target_outside_mbrec_is_refused_before_it_is_called(part, target, mon
     for name in ("torch.load", "os.system", "torch.nn.Linear.__init__"):
         monkeypatch.setattr(name, lambda *_, **__: called.append(1))
     with pytest.raises(ValueError, match="expected a class of mbrec in _target_"):
-        build.instantiate(node, plugins=[], num_tasks=3)
+        instantiate(node, plugins=[], num_tasks=3)
     assert called == []
 
 
@@ -247,7 +248,7 @@ def test_a_class_that_is_no_balancer_is_refused(trap):
 @pytest.mark.parametrize("target", ["mbrec.balance.MultiBalanc", "mbrec.balanc.MultiBalance"])
 def test_a_misspelt_class_of_mbrec_is_told_as_a_wrong_value(target):
     with pytest.raises(ValueError, match=target):
-        build.instantiate({"_target_": target}, plugins=[], num_tasks=3)
+        instantiate({"_target_": target}, plugins=[], num_tasks=3)
 
 
 def test_an_unknown_argument_of_a_balancer_is_named():

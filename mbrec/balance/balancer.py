@@ -128,6 +128,12 @@ class GramianBalancer(Balancer):
         with torch.no_grad():
             gramian_KK, active_K, losses_K = self.check(gramian_KK, losses_K, active_K)
             weights_K = self.weigh(gramian_KK, active_K, self.ok, losses_K)
+            if not isinstance(weights_K, Tensor) or weights_K.shape != (self.num_tasks,):
+                got = getattr(weights_K, "shape", type(weights_K).__name__)
+                raise ValueError(
+                    f"expected {type(self).__name__}.weigh to return {self.num_tasks} weights in a "
+                    f"tensor, got {got}"
+                )
             self.ok = self.ok & _is_finite(weights_K.sum())
             return torch.where(self.ok, weights_K, 0.0)
 

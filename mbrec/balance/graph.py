@@ -26,6 +26,7 @@ def refuse(found: str) -> NoReturn:
 
 
 def updates_in_backward(tensors: Iterable[Tensor]) -> str | None:
+    """Return what below some tensors applies an optimizer inside backward, or None."""
     seen, waiting = set(), [tensor.grad_fn for tensor in tensors]
     while waiting:
         node = waiting.pop()

@@ -142,7 +142,7 @@ class BalanceHook(nn.Module):
         ]
         return tuple(views if isinstance(shared, tuple) else (view[0] for view in views))
 
-    def observe(self, losses_K: Tensor, counts_K: Tensor | None = None) -> None:
+    def observe(self, losses_K: Tensor | Sequence[Tensor], counts_K: Tensor | None = None) -> None:
         """Tell the hook this batch's losses, between forward and backward.
 
         Args:
@@ -154,6 +154,8 @@ class BalanceHook(nn.Module):
         Raises:
             ValueError: if there are not K of them.
         """
+        if not isinstance(losses_K, Tensor):
+            losses_K = torch.stack([loss.detach() for loss in losses_K])
         shape = (self.balancer.num_tasks,)
         for name, values in (("losses", losses_K), ("counts", counts_K)):
             if values is not None and values.shape != shape:
@@ -256,7 +258,13 @@ class _FanOut(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (as torch documents it)
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, ...]:
-        num_tasks = ctx.hook.balancer.num_tasks
+        if ctx.hook is None:
+            raise RuntimeError(
+                "expected one backward through a forward of the hook, got another: add the losses "
+                "of the tasks and call backward once; each gradient alone cannot be balanced"
+            )
+        hook, ctx.hook = ctx.hook, None
+        num_tasks = hook.balancer.num_tasks
         size = len(grads) // num_tasks
         rows_K = [grads[k * size : (k + 1) * size] for k in range(num_tasks)]
-        return (None, *ctx.hook._backward(rows_K, ctx.saved_tensors))
+        return (None, *hook._backward(rows_K, ctx.saved_tensors))

@@ -143,7 +143,8 @@ class NamedState(nn.Module):
             raise ValueError(
                 f"expected the state of the tasks {', '.join(self.task_names)}, got "
                 f"{_difference(saved.keys(), expected.keys())}; "
-                "BalanceHook.adapt_state_dict adds and drops tasks, and goes to another lag"
+                "BalanceHook.adapt_state_dict adds and drops tasks, and goes to another lag; the "
+                "state of another method does not load"
             )
         with torch.no_grad():
             for name in saved.keys() & expected.keys():

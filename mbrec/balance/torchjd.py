@@ -85,7 +85,7 @@ def _find(name: str, arguments: Mapping[str, Any]) -> Callable[[Tensor], Tensor]
     except ImportError as error:
         raise ValueError(
             f"expected torchjd to be installed for weighting={name}, got: {error}; "
-            "pip install 'torchjd[full]'"
+            "install 'torchjd[full]>=0.18,<0.19' beside torch"
         ) from error
     names = sorted(n for n in vars(module) if n.endswith("Weighting"))
     if name not in names:

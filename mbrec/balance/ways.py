@@ -42,8 +42,9 @@ def choose_way(
         return ParameterBackward(balancer, group, parameters)
     if isinstance(balancer, ParameterBalancer):
         raise ValueError(
-            f"expected parameters=module for {name}, got none: it averages each task's gradient "
-            "over steps, and the rows of a representation are other samples in each step"
+            f"expected parameters=module for {name} (in a job hook.at=interaction or numerical), "
+            "got none: it averages each task's gradient over steps, and the rows of a "
+            "representation are other samples in each step"
         )
     if isinstance(balancer, ElementwiseBalancer):
         if shifted:

@@ -5,6 +5,7 @@ Prints Markdown.
 """
 
 import ctypes
+import inspect
 import os
 import platform
 import re
@@ -17,7 +18,7 @@ import torch
 
 import mbrec.balance
 from mbrec.balance import BalanceHook, Balancer, ParameterBalancer, TorchJD
-from mbrec.balance.arguments import check_choice
+from mbrec.balance.arguments import check_choice, check_count
 from mbrec.bench.boundary import Size, added_time, copy_bandwidth, fits, sync_free
 from mbrec.bench.reference import Contest
 from mbrec.bench.timing import drop, interleave, spread
@@ -34,7 +35,8 @@ class Settings:
 
     Attributes:
         device: cpu or cuda.
-        methods: comma-separated names, or `all`.
+        methods: comma-separated names of classes, or `all`; for the first table. `MoCo` works at
+            parameters only, and `TorchJD` has no cost of its own.
         sizes: `quick`, `full`, or comma-separated K x B x H such as 3x8192x512.
         rounds: pairs of steps for each figure.
         batch: B of the comparison with other ways.
@@ -102,7 +104,10 @@ def sizes_of(text: str) -> list[Size]:
     if text in ("quick", "full"):
         return QUICK if text == "quick" else FULL
     try:
-        return [Size(*(int(n) for n in part.split("x"))) for part in text.split(",")]
+        sizes = [Size(*(int(n) for n in part.split("x"))) for part in text.split(",")]
+        for size in sizes:
+            check_count("size", min(size.num_tasks, size.batch, size.width), low=1)
+        return sizes
     except (ValueError, TypeError):
         raise ValueError(f"expected sizes as KxBxH, quick or full, got {text}") from None
 
@@ -246,8 +251,12 @@ class Measurement:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
+    if "--help" in arguments or "-h" in arguments:
+        print(f"python -m mbrec.bench balance [key=value ...]\n\n{inspect.getdoc(Settings)}")
+        return
     try:
         settings = parse(arguments)
+        check_count("rounds", settings.rounds, low=3)
         check_choice("allocator", settings.allocator, ("keep", "system"))
         sizes_of(settings.sizes)
         chosen(settings.methods)

@@ -96,3 +96,13 @@ def test_weights_that_are_not_finite_merge_to_zero_and_are_reported():
     balancer = Broken(2)
     assert balancer(torch.eye(2)).tolist() == [0.0, 0.0]
     assert not balancer.ok
+
+
+@pytest.mark.parametrize("returned", [torch.ones(3), [1.0, 1.0]])
+def test_a_weigh_that_returns_something_else_is_named(returned):
+    class Odd(GramianBalancer):
+        def weigh(self, gramian_KK, active_K, ok, losses_K):
+            return returned
+
+    with pytest.raises(ValueError, match=r"expected Odd\.weigh to return 2 weights"):
+        Odd(2)(torch.eye(2))

@@ -122,6 +122,23 @@ def test_a_tuple_representation_adds_the_gramians_of_its_parts():
     torch.testing.assert_close(results[0], results[1])
 
 
+def test_a_backward_for_each_task_is_refused():
+    z = torch.randn(B, H, requires_grad=True)
+    first, second = BalanceHook(MultiBalance(2))(z)
+    first.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="expected one backward through a forward of the hook"):
+        second.sum().backward()
+
+
+def test_losses_may_be_a_list():
+    hook = BalanceHook(MultiBalance(2))
+    z = torch.randn(B, H, requires_grad=True)
+    losses = [view.square().mean() for view in hook(z)]
+    hook.observe(losses)
+    sum(losses).backward()
+    assert hook.losses.tolist() == pytest.approx([loss.item() for loss in losses])
+
+
 def test_a_part_without_a_gradient_takes_no_part():
     torch.manual_seed(0)
     z, raw = torch.randn(B, H, requires_grad=True), torch.randn(B, 2)

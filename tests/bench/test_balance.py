@@ -38,6 +38,8 @@ def test_the_command_needs_torch_alone_and_prints_markdown():
         (["balance", "round=3"], "expected key=value with one of device"),
         (["balance", "sizes=3x8"], "expected sizes as KxBxH"),
         (["balance", "methods=MGD"], "expected methods among AlignedMTL"),
+        (["balance", "rounds=0"], "expected rounds to be an integer of at least 3"),
+        (["balance", "sizes=0x0x0"], "expected sizes as KxBxH"),
         (["balanse"], "expected one of balance, job"),
     ],
 )

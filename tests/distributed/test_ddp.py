@@ -176,7 +176,10 @@ def test_another_balancer_gives_other_tables(on_tables):
     ("name", "reason"),
     [
         ("categorical", "a fused table applies each row's gradient inside backward"),
-        ("MoCo at the representation", "expected parameters=module for MoCo, got none"),
+        (
+            "MoCo at the representation",
+            "expected parameters=module for MoCo (in a job hook.at=interaction",
+        ),
         ("loss scale", "got an embedding lookup with fused rowwise_adagrad"),
     ],
 )
