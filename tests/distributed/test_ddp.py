@@ -178,7 +178,7 @@ def test_another_balancer_gives_other_tables(on_tables):
         ("categorical", "a fused table applies each row's gradient inside backward"),
         (
             "MoCo at the representation",
-            "expected parameters=module for MoCo (in a job hook.at=interaction",
+            "for MoCo (in a job hook.at=interaction or",
         ),
         ("loss scale", "got an embedding lookup with fused rowwise_adagrad"),
     ],
