@@ -1,0 +1,42 @@
+"""What `mbrec.check` tells before any process of a job is started."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mbrec.check import check
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["balancer.lr=abc"], "expected lr to be a number"),
+        (["balancer=static", "balancer.weights=[1,2]"], "expected weights to be 3 finite numbers"),
+        (["balancer=static"], "expected a value for balancer.weights"),
+        (["balancer=graddrop", "hook.lag=1"], "expected lag=0 and accumulate=1 for GradDrop"),
+        (["balancer=moco", "hook.at=representation"], "hook.at=interaction or numerical"),
+        (["balancer=mgda", "hook.at=categorical"], "the N/A of the paper's Table 2"),
+        (["hook.lag=2"], "expected hook.lag to be 0 or 1, got 2"),
+        (["balancer=custom", "balancer._target_=mine.Own"], r"'runtime\.plugins=\[PACKAGE\]'"),
+        (["balancer._target_=mbrec.tasks.Task"], "expected arguments that fit mbrec.tasks.Task"),
+    ],
+)
+def test_a_balancer_that_no_rank_could_build_is_told_before_one_starts(overrides, expected):
+    with pytest.raises(ValueError, match=expected):
+        check(overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["balancer=moco"], ["balancer=mgda", "hook.at=numerical", "trainer.steps=3"]]
+)
+def test_what_a_job_can_run_passes(overrides):
+    check(overrides)
+
+
+def test_other_settings_are_checked_without_torch():
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchrec']));"
+        "from mbrec.check import check; check(['trainer.steps=3'])"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
