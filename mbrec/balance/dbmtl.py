@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mbrec.balance.arguments import check_choice, check_number
+from mbrec.balance.average import moved_average
 from mbrec.balance.balancer import GramianBalancer
 from mbrec.balance.spectrum import cosine_matrix
 
@@ -57,12 +58,9 @@ class DBMTL(GramianBalancer):
             assert losses_K is not None
             scale_K = 1.0 / losses_K.clamp_min(1e-8)
         lengths_K = scale_K * norms_K
-        average_K = torch.where(
-            self.norm_average > 0,
-            self.ema_decay * self.norm_average + (1 - self.ema_decay) * lengths_K,
-            lengths_K,
+        average_K = moved_average(
+            self.norm_average, lengths_K, decay=self.ema_decay, active_K=active_K
         )
-        average_K = torch.where(active_K, average_K, self.norm_average)
         self.norm_average.copy_(torch.where(ok, average_K, self.norm_average))
         lengths_K = torch.where(active_K, average_K, 1.0)
         weights_K = self._target(lengths_K, active_K) / lengths_K * scale_K

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mbrec.balance.arguments import check_number
+from mbrec.balance.average import moved_average
 from mbrec.balance.balancer import GramianBalancer
 from mbrec.balance.spectrum import cosine_matrix
 
@@ -53,12 +54,9 @@ class GradCraft(GramianBalancer):
     ) -> Tensor:
         """Return the mean of the tasks' coefficients; see `GramianBalancer.weigh`."""
         norms_K, cosines_KK = cosine_matrix(gramian_KK, active_K)
-        average_K = torch.where(
-            self.norm_average > 0,
-            self.ema_decay * self.norm_average + (1 - self.ema_decay) * norms_K,
-            norms_K,
+        average_K = moved_average(
+            self.norm_average, norms_K, decay=self.ema_decay, active_K=active_K
         )
-        average_K = torch.where(active_K, average_K, self.norm_average)
         self.norm_average.copy_(torch.where(ok, average_K, self.norm_average))
         largest = torch.where(active_K, average_K, 0.0).max()
         scale_K = self.rate * largest / torch.where(active_K, average_K, 1.0) + 1 - self.rate

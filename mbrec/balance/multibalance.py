@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrec.balance.arguments import check_choice, check_number, task_weights
+from mbrec.balance.average import moved_average
 from mbrec.balance.balancer import GramianBalancer
 from mbrec.balance.simplex import project_to_simplex
 
@@ -114,9 +115,9 @@ class MultiBalance(GramianBalancer):
     ) -> Tensor:
         """Take lines 8-11 of Algorithm 3; see `GramianBalancer.weigh`."""
         norms_K = gramian_KK.diagonal().sqrt()
-        decay_K = self.ema_decay * (self.norm_average > 0).double()
-        average_K = torch.lerp(norms_K, self.norm_average, decay_K)
-        average_K = torch.where(active_K, average_K, self.norm_average)
+        average_K = moved_average(
+            self.norm_average, norms_K, decay=self.ema_decay, active_K=active_K
+        )
         scale_K = torch.where(active_K, self._row_scale(norms_K, average_K), 0.0)
         scaled_KK = gramian_KK * torch.outer(scale_K, scale_K)
 
