@@ -184,8 +184,9 @@ class Measurement:
             if not fits(size, self._memory()):
                 lines.append(f"| all | {size.num_tasks} | {size.batch} | {size.width} | no room |")
                 continue
-            # Every method at the size that the target is set for, one method at the others.
-            names = [n for n in made if size == TARGET or n == "MultiBalance"] or list(made)
+            # Of a grid: every method at the size that the target is set for, one at the others.
+            all_of_them = size == TARGET or self.settings.sizes not in ("quick", "full")
+            names = [n for n in made if all_of_them or n == "MultiBalance"] or list(made)
             for name in names:
                 self._progress(f"{name} at {size.num_tasks} x {size.batch} x {size.width}")
                 lines.append(self._row(name, BalanceHook(made[name](size.num_tasks)), size))
