@@ -78,7 +78,7 @@ class Backward:
             observed: losses and counts.
             scale: the loss scale that the rows carry.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not implement step")
 
     def finish(self) -> None:
         """Bring the balancer's state up to date, where a step leaves something under way."""

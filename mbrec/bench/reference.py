@@ -113,10 +113,7 @@ class Contest:
             sizes = [parameter.numel() for parameter in self.shared]
             for parameter, grad in zip(self.shared, merged_P.split(sizes), strict=True):
                 parameter.grad = grad.view_as(parameter)
-            heads = list(self.model.heads.parameters())
-            grads = torch.autograd.grad(torch.stack(losses).sum(), heads)
-            for parameter, grad in zip(heads, grads, strict=True):
-                parameter.grad = grad
+            self._give_heads_theirs(losses)
             self.optimizer.step()
 
         return step
@@ -136,10 +133,7 @@ class Contest:
             flat = jacobian_KBH.flatten(1)
             gramian_KK = flat @ flat.T
             weights_K = weighting(gramian_KK / gramian_KK.trace())
-            heads = list(self.model.heads.parameters())
-            grads = torch.autograd.grad(torch.stack(losses).sum(), heads)
-            for parameter, grad in zip(heads, grads, strict=True):
-                parameter.grad = grad
+            self._give_heads_theirs(losses)
             shared_BH.backward((weights_K @ flat).view_as(shared_BH))
             self.optimizer.step()
 
@@ -166,6 +160,12 @@ class Contest:
             self.optimizer.step()
 
         return step
+
+    def _give_heads_theirs(self, losses: list[Tensor]) -> None:
+        heads = list(self.model.heads.parameters())
+        grads = torch.autograd.grad(torch.stack(losses).sum(), heads, retain_graph=True)
+        for parameter, grad in zip(heads, grads, strict=True):
+            parameter.grad = grad
 
     def steps(self) -> dict[str, Callable[[], None]]:
         """Return the steps to compare, by name; the first is the baseline."""
