@@ -1,7 +1,5 @@
 """Gradient Vaccine (Wang and Tsvetkov 2021): cosines lifted to what is usual for a pair."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -47,11 +45,6 @@ class GradVac(GramianBalancer):
         self.order = PairOrder(num_tasks, shuffle=shuffle, seed=seed)
         target_KK = torch.zeros(num_tasks, num_tasks, dtype=torch.float64)
         self.register_pair_state("target", target_KK)
-
-    def name_tasks(self, names: Sequence[str]) -> None:
-        """Give the tasks their names; the order of the others is drawn by them."""
-        super().name_tasks(names)
-        self.order.name_tasks(self.task_names)
 
     def weigh(
         self, gramian_KK: Tensor, active_K: Tensor, ok: Tensor, losses_K: Tensor | None

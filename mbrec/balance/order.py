@@ -6,12 +6,13 @@ Shapes: K tasks.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbrec.balance.counter import pair_keys, uniform
+from mbrec.balance.state import NamedState
 
 
-class PairOrder(nn.Module):
+class PairOrder(NamedState):
     """For each task an order of the others, drawn anew each step.
 
     A draw is a function of seed, step and the names of the two tasks: all ranks draw the same, a
@@ -30,15 +31,16 @@ class PairOrder(nn.Module):
     keys: Tensor
 
     def __init__(self, num_tasks: int, *, shuffle: bool, seed: int) -> None:
-        super().__init__()
-        self.num_tasks, self.shuffle, self.seed = num_tasks, shuffle, seed
+        super().__init__(num_tasks)
+        self.shuffle, self.seed = shuffle, seed
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         keys_KK = torch.zeros(num_tasks, num_tasks, dtype=torch.int64)
         self.register_buffer("keys", keys_KK, persistent=False)
-        self.name_tasks([str(k) for k in range(num_tasks)])
+        self.name_tasks(self.task_names)
 
     def name_tasks(self, names: Sequence[str]) -> None:
-        """Draw by these names from now on."""
+        """Draw by these names from now on; see `NamedState.name_tasks`."""
+        super().name_tasks(names)
         self.keys.copy_(torch.tensor(pair_keys(names)))
 
     def forward(self) -> Tensor:

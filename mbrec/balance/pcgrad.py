@@ -1,7 +1,5 @@
 """PCGrad (Yu et al. 2020): conflicting gradients projected off each other."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -27,11 +25,6 @@ class PCGrad(GramianBalancer):
     def __init__(self, num_tasks: int, *, shuffle: bool = True, seed: int = 0) -> None:
         super().__init__(num_tasks)
         self.order = PairOrder(num_tasks, shuffle=shuffle, seed=seed)
-
-    def name_tasks(self, names: Sequence[str]) -> None:
-        """Give the tasks their names; the order of the others is drawn by them."""
-        super().name_tasks(names)
-        self.order.name_tasks(self.task_names)
 
     def weigh(
         self, gramian_KK: Tensor, active_K: Tensor, ok: Tensor, losses_K: Tensor | None

@@ -49,6 +49,9 @@ class NamedState(nn.Module):
         if bad := [name for name in names if not name or "." in name]:
             raise ValueError(f"expected task names that are not empty and hold no dot, got {bad}")
         self.task_names = tuple(names)
+        for child in self.children():
+            if isinstance(child, NamedState):
+                child.name_tasks(names)
 
     def register_task_state(self, name: str, value_K: Tensor) -> None:
         """Add a buffer with one entry a task in its first dimension."""
