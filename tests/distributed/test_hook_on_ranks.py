@@ -37,4 +37,7 @@ def test_a_task_with_samples_on_one_rank_is_active_on_all(on_two_ranks):
 
 
 def test_a_copy_of_a_hook_shares_its_process_group(on_two_ranks):
-    assert len(on_two_ranks[0]) == 3
+    """Steps 0 and 1 are the hook's, step 2 is the copy's: it sums over the ranks, and goes on."""
+    first, second = (weights[2] for weights in on_two_ranks)
+    assert first == second
+    assert first != on_two_ranks[0][1]
