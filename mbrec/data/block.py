@@ -10,12 +10,46 @@ import numpy as np
 
 
 @dataclass
+class Bag:
+    """The ids of a multi-hot feature: those of row i are values[offsets[i] : offsets[i + 1]].
+
+    Attributes:
+        values: int64.
+        offsets: int64, (n + 1,).
+        weights: float32, one for each value, or None where each counts 1.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+    weights: np.ndarray | None = None
+
+    def take(self, order: np.ndarray) -> "Bag":
+        """Return the rows at these positions."""
+        starts = np.take(self.offsets, order)
+        lengths = np.take(self.offsets, order + 1) - starts
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        # Position within its bag, plus where that bag starts in the old values.
+        within = np.arange(ends[-1]) - np.repeat(ends[:-1], lengths)
+        chosen = within + np.repeat(starts, lengths)
+        weights = None if self.weights is None else np.take(self.weights, chosen)
+        return Bag(np.take(self.values, chosen), ends, weights)
+
+    def slice(self, start: int, stop: int) -> "Bag":
+        """Return rows [start, stop) as views."""
+        return Bag(self.values, self.offsets[start : stop + 1], self.weights)
+
+    def own(self, values: np.ndarray) -> np.ndarray:
+        """Return the part of values or weights that belongs to these rows."""
+        return values[self.offsets[0] : self.offsets[-1]]
+
+
+@dataclass
 class Block:
     """Rows in columns, ready to be cut into batches.
 
     Attributes:
         ids_Fn: int64, one-hot features in config order.
-        bags: values and offsets (n + 1) of each multi-hot feature, in config order.
+        bags: of each multi-hot feature, in config order.
         dense_nN: float32.
         labels_nL: float32, in the order asked for.
         weights_n: float32.
@@ -24,12 +58,25 @@ class Block:
     """
 
     ids_Fn: np.ndarray
-    bags: list[tuple[np.ndarray, np.ndarray]]
+    bags: list[Bag]
     dense_nN: np.ndarray
     labels_nL: np.ndarray
     weights_n: np.ndarray
     oracle_nO: np.ndarray
     rows_n: np.ndarray
+
+    @staticmethod
+    def allocate(n: int, like: "Block") -> "Block":
+        """Return n rows to be filled, as wide as another block, without bags."""
+        return Block(
+            np.empty((len(like.ids_Fn), n), np.int64),
+            [],
+            np.empty((n, like.dense_nN.shape[1]), np.float32),
+            np.empty((n, like.labels_nL.shape[1]), np.float32),
+            np.empty(n, np.float32),
+            np.empty((n, like.oracle_nO.shape[1]), np.float64),
+            np.empty(n, np.int64),
+        )
 
     def __len__(self) -> int:
         return len(self.rows_n)
@@ -38,7 +85,7 @@ class Block:
         """Return the rows at these positions."""
         return Block(
             np.take(self.ids_Fn, order, axis=1),
-            [_take_bag(values, offsets, order) for values, offsets in self.bags],
+            [bag.take(order) for bag in self.bags],
             np.take(self.dense_nN, order, axis=0),
             np.take(self.labels_nL, order, axis=0),
             np.take(self.weights_n, order),
@@ -50,7 +97,7 @@ class Block:
         """Return rows [start, stop) as views."""
         return Block(
             self.ids_Fn[:, start:stop],
-            [(values, offsets[start : stop + 1]) for values, offsets in self.bags],
+            [bag.slice(start, stop) for bag in self.bags],
             self.dense_nN[start:stop],
             self.labels_nL[start:stop],
             self.weights_n[start:stop],
@@ -65,7 +112,7 @@ class Block:
             return blocks[0]
         return Block(
             np.concatenate([block.ids_Fn for block in blocks], axis=1),
-            [_concatenate_bags(bags) for bags in zip(*(b.bags for b in blocks), strict=True)],
+            [concatenate_bags(bags) for bags in zip(*(b.bags for b in blocks), strict=True)],
             np.concatenate([block.dense_nN for block in blocks]),
             np.concatenate([block.labels_nL for block in blocks]),
             np.concatenate([block.weights_n for block in blocks]),
@@ -74,20 +121,10 @@ class Block:
         )
 
 
-def _take_bag(
-    values: np.ndarray, offsets: np.ndarray, order: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    starts = np.take(offsets, order)
-    lengths = np.take(offsets, order + 1) - starts
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    # Position within its bag, plus where that bag starts in the old values.
-    within = np.arange(ends[-1]) - np.repeat(ends[:-1], lengths)
-    return np.take(values, within + np.repeat(starts, lengths)), ends
-
-
-def _concatenate_bags(
-    bags: Sequence[tuple[np.ndarray, np.ndarray]],
-) -> tuple[np.ndarray, np.ndarray]:
-    values = np.concatenate([values[offsets[0] : offsets[-1]] for values, offsets in bags])
-    lengths = np.concatenate([np.diff(offsets) for _, offsets in bags])
-    return values, np.concatenate([[0], np.cumsum(lengths)])
+def concatenate_bags(bags: Sequence[Bag]) -> Bag:
+    """Return the bags of all blocks for one feature, in order."""
+    values = np.concatenate([bag.own(bag.values) for bag in bags])
+    weights = [bag.own(bag.weights) for bag in bags if bag.weights is not None]
+    lengths = np.concatenate([np.diff(bag.offsets) for bag in bags])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return Bag(values, offsets, np.concatenate(weights) if weights else None)

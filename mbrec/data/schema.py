@@ -3,8 +3,11 @@
 These dataclasses are the `data` part of the config schema as well; they import nothing heavy.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
+
+from mbrec.data.expression import parse
 
 # Columns that start so hold what a model must never see (the true probabilities of the
 # synthetic world); no feature, label or weight can name one.
@@ -31,57 +34,171 @@ class Transform(Enum):
     log1p = "log1p"
 
 
+class OutOfVocabulary(Enum):
+    """What becomes of an id outside the vocabulary: an error, its hash, or one row for them all.
+
+    The share of ids that took the row `oov` is written to TensorBoard.
+    """
+
+    error = "error"
+    hash = "hash"
+    oov = "oov"
+
+
+class MissingId(Enum):
+    """What becomes of a missing id (null, or NaN in a column of numbers): an error, or a row."""
+
+    error = "error"
+    row = "row"
+
+
+class MissingNumber(Enum):
+    """What becomes of a missing number (null or NaN).
+
+    An error; the mean (0 once standardised); or the mean, and a further input that is 1 where
+    the number is missing.
+    """
+
+    error = "error"
+    mean = "mean"
+    indicator = "indicator"
+
+
 @dataclass
 class Categorical:
-    """An integer id column, or with `multi_hot` a list of them, with an embedding table.
+    """A column of ids with an embedding table, or with `multi_hot` a column of lists of ids.
+
+    What is left out is taken from the data set's manifest, where there is one.
 
     Attributes:
-        cardinality: ids are in [0, cardinality); one outside is an error.
-        hash_size: any integer is allowed and is hashed to [0, hash_size). Set one of the two.
-        multi_hot: the column holds lists of ids, empty ones included; embeddings are summed.
+        cardinality: ids are integers in [0, cardinality).
+        hash_size: integers or strings of any kind, hashed to [0, hash_size).
+        vocabulary: a Parquet file below the data set's folder with a column `value`; integers or
+            strings, whose id is their position in it.
+        boundaries: the column holds numbers; the id is how many boundaries are at most the number.
+        num_buckets: the same, with quantiles of the training rows as boundaries.
+        multi_hot: the column holds lists, empty ones included; embeddings are summed.
+        weights: a column of lists of numbers, one for each id, that multiply the embeddings.
+        max_length: lists are cut to their first `max_length` ids.
+        missing: what becomes of a missing value.
+        out_of_vocabulary: what becomes of an id outside the cardinality or vocabulary.
+        salt: another one gives other hashes.
+        table: features that name the same one share an embedding table; default: their own.
         embedding_dim: width of the table's rows; default: the model's.
         column: its name in the files; default: the name of the feature.
     """
 
     cardinality: int | None = None
     hash_size: int | None = None
+    vocabulary: str | None = None
+    boundaries: list[float] | None = None
+    num_buckets: int | None = None
     multi_hot: bool = False
+    weights: str | None = None
+    max_length: int | None = None
+    missing: MissingId = MissingId.error
+    out_of_vocabulary: OutOfVocabulary = OutOfVocabulary.error
+    salt: int = 0
+    table: str | None = None
     embedding_dim: int | None = None
     column: str | None = None
 
     def __post_init__(self) -> None:
-        sizes = [size for size in (self.cardinality, self.hash_size) if size is not None]
-        if len(sizes) != 1 or sizes[0] < 1:
+        self._check_kind()
+        for name in ("cardinality", "hash_size", "max_length", "embedding_dim"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"expected {name} of at least 1, got {value}")
+        if self.num_buckets is not None and self.num_buckets < 2:
+            raise ValueError(f"expected num_buckets of at least 2, got {self.num_buckets}")
+        edges = self.boundaries
+        rising = edges is None or (sorted(set(edges)) == edges and all(map(math.isfinite, edges)))
+        if not rising:
+            raise ValueError(f"expected finite, rising boundaries, got {edges}")
+        if self.multi_hot and self.is_bucketised:
+            raise ValueError("expected buckets of numbers, got multi_hot")
+        if not self.multi_hot and (self.weights is not None or self.max_length is not None):
+            raise ValueError("expected multi_hot with weights or max_length, got neither")
+        policy = self.out_of_vocabulary
+        if policy is not OutOfVocabulary.error and (self.hash_size or self.is_bucketised):
             raise ValueError(
-                "expected a categorical column to have either cardinality or hash_size, at least "
-                f"1, got cardinality={self.cardinality}, hash_size={self.hash_size}"
+                "expected out_of_vocabulary with a cardinality or vocabulary: every value has a "
+                f"hash and a bucket, got {policy.name}"
+            )
+        if self.salt and not (self.hash_size or policy is OutOfVocabulary.hash):
+            raise ValueError(f"expected salt with hashing, got {self.salt}")
+
+    def _check_kind(self) -> None:
+        kinds = {"cardinality": self.cardinality, "hash_size": self.hash_size}
+        kinds |= {"vocabulary": self.vocabulary, "boundaries": self.boundaries}
+        kinds |= {"num_buckets": self.num_buckets}
+        given = [name for name, value in kinds.items() if value is not None]
+        allowed = ({"cardinality", "vocabulary"}, {"boundaries", "num_buckets"})
+        if len(given) > 1 and set(given) not in allowed:
+            raise ValueError(
+                f"expected one of {', '.join(kinds)} for a categorical column, got "
+                f"{', '.join(given)}"
             )
 
     @property
-    def num_embeddings(self) -> int:
-        """Rows of the embedding table."""
+    def is_bucketised(self) -> bool:
+        """Whether it is a number in buckets."""
+        return self.boundaries is not None or self.num_buckets is not None
+
+    @property
+    def num_ids(self) -> int:
+        """Ids without the rows of missing and unknown ones."""
+        if self.boundaries is not None:
+            return len(self.boundaries) + 1
+        assert self.cardinality or self.hash_size, "resolved from the manifest before it is used"
         return self.cardinality or self.hash_size or 0
+
+    @property
+    def oov_row(self) -> int:
+        """The table's row of ids outside the vocabulary."""
+        return self.num_ids
+
+    @property
+    def missing_row(self) -> int:
+        """The table's row of missing ids."""
+        return self.num_ids + 1
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows that this feature needs of its embedding table."""
+        if self.missing is MissingId.row:
+            return self.missing_row + 1
+        return self.num_ids + (self.out_of_vocabulary is OutOfVocabulary.oov)
 
 
 @dataclass
 class Numerical:
-    """A number column; the model sees (transform(x) - mean) / std.
+    """A number column; the model sees (transform(clip(x)) - mean) / std.
 
     Attributes:
-        transform: applied first; `log1p` needs x >= 0.
+        transform: `log1p` needs x >= 0.
+        clip: the least and the largest value; default: no limits.
+        standardise: take mean and std, on the transformed scale, from the data set's manifest.
         mean: subtracted, on the transformed scale.
         std: divided by, on the transformed scale; positive.
+        missing: what becomes of a missing value.
         column: its name in the files; default: the name of the feature.
     """
 
     transform: Transform = Transform.none
+    clip: list[float] | None = None
+    standardise: bool = False
     mean: float = 0.0
     std: float = 1.0
+    missing: MissingNumber = MissingNumber.error
     column: str | None = None
 
     def __post_init__(self) -> None:
         if not self.std > 0:
             raise ValueError(f"expected std of a numerical column to be positive, got {self.std}")
+        if self.clip is not None and not (len(self.clip) == 2 and self.clip[0] < self.clip[1]):
+            raise ValueError(f"expected clip: [least, largest], got {self.clip}")
+        if self.standardise and (self.mean, self.std) != (0.0, 1.0):
+            raise ValueError("expected standardise or a mean and std, got both")
 
 
 @dataclass
@@ -91,7 +208,8 @@ class Columns:
     Attributes:
         categorical: feature name -> column; the order is that of the model's input.
         numerical: feature name -> column.
-        labels: label name, which tasks refer to -> column with values in [0, 1].
+        labels: label name, which tasks refer to -> column, or expression over columns, with
+            values in [0, 1]; see `mbrec.data.expression`.
         weight: column of sample weights >= 0; default: every row weighs 1.
         oracle: task name -> hidden column (`__...`) with its true probability, of simulated data.
     """
@@ -105,14 +223,38 @@ class Columns:
     def __post_init__(self) -> None:
         if not self.categorical:
             raise ValueError("expected at least one categorical column, got none")
+        if both := sorted(set(self.categorical) & set(self.numerical)):
+            raise ValueError(f"expected different names of features, got {', '.join(both)} twice")
         seen = [f.column or name for name, f in self.categorical.items()]
+        seen += [f.weights for f in self.categorical.values() if f.weights]
         seen += [f.column or name for name, f in self.numerical.items()]
         if hidden := [name for name in seen if name.startswith(HIDDEN_PREFIX)]:
             raise ValueError(f"expected features that are not hidden columns, got {hidden}")
-        visible = [*self.labels.values(), *([self.weight] if self.weight else [])]
+        visible = [column for text in self.labels.values() for column in parse(text).columns]
+        visible += [self.weight] if self.weight else []
         if leaks := sorted(set(seen) & set(visible)):
             raise ValueError(f"expected features that are no labels or weights, got {leaks}")
         if plain := [n for n in self.oracle.values() if not n.startswith(HIDDEN_PREFIX)]:
             raise ValueError(f"expected oracle columns that start with '__', got {plain}")
         if hidden := [name for name in visible if name.startswith(HIDDEN_PREFIX)]:
             raise ValueError(f"expected labels that are not hidden columns, got {hidden}")
+
+    @property
+    def tables(self) -> dict[str, list[str]]:
+        """Name of each embedding table -> the features that share it."""
+        tables: dict[str, list[str]] = {}
+        for name, feature in self.categorical.items():
+            tables.setdefault(feature.table or name, []).append(name)
+        return tables
+
+    @property
+    def counted(self) -> list[str]:
+        """The categorical features whose ids outside the vocabulary are counted."""
+        oov = OutOfVocabulary.oov
+        return [n for n, f in self.categorical.items() if f.out_of_vocabulary is oov]
+
+    @property
+    def dense_width(self) -> int:
+        """Inputs of the numerical module: the numerical features and their indicators."""
+        indicator = MissingNumber.indicator
+        return len(self.numerical) + sum(f.missing is indicator for f in self.numerical.values())

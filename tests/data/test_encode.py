@@ -11,14 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbrec.data.encode import Encoder, Where, hash_ids
+from mbrec.data.encode import Encoder
+from mbrec.data.hashing import hash_ids
 from mbrec.data.schema import Categorical, Columns, Numerical
+from mbrec.data.where import Where
 
 I64, F64, IDS = pa.int64(), pa.float64(), pa.list_(pa.int64())
 LAYOUT = [[2], [3, 4]]
 BAD = 7  # Row 2 of row group 1 of the second file.
 HUGE = 2**64 - 1
-NO_NULL, FINITE = "a value in every row", "a finite number"
+NO_NULL, NO_NULL_LIST = "a value in every row", "a list in every row"
+FINITE = "a finite number"
 USER, TAG, UNIT = "an id in [0, 50)", "an id in [0, 9)", "a value in [0, 1]"
 POSITIVE, WIDE = "a weight of at least 0", "that fits in 32 bits"
 
@@ -42,10 +45,10 @@ BAD_VALUES: list[tuple[Any, ...]] = [
     ("tags", pa.large_list(pa.int32()), [0, 1], [3, 10**9], TAG, "1000000000"),
     ("tags", pa.list_(pa.uint64()), [0, 1], [HUGE], TAG, str(HUGE)),
     ("tags", pa.list_(pa.int8()), [], [8, 9], TAG, "9"),
-    ("tags", IDS, [0, 1], None, NO_NULL, "null"),
+    ("tags", IDS, [0, 1], None, NO_NULL_LIST, "null"),
     ("tags", IDS, [0, 1], [1, None], NO_NULL, "null"),
-    ("tags", pa.large_list(I64), [0, 1], None, NO_NULL, "null"),
-    ("word_ids", IDS, [0, 1], None, NO_NULL, "null"),
+    ("tags", pa.large_list(I64), [0, 1], None, NO_NULL_LIST, "null"),
+    ("word_ids", IDS, [0, 1], None, NO_NULL_LIST, "null"),
     ("word_ids", IDS, [0, 1, 2], [None], NO_NULL, "null"),
     ("age", F64, 1.0, math.nan, FINITE),
     ("age", F64, 1.0, math.inf, FINITE),
@@ -53,7 +56,7 @@ BAD_VALUES: list[tuple[Any, ...]] = [
     ("age", F64, 1.0, None, NO_NULL, "null"),
     ("age", I64, 1, None, NO_NULL, "null"),
     ("age", F64, 1.0, 1e300, WIDE),
-    ("num_views", I64, 1, -1, "a number of at least 0 (it goes through log1p)", "-1.0"),
+    ("num_views", I64, 1, -1, "a number of at least 0 (it goes through log1p)"),
     ("num_views", F64, 1.0, -0.5, "a number of at least 0 (it goes through log1p)"),
     ("num_views", F64, 1.0, math.nan, FINITE),
     ("click", pa.int8(), 1, 2, UNIT),
@@ -75,6 +78,21 @@ BAD_VALUES: list[tuple[Any, ...]] = [
 ]
 
 
+IDS_OF = ("user_id", "query", "tags", "word_ids")
+NUMBERS = ("age", "num_views")
+
+
+def remedy_for(column: str, bad: Any, expected: str) -> str:
+    """Return what a message must propose: a policy of that kind of column, or nothing."""
+    if expected in (USER, TAG):
+        return "; raise the cardinality, or set out_of_vocabulary to hash or oov"
+    if column in IDS_OF:
+        return "; set missing: row to give missing values a row of their own"
+    if column in NUMBERS and (bad is None or math.isnan(bad)):
+        return "; set missing: mean or indicator"
+    return ""
+
+
 @pytest.mark.parametrize("case", BAD_VALUES, ids=lambda c: f"{c[0]}-{c[1]}-{c[3]}".replace(" ", ""))
 def test_bad_value_is_refused_with_its_place(new_log: Any, case: tuple[Any, ...]) -> None:
     column, dtype, good, bad, expected = case[:5]
@@ -89,7 +107,8 @@ def test_bad_value_is_refused_with_its_place(new_log: Any, case: tuple[Any, ...]
     place = f"{log.files[1]}: row group 1, row 2, column '{column}': expected "
     assert str(caught.value).startswith(place)
     assert expected in str(caught.value)
-    assert str(caught.value).endswith(f", got {got} (1 such in this row group)")
+    remedy = remedy_for(column, bad, expected)
+    assert str(caught.value).endswith(f", got {got} (1 such in this row group){remedy}")
 
 
 @pytest.mark.parametrize(
@@ -118,12 +137,11 @@ def test_first_of_several_bad_values_is_named_and_all_are_counted(
         ("user_id", 1.0, F64, "integer ids, got type double"),
         ("user_id", "1", pa.string(), "integer ids, got type string"),
         ("user_id", [1], IDS, "integer ids, got type list<"),
-        ("user_id", True, pa.bool_(), "integer ids, got type bool"),
-        ("query", 1.0, F64, "integer ids, got type double"),
+        ("query", 1.0, F64, "integer ids or strings, got type double"),
         ("tags", 1, I64, "lists of integer ids, got type int64"),
         ("tags", [1.0], pa.list_(F64), "lists of integer ids, got type list<"),
         ("tags", ["1"], pa.large_list(pa.string()), "lists of integer ids, got type large_list<"),
-        ("word_ids", [[1]], pa.list_(IDS), "lists of integer ids, got type list<"),
+        ("word_ids", [[1]], pa.list_(IDS), "lists of integer ids or strings, got type list<"),
         ("age", "1", pa.string(), "numbers, got type string"),
         ("age", [1.0], pa.list_(F64), "numbers, got type list<"),
         ("num_views", "1", pa.string(), "numbers, got type string"),
@@ -158,6 +176,14 @@ def test_integers_of_every_width_are_the_same_ids(new_log: Any, width: str, make
     ids = {"user": [49, 0, 7], "item": [49, 0, 7], "tags": [7, 8, 0, 8]}
     assert found == ids | {"words": words, "query": query}
     assert str(sparse.values().dtype) == "torch.int64"
+
+
+def test_booleans_are_the_ids_0_and_1(new_log: Any) -> None:
+    flags = pa.array([True, False, True])
+    log = new_log([[3]], {"user_id": flags, "query": flags})
+    sparse = log.batches()[0].sparse
+    assert sparse["user"].values().tolist() == [1, 0, 1]
+    assert sparse["query"].values().tolist() == hash_ids(np.array([1, 0, 1]), 16).tolist()
 
 
 @pytest.mark.parametrize("dtype", [*WIDTHS, "bool", "float16", "float32", "float64"])
@@ -206,7 +232,8 @@ def test_chunks_and_slices_do_not_change_the_rows(
         for name, (values, dtype, bad) in plain.items()
     }
     block = Encoder(columns, ["y"], []).encode(pa.table(chunks), 100, Where("file", 0))
-    values, offsets = block.bags[0]
+    values, offsets = block.bags[0].values, block.bags[0].offsets
+    assert block.bags[0].weights is None
     assert block.ids_Fn.tolist() == [ids]
     assert [values[a:b].tolist() for a, b in pairwise(offsets)] == bags
     assert (values.dtype, block.ids_Fn.dtype) == (np.int64, np.int64)
@@ -251,4 +278,8 @@ def test_error_shows_where_in_one_line() -> None:
     with pytest.raises(ValueError) as caught:
         Where("f", 3).column("c").refuse(np.array([False, True]), np.array([1, 2]), "less")
     pattern = r"f: row group 3, row 1, column 'c': expected less, got 2 \(1 such in .*\)"
+    assert re.fullmatch(pattern, str(caught.value))
+    with pytest.raises(ValueError) as caught:
+        Where("f", 3, "c").refuse(np.array([True]), None, "more", np.array([8]), remedy="add one")
+    pattern = r"f: row group 3, row 8, column 'c': expected more, got null \(.*\); add one"
     assert re.fullmatch(pattern, str(caught.value))

@@ -3,11 +3,12 @@
 import math
 import subprocess
 import sys
+from itertools import combinations
 from typing import Any
 
 import pytest
 
-from mbrec.data.schema import Categorical, Columns, Numerical
+from mbrec.data.schema import Categorical, Columns, MissingId, Numerical, OutOfVocabulary
 
 
 def columns(**changes: Any) -> Columns:
@@ -20,28 +21,123 @@ def columns(**changes: Any) -> Columns:
     return Columns(**parts | changes)
 
 
+KINDS = {
+    "cardinality": 5,
+    "hash_size": 5,
+    "vocabulary": "v.parquet",
+    "boundaries": [1.0],
+    "num_buckets": 5,
+}
+
+
+@pytest.mark.parametrize("pair", list(combinations(KINDS, 2)), ids="-".join)
+def test_kinds_of_a_categorical_exclude_each_other(pair: tuple[str, str]) -> None:
+    options: dict[str, Any] = {name: KINDS[name] for name in pair}
+    if set(pair) in ({"cardinality", "vocabulary"}, {"boundaries", "num_buckets"}):
+        assert Categorical(**options)  # The first is what the second amounts to.
+        return
+    with pytest.raises(ValueError, match=r"^expected one of cardinality, .*, got ") as caught:
+        Categorical(**options)
+    assert str(caught.value).endswith(f"got {', '.join(pair)}")
+
+
+def test_kind_may_be_left_to_the_manifest() -> None:
+    assert Categorical().cardinality is None
+
+
+@pytest.mark.parametrize("value", [0, -1])
+@pytest.mark.parametrize("name", ["cardinality", "hash_size", "max_length", "embedding_dim"])
+def test_sizes_of_a_categorical_are_at_least_one(name: str, value: int) -> None:
+    options: dict[str, Any] = {"multi_hot": True, name: value}
+    with pytest.raises(ValueError, match=rf"^expected {name} of at least 1, got {value}$"):
+        Categorical(**options)
+
+
+OOV, HASH = OutOfVocabulary.oov, OutOfVocabulary.hash
+
+
 @pytest.mark.parametrize(
-    ("cardinality", "hash_size"),
-    [(None, None), (5, 5), (0, None), (None, 0), (-1, None), (None, -1), (0, 5)],
+    ("options", "expected"),
+    [
+        ({"num_buckets": 1}, "expected num_buckets of at least 2, got 1"),
+        ({"boundaries": [1.0, 1.0]}, "expected finite, rising boundaries, got [1.0, 1.0]"),
+        ({"boundaries": [2.0, 1.0]}, "expected finite, rising boundaries, got [2.0, 1.0]"),
+        ({"boundaries": [0.0, math.inf]}, "expected finite, rising boundaries, got [0.0, inf]"),
+        ({"boundaries": [math.nan]}, "expected finite, rising boundaries, got [nan]"),
+        ({"boundaries": [1.0], "multi_hot": True}, "expected buckets of numbers, got multi_hot"),
+        ({"num_buckets": 3, "multi_hot": True}, "expected buckets of numbers, got multi_hot"),
+        ({"cardinality": 3, "weights": "w"}, "expected multi_hot with weights or max_length"),
+        ({"cardinality": 3, "max_length": 2}, "expected multi_hot with weights or max_length"),
+        ({"hash_size": 3, "out_of_vocabulary": OOV}, "has a hash and a bucket, got oov"),
+        ({"hash_size": 3, "out_of_vocabulary": HASH}, "has a hash and a bucket, got hash"),
+        ({"boundaries": [1.0], "out_of_vocabulary": OOV}, "has a hash and a bucket, got oov"),
+        ({"cardinality": 3, "salt": 1}, "expected salt with hashing, got 1"),
+        ({"cardinality": 3, "salt": 1, "out_of_vocabulary": OOV}, "with hashing, got 1"),
+    ],
 )
-def test_categorical_needs_exactly_one_of_cardinality_and_hash_size(
-    cardinality: int | None, hash_size: int | None
+def test_options_that_do_not_fit_each_other_are_refused(
+    options: dict[str, Any], expected: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"^expected .*, got ") as caught:
-        Categorical(cardinality, hash_size)
-    assert f"cardinality={cardinality}, hash_size={hash_size}" in str(caught.value)
+    with pytest.raises(ValueError, match=r"^expected ") as caught:
+        Categorical(**options)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", list(MissingId))
+@pytest.mark.parametrize("policy", list(OutOfVocabulary))
+def test_rows_of_unknown_and_missing_ids_are_the_last_of_the_table(
+    missing: MissingId, policy: OutOfVocabulary
+) -> None:
+    feature = Categorical(7, missing=missing, out_of_vocabulary=policy)
+    rows = [feature.oov_row] * (policy is OOV) + [feature.missing_row] * (missing is MissingId.row)
+    assert feature.num_ids == 7
+    assert all(7 <= row < feature.num_embeddings for row in rows)
+    assert len(set(rows)) == len(rows)
+
+
+@pytest.mark.parametrize(
+    "clip", [[], [1.0], [1.0, 1.0], [2.0, 1.0], [0.0, 1.0, 2.0], [0.0, math.nan]]
+)
+def test_clip_is_a_least_and_a_largest_value(clip: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"^expected clip: \[least, largest\], got \["):
+        Numerical(clip=clip)
+
+
+@pytest.mark.parametrize("given", [{"mean": 1.0}, {"std": 2.0}])
+def test_mean_and_std_are_given_or_taken_from_the_manifest(given: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"^expected standardise or a mean and std, got both$"):
+        Numerical(standardise=True, **given)
 
 
 def test_table_has_a_row_for_each_id_or_hash() -> None:
     assert Categorical(cardinality=7).num_embeddings == 7
     assert Categorical(hash_size=11).num_embeddings == 11
     assert Categorical(1).num_embeddings == 1
+    assert Categorical(boundaries=[1.0, 2.0]).num_embeddings == 3
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0, math.nan, -math.inf])
 def test_std_must_be_positive(std: float) -> None:
     with pytest.raises(ValueError, match=rf"^expected std .* positive, got {std}$"):
         Numerical(std=std)
+
+
+def test_tables_are_shared_by_name_in_the_order_of_their_first_feature() -> None:
+    columns = Columns(
+        {
+            "item": Categorical(9),
+            "history": Categorical(9, multi_hot=True, table="item"),
+            "user": Categorical(5, table="people"),
+            "author": Categorical(5, table="people"),
+            "last": Categorical(9, table="item"),
+            "other": Categorical(3),
+        }
+    )
+    shared = {
+        "item": ["item", "history", "last"], "people": ["user", "author"], "other": ["other"]
+    }  # fmt: skip
+    assert columns.tables == shared
+    assert list(columns.tables) == list(shared)
 
 
 def test_at_least_one_categorical_column_is_needed() -> None:
@@ -80,6 +176,40 @@ def test_label_or_weight_is_no_feature(leak: str, part: str, renamed: bool) -> N
     feature = Categorical(5, column=column) if part == "categorical" else Numerical(column=column)
     with pytest.raises(ValueError, match=rf"^expected .* no labels or weights, got \['{leak}'\]$"):
         columns(**{part: {name: feature}})
+
+
+def test_columns_of_a_label_expression_and_of_bag_weights_are_looked_at() -> None:
+    with pytest.raises(ValueError, match=r"no labels or weights, got \['late', 'wt'\]$"):
+        columns(
+            categorical={
+                "late": Categorical(5),
+                "bag": Categorical(5, multi_hot=True, weights="wt"),
+            },
+            labels={"click": "clicked * (not late)"},
+        )
+    with pytest.raises(ValueError, match=r"not hidden columns, got \['__p'\]$"):
+        columns(labels={"click": "clicked * (__p > 0.5)"})
+    with pytest.raises(ValueError, match=r"not hidden columns, got \['__p'\]$"):
+        columns(categorical={"bag": Categorical(5, multi_hot=True, weights="__p")})
+
+
+@pytest.mark.parametrize("text", ["", "clicked +", "f(clicked)", "1"])
+def test_label_that_is_no_expression_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^expected "):
+        columns(labels={"click": text})
+
+
+def test_feature_is_categorical_or_numerical_not_both() -> None:
+    with pytest.raises(ValueError, match=r"^expected different names .*, got a, b twice$"):
+        columns(
+            categorical={"b": Categorical(5), "u": Categorical(5), "a": Categorical(5)},
+            numerical={"a": Numerical(column="x"), "b": Numerical(column="y")},
+        )
+
+
+def test_oracle_columns_are_hidden_ones() -> None:
+    with pytest.raises(ValueError, match=r"^expected oracle columns that start with '__', got "):
+        columns(oracle={"ctr": "p_click"})
 
 
 def test_feature_may_share_the_name_of_a_label_if_its_column_is_another() -> None:
