@@ -1,11 +1,12 @@
 """Blocks of rows -> padded batches, with the labels and masks of the tasks.
 
-Shapes: B rows a rank and batch, K tasks, F categorical features.
+Shapes: B rows a rank and batch, K tasks, F categorical features, C of them counted.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -24,17 +25,23 @@ class Assembler:
         tasks: name -> task, in the order of the batch's columns.
         batch_size: B; a shorter block is padded with rows that count for nothing.
         oracle: read the true probabilities as well, where there are any.
+        vocabularies: of the features that have one; by the name of the file.
 
     Attributes:
         encoder: reads what the batches need.
-        empty: a block without rows.
 
     Raises:
         ValueError: if a task needs a label that the data set does not have.
     """
 
     def __init__(
-        self, columns: Columns, tasks: Mapping[str, Task], batch_size: int, *, oracle: bool = True
+        self,
+        columns: Columns,
+        tasks: Mapping[str, Task],
+        batch_size: int,
+        *,
+        oracle: bool = True,
+        vocabularies: Mapping[str, pa.Array] | None = None,
     ) -> None:
         wanted = [task.label for task in tasks.values()]
         wanted += [task.given for task in tasks.values() if task.given is not None]
@@ -45,7 +52,8 @@ class Assembler:
                 f"got tasks that need {', '.join(unknown)}"
             )
         has_oracle = [name for name in tasks if oracle and name in columns.oracle]
-        self.encoder = Encoder(columns, labels, [columns.oracle[name] for name in has_oracle])
+        hidden = [columns.oracle[name] for name in has_oracle]
+        self.encoder = Encoder(columns, labels, hidden, vocabularies)
         self.batch_size = batch_size
         self._label = [labels.index(task.label) for task in tasks.values()]
         self._given = [
@@ -54,16 +62,14 @@ class Assembler:
         self._oracle = [has_oracle.index(n) if n in has_oracle else None for n in tasks]
         self._keys = list(columns.categorical)
         self._multi_hot = [feature.multi_hot for feature in columns.categorical.values()]
-        num_bags = sum(self._multi_hot)
-        self.empty = Block(
-            np.empty((len(self._keys) - num_bags, 0), np.int64),
-            [(np.empty(0, np.int64), np.zeros(1, np.int64))] * num_bags,
-            np.empty((0, len(columns.numerical)), np.float32),
-            np.empty((0, len(labels)), np.float32),
-            np.empty(0, np.float32),
-            np.empty((0, len(has_oracle)), np.float64),
-            np.empty(0, np.int64),
-        )
+        self._weighted = any(feature.weights for feature in columns.categorical.values())
+        features = list(columns.categorical.values())
+        counted = [self._keys.index(name) for name in columns.counted]
+        # Feature, its number among those of its kind, and its row of unknown ids.
+        self._counted = [
+            (f, sum(m == self._multi_hot[f] for m in self._multi_hot[:f]), features[f].oov_row)
+            for f in counted
+        ]
 
     def __call__(self, block: Block) -> Batch:
         """Return the batch of a block of at most B rows."""
@@ -85,25 +91,42 @@ class Assembler:
             torch.from_numpy(counts_K),
             torch.from_numpy(_pad(block.rows_n, size, -1)),
             self._oracle_BK(block),
+            self._unknown_2C(block),
         )
 
     def _sparse(self, block: Block) -> KeyedJaggedTensor:
         n = len(block)
         lengths_FB = np.zeros((len(self._keys), self.batch_size), np.int32)
         one_hot, bags, values = iter(block.ids_Fn), iter(block.bags), []
+        weights: list[np.ndarray] = []
         for f, multi_hot in enumerate(self._multi_hot):
-            if multi_hot:
-                bag, offsets = next(bags)
-                values.append(bag[offsets[0] : offsets[-1]])
-                lengths_FB[f, :n] = np.diff(offsets)
-            else:
+            bag = next(bags) if multi_hot else None
+            if bag is None:
                 values.append(next(one_hot))
                 lengths_FB[f, :n] = 1
+            else:
+                values.append(bag.own(bag.values))
+                lengths_FB[f, :n] = np.diff(bag.offsets)
+            if self._weighted:
+                ones = np.ones(len(values[-1]), np.float32)
+                given = None if bag is None or bag.weights is None else bag.own(bag.weights)
+                weights.append(ones if given is None else given)
         return KeyedJaggedTensor(
             keys=self._keys,
             values=torch.from_numpy(np.concatenate(values)),
+            weights=torch.from_numpy(np.concatenate(weights)) if self._weighted else None,
             lengths=torch.from_numpy(lengths_FB.reshape(-1)),
         )
+
+    def _unknown_2C(self, block: Block) -> torch.Tensor | None:
+        if not self._counted:
+            return None
+        counts = []
+        for f, number, oov_row in self._counted:
+            bag = block.bags[number] if self._multi_hot[f] else None
+            ids = block.ids_Fn[number] if bag is None else bag.own(bag.values)
+            counts.append([float((ids == oov_row).sum()), float(len(ids))])
+        return torch.tensor(counts, dtype=torch.float64).T.contiguous()
 
     def _oracle_BK(self, block: Block) -> torch.Tensor | None:
         if not block.oracle_nO.shape[1]:

@@ -1,6 +1,6 @@
 """A batch on its way from the reader to the model.
 
-Shapes: B batch, K tasks, F categorical features, N numerical features.
+Shapes: B batch, K tasks, F categorical features, N numerical inputs, C features counted.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,8 @@ class Batch(Pipelineable):
             the global batch after `Lockstep`.
         rows_B: int64, position of the row in the data set, -1 for padding.
         oracle_BK: float64 true probabilities, nan where a task has none; None without an oracle.
+        unknown_2C: float64, how many ids of each counted feature are outside its vocabulary, and
+            how many ids there are; None where no feature is counted.
     """
 
     sparse: KeyedJaggedTensor
@@ -37,6 +39,7 @@ class Batch(Pipelineable):
     counts_K: Tensor
     rows_B: Tensor
     oracle_BK: Tensor | None = None
+    unknown_2C: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """Return the batch on a device; itself where it is there already."""

@@ -1,42 +1,26 @@
-"""Reads Parquet files as batches: deals row groups out, shuffles, checks, cuts, pads."""
+"""Reads Parquet files as batches: deals rows out, shuffles, checks, cuts, pads."""
 
-import glob
-import math
-from collections import OrderedDict
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice, pairwise
-from pathlib import Path
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch.utils.data import IterableDataset, get_worker_info
 
+from mbrec.data import position, windows
 from mbrec.data.assemble import Assembler
 from mbrec.data.batch import Batch
-from mbrec.data.block import Block
-from mbrec.data.encode import Encoder, Where
+from mbrec.data.block import Block, concatenate_bags
+from mbrec.data.files import LOCAL, Store
+from mbrec.data.position import Position, Stretch
+from mbrec.data.preflight import RowGroup, check_files
+from mbrec.data.rowgroups import RowGroupReader
 from mbrec.data.schema import Columns, Order
+from mbrec.data.where import Where
 from mbrec.tasks import Task
-
-MAX_OPEN_FILES = 16
-
-# Rows of a shuffle buffer, and the order in which they leave it.
-Window = tuple[Block, np.ndarray]
-
-# A row group, and the rows [start, stop) of it that are meant.
-Span = tuple["RowGroup", int, int]
-
-
-@dataclass(frozen=True)
-class RowGroup:
-    """A row group of one of the files; `first_row` counts through the whole data set."""
-
-    file: str
-    index: int
-    first_row: int
-    num_rows: int
 
 
 class ParquetReader(IterableDataset[Batch]):
@@ -46,8 +30,8 @@ class ParquetReader(IterableDataset[Batch]):
     consecutive ones. Both depend only on the seed, the epoch and, in dealt order, the stream.
 
     Args:
-        files: Parquet files; their order defines the position of each row.
-        columns: the schema.
+        files: Parquet files, relative to the store; their order defines the position of each row.
+        columns: the schema, resolved.
         tasks: name -> task; the order is that of the batch's label columns.
         global_batch_size: rows of a batch over all ranks; divisible by `world_size`.
         order: see `Order`.
@@ -56,10 +40,12 @@ class ParquetReader(IterableDataset[Batch]):
         shuffle_rows: rows of the shuffle buffer; 0 reads in file order.
         seed: of the shuffle.
         oracle: read the true probabilities as well, where the schema has some.
+        store: where the files are; default: this machine.
+        vocabularies: of the features that have one; by the name of the file.
 
     Raises:
-        ValueError: if there is no file, a file is not Parquet or lacks a column, or the batch
-            size is not divisible.
+        ValueError: if there is no file, files are not Parquet or lack columns, or the batch size
+            is not divisible.
     """
 
     def __init__(
@@ -75,6 +61,8 @@ class ParquetReader(IterableDataset[Batch]):
         shuffle_rows: int = 0,
         seed: int = 0,
         oracle: bool = True,
+        store: Store = LOCAL,
+        vocabularies: Mapping[str, pa.Array] | None = None,
     ) -> None:
         if global_batch_size < 1 or global_batch_size % world_size:
             raise ValueError(
@@ -87,59 +75,135 @@ class ParquetReader(IterableDataset[Batch]):
         self.order = order
         self.rank, self.world_size = rank, world_size
         self.shuffle_rows, self.seed, self.epoch = shuffle_rows, seed, 0
-        self._assemble = Assembler(columns, tasks, self.batch_size, oracle=oracle)
-        self.row_groups = _index(files, self._assemble.encoder)
+        self._assemble = Assembler(
+            columns, tasks, self.batch_size, oracle=oracle, vocabularies=vocabularies
+        )
+        self.store = store
+        self.row_groups = check_files(files, self._assemble.encoder, store)
         self.num_rows = sum(group.num_rows for group in self.row_groups)
-        self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+        self._resumed: Position | None = None
+        encoder = self._assemble.encoder
+        self._row_groups = RowGroupReader(store, encoder.names, encoder.lists, encoder.strings)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the shuffle of the next iteration."""
-        self.epoch = epoch
+        """Choose the shuffle of the next iteration, which begins at its first row."""
+        self.epoch, self._resumed = epoch, None
 
     def num_batches(self, num_workers: int = 0) -> int:
-        """Return the batches of an epoch on the rank that has most of them."""
-        if self.order is Order.exact:
-            return math.ceil(self.num_rows / self.global_batch_size)
-        streams = max(1, num_workers) * self.world_size
-        ends = [self.num_rows * s // streams for s in range(streams + 1)]
-        batches = [math.ceil((b - a) / self.batch_size) for a, b in pairwise(ends)]
-        return max(sum(batches[rank :: self.world_size]) for rank in range(self.world_size))
+        """Return the batches of the next iteration on the rank that has most of them."""
+        ranks = range(self.world_size)
+        return max(sum(self._available(rank, num_workers)) for rank in ranks)
+
+    def state(self, batches: int, num_workers: int = 0) -> dict[str, Any]:
+        """Return the position after some batches of the iteration, the same on every rank.
+
+        It follows from the number of batches that each rank has taken, so that nothing has to be
+        asked of workers or other ranks, and batches read ahead do not count.
+
+        Args:
+            batches: that training has taken from each rank's loader.
+            num_workers: of each rank's loader.
+
+        Returns:
+            a few lines of JSON, for `resume`.
+        """
+        begin = self._begin(num_workers)
+        if self.order is Order.dealt:
+            rows = [0] * len(begin.unread)
+            turns = [0] * self.world_size
+            for rank in range(self.world_size):
+                available = self._available(rank, num_workers)
+                read = position.batches_read(batches, available)
+                rows[rank :: self.world_size] = [count * self.batch_size for count in read]
+                turns[rank] = position.next_worker(read, available)
+            begin = begin.after(rows).turned(turns)
+        else:
+            begin = begin.after([batches * self.global_batch_size])
+        return {"version": position.VERSION, **self._identity(), **begin.plain()}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration begin where another left off.
+
+        The number of ranks and workers may differ: each unread row is still read exactly once.
+
+        Args:
+            state: from `state`, of a reader of the same data.
+
+        Raises:
+            ValueError: if the state is of other data, another order or another shuffle.
+        """
+        expected = {"version": position.VERSION, **self._identity()}
+        for key, value in expected.items():
+            if (found := state.get(key)) != value:
+                raise ValueError(
+                    f"expected a position with {key}={value}, got {found}: it belongs to other "
+                    "rows, or to another order of them"
+                )
+        self._resumed = Position.parse(state, self.num_rows)
+        self.epoch = self._resumed.epoch
+
+    @property
+    def columns_read(self) -> list[str]:
+        """The columns that are read from the files."""
+        return self._assemble.encoder.names
 
     def empty_batch(self) -> Batch:
         """Return a batch of padding rows, for a rank that ran out of data before the others."""
-        return self._assemble(self._assemble.empty)
+        return self._assemble(self._assemble.encoder.empty)
 
     def locate(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
         """Return the file of each row, and its position in that file."""
         first = {}
         for group in self.row_groups:
             first.setdefault(group.file, group.first_row)
-        starts, names = np.array(list(first.values())), list(first)
+        starts, names = np.array(list(first.values())), list(map(self.store.display, first))
         which = np.searchsorted(starts, rows, side="right") - 1
         return [names[i] for i in which], rows - starts[which]
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         index, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        begin = self._begin(count)
         if self.order is Order.exact:
-            windows = self._windows(self._spans(0, 1), stream=0)
+            source = self._windows(begin, begin.unread[0])
             start = self.rank * self.batch_size
             # DataLoader takes from its workers in turn: batch t must come from worker t % count.
-            pieces = islice(_cut(windows, self.global_batch_size), index, None, count)
+            pieces = islice(windows.cut(source, self.global_batch_size), index, None, count)
         else:
-            stream, streams = index * self.world_size + self.rank, count * self.world_size
-            windows = self._windows(self._spans(stream, streams), stream)
-            start, pieces = 0, _cut(windows, self.batch_size)
+            source = self._windows(begin, begin.unread[index * self.world_size + self.rank])
+            start, pieces = 0, windows.cut(source, self.batch_size)
         # Rows are gathered a batch at a time: a thread that gathers a whole buffer at once would
         # hold Python's lock for many steps of the trainer.
         for parts in pieces:
-            yield self._assemble(_rows(parts, start, start + self.batch_size))
+            yield self._assemble(windows.rows(parts, start, start + self.batch_size))
 
-    def _random(self, epoch: int, *key: int) -> np.random.Generator:
-        sequence = np.random.SeedSequence(self.seed, spawn_key=(epoch, *key))
+    def _begin(self, num_workers: int) -> Position:
+        exact = self.order is Order.exact
+        readers = 1 if exact else max(1, num_workers) * self.world_size
+        if self._resumed is not None:
+            return self._resumed.dealt(readers)
+        return Position.start(self.epoch, self.num_rows, readers)
+
+    def _available(self, rank: int, num_workers: int) -> list[int]:
+        """Return how many batches each worker of a rank has."""
+        sizes = self._begin(num_workers).sizes
+        if self.order is Order.exact:
+            return [position.num_batches(sizes[0], self.global_batch_size)]
+        own = sizes[rank :: self.world_size]
+        return [position.num_batches(size, self.batch_size) for size in own]
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what the order of the rows depends on, beside the epoch and the streams."""
+        layout = [[group.file.rpartition("/")[2], group.num_rows] for group in self.row_groups]
+        digest = hashlib.sha256(json.dumps(layout).encode()).hexdigest()[:16]
+        shuffle = {"shuffle_rows": self.shuffle_rows, "seed": self.seed}
+        return {"order": self.order.name, **shuffle, "rows": self.num_rows, "files": digest}
+
+    def _random(self, *key: int) -> np.random.Generator:
+        sequence = np.random.SeedSequence(self.seed, spawn_key=(self.epoch, *key))
         return np.random.Generator(np.random.Philox(sequence))
 
-    def _spans(self, stream: int, streams: int) -> list[Span]:
+    def _spans(self, stream: int, streams: int) -> list[windows.Span]:
         """Return this epoch's row groups of one stream, the first and last perhaps in part.
 
         The shuffled row groups, one after another, are cut into stretches of equal length: with
@@ -147,107 +211,48 @@ class ParquetReader(IterableDataset[Batch]):
         """
         groups = self.row_groups
         if self.shuffle_rows:
-            order = self._random(self.epoch, 0).permutation(len(groups))
+            order = self._random(0).permutation(len(groups))
             groups = [groups[i] for i in order]
         first = self.num_rows * stream // streams
         last = self.num_rows * (stream + 1) // streams
-        spans, position = [], 0
+        spans, at = [], 0
         for group in groups:
-            start, stop = max(0, first - position), min(group.num_rows, last - position)
+            start, stop = max(0, first - at), min(group.num_rows, last - at)
             if start < stop:
                 spans.append((group, start, stop))
-            position += group.num_rows
+            at += group.num_rows
         return spans
 
-    def _windows(self, spans: Sequence[Span], stream: int) -> Iterator[Window]:
-        buffer: list[Block] = []
-        window = 0
-        for position, (group, start, stop) in enumerate(spans):
-            buffer.append(self._read(group).slice(start, stop))
-            last = position == len(spans) - 1
-            if last or sum(map(len, buffer)) >= self.shuffle_rows:
-                block = Block.concatenate(buffer)
-                order = np.arange(len(block))
-                if self.shuffle_rows:
-                    random = self._random(self.epoch, 1, stream, window)
-                    order = random.permutation(len(block))
-                yield block, order
-                buffer, window = [], window + 1
+    def _windows(self, begin: Position, stretches: Sequence[Stretch]) -> Iterator[windows.Window]:
+        # One buffer for all windows: new memory for each would cost as much as filling it. Rows are
+        # copied when they leave, and a window is used up before the next one is read.
+        buffer = self._assemble.encoder.empty
+        for stretch in stretches:
+            at = 0
+            for window, spans in enumerate(
+                windows.buffers(self._spans(stretch.stream, begin.streams), self.shuffle_rows)
+            ):
+                size = sum(stop - start for _, start, stop in spans)
+                first, last = max(0, stretch.start - at), min(size, stretch.stop - at)
+                at += size
+                if first < last:
+                    order = np.arange(size)
+                    if self.shuffle_rows:
+                        order = self._random(1, stretch.stream, window).permutation(size)
+                    if len(buffer) < size:
+                        buffer = Block.allocate(size, buffer)
+                    yield self._fill(buffer.slice(0, size), spans), order[first:last]
 
-    def _read(self, group: RowGroup) -> Block:
-        file = self._open.pop(group.file, None)
-        if file is None:
-            file = pq.ParquetFile(group.file, page_checksum_verification=True)
-        self._open[group.file] = file
-        if len(self._open) > MAX_OPEN_FILES:
-            self._open.popitem(last=False)[1].close()
-        encoder = self._assemble.encoder
-        try:
-            table = file.read_row_group(group.index, columns=encoder.names, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(
-                f"{group.file}: row group {group.index} cannot be read: {error}"
-            ) from error
-        return encoder.encode(table, group.first_row, Where(group.file, group.index))
+    def _fill(self, block: Block, spans: Sequence[windows.Span]) -> Block:
+        parts, end = [], 0
+        for group, start, stop in spans:
+            begin, end = end, end + stop - start
+            parts.append(self._read(group, start, stop, block.slice(begin, end)))
+        block.bags = [concatenate_bags(b) for b in zip(*(p.bags for p in parts), strict=True)]
+        return block
 
-
-def find_files(root: str, patterns: Sequence[str]) -> list[str]:
-    """Return the files under `root` that match the patterns, sorted.
-
-    Raises:
-        ValueError: naming a pattern that matches nothing.
-    """
-    found: list[str] = []
-    for pattern in patterns:
-        matches = sorted(glob.glob(pattern, root_dir=root, recursive=True))
-        if not matches:
-            raise ValueError(f"expected Parquet files at {Path(root) / pattern}, found none")
-        found += [str(Path(root) / name) for name in matches]
-    return list(dict.fromkeys(found))
-
-
-def _index(files: Sequence[str], encoder: Encoder) -> list[RowGroup]:
-    groups, first_row = [], 0
-    for name in files:
-        try:
-            with pq.ParquetFile(name) as file:
-                metadata, schema = file.metadata, file.schema_arrow
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise ValueError(f"{name}: expected a Parquet file: {error}") from error
-        encoder.check_types(schema, name)
-        for index in range(metadata.num_row_groups):
-            num_rows = metadata.row_group(index).num_rows
-            if num_rows:
-                groups.append(RowGroup(name, index, first_row, num_rows))
-            first_row += num_rows
-    if not groups:
-        raise ValueError(f"expected rows, got none in {len(files)} files ({', '.join(files[:3])})")
-    return groups
-
-
-def _cut(windows: Iterator[Window], size: int) -> Iterator[list[Window]]:
-    """Cut a stream of windows into pieces of `size` rows in all; the last may be shorter."""
-    parts: list[Window] = []
-    missing = size
-    for block, order in windows:
-        start = 0
-        while len(order) - start >= missing:
-            yield [*parts, (block, order[start : start + missing])]
-            start, parts, missing = start + missing, [], size
-        if start < len(order):
-            # Taken now, so that the buffer can go before the next one is read.
-            rest = block.take(order[start:])
-            parts, missing = [*parts, (rest, np.arange(len(rest)))], missing - len(rest)
-    if parts:
-        yield parts
-
-
-def _rows(parts: list[Window], start: int, stop: int) -> Block:
-    """Return rows [start, stop) of the parts together, in their order."""
-    taken = []
-    for block, order in parts:
-        chosen = order[max(0, start) : max(0, stop)]
-        if len(chosen) or not taken:
-            taken.append(block.take(chosen))
-        start, stop = start - len(order), stop - len(order)
-    return Block.concatenate(taken)
+    def _read(self, group: RowGroup, start: int, stop: int, out: Block) -> Block:
+        table = self._row_groups.read(group)
+        rows = table.slice(start, stop - start)
+        where = Where(self.store.display(group.file), group.index, start=start)
+        return self._assemble.encoder.encode(rows, group.first_row + start, where, out)

@@ -1,6 +1,6 @@
 """A small log in Parquet files with every kind of column, and ways to look at its batches."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -94,13 +94,25 @@ class Log:
         options = {"tasks": TASKS, "global_batch_size": 4, **options}
         return ParquetReader(self.files, self.columns, **options)
 
-    def streams(self, *, workers: int = 0, epoch: int = 0, **options: Any) -> list[list[Batch]]:
-        """Return the batches of each worker of a rank, without starting processes."""
-        streams = []
+    def streams(
+        self,
+        *,
+        workers: int = 0,
+        epoch: int = 0,
+        state: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> list[list[Batch]]:
+        """Return the batches of each worker of a rank, without starting processes.
+
+        With a state, those after it.
+        """
+        reader, streams = self.reader(**options), []
+        if state is None:
+            reader.set_epoch(epoch)
+        else:
+            reader.resume(state)
         for index in range(max(1, workers)):
             info = SimpleNamespace(id=index, num_workers=workers) if workers else None
-            reader = self.reader(**options)
-            reader.set_epoch(epoch)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(parquet, "get_worker_info", lambda info=info: info)
                 streams.append(list(reader))
@@ -118,18 +130,28 @@ class Log:
 
 @pytest.fixture(scope="session")
 def new_log(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Log]:
-    """Writes logs: `layout` holds the sizes of the row groups of each file."""
+    """Writes logs: `layout` holds the sizes of the row groups of each file.
+
+    `replace` are columns to be replaced or added, `names` those to be kept (default: all).
+    """
 
     def write(
         layout: Sequence[Sequence[int]],
         replace: dict[str, pa.Array] | None = None,
         columns: Columns = COLUMNS,
+        names: Sequence[str] | None = None,
         **options: Any,
     ) -> Log:
         folder = tmp_path_factory.mktemp("log")
         table = make_table(sum(map(sum, layout)))
         for name, values in (replace or {}).items():
-            table = table.set_column(table.column_names.index(name), name, values)
+            where = table.column_names.index(name) if name in table.column_names else None
+            table = (
+                table.append_column(name, values)
+                if where is None
+                else table.set_column(where, name, values)
+            )
+        table = table.select(names or table.column_names)
         files, start = [], 0
         for k, sizes in enumerate(layout):
             files.append(str(folder / f"part-{k}.parquet"))

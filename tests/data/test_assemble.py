@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbrec.data.assemble import Assembler
-from mbrec.data.block import Block
-from mbrec.data.encode import Where, hash_ids
+from mbrec.data.block import Bag, Block
+from mbrec.data.hashing import hash_ids
 from mbrec.data.schema import Categorical, Columns
+from mbrec.data.where import Where
 from mbrec.tasks import Task
 
 # A row: one-hot ids, bags, dense, labels, weight, oracle, position.
@@ -28,7 +29,9 @@ def to_block(rows: list[Row]) -> Block:
     for f in range(2):
         lists = [row[1][f] for row in rows]
         values = np.array([value for bag in lists for value in bag], np.int64)
-        bags.append((values, np.cumsum([0, *map(len, lists)])))
+        # The weights of the second feature follow from its ids, so that rows can be compared.
+        weights = (values / 8).astype(np.float32) if f else None
+        bags.append(Bag(values, np.cumsum([0, *map(len, lists)]), weights))
     return Block(
         np.ascontiguousarray(column(0, 2, np.int64).T),
         bags,
@@ -42,10 +45,14 @@ def to_block(rows: list[Row]) -> Block:
 
 def to_rows(block: Block) -> list[Row]:
     bags = [
-        [values[start:stop].tolist() for start, stop in pairwise(offsets)]
-        for values, offsets in block.bags
+        [bag.values[start:stop].tolist() for start, stop in pairwise(bag.offsets)]
+        for bag in block.bags
     ]
     assert all(len(lists) == len(block) for lists in bags)
+    plain, weighted = block.bags
+    assert plain.weights is None
+    assert weighted.weights is not None
+    assert np.array_equal(weighted.own(weighted.weights) * 8, weighted.own(weighted.values))
     return list(
         zip(
             block.ids_Fn.T.tolist(),
@@ -133,8 +140,9 @@ def test_slices_share_memory_and_rows_taken_do_not() -> None:
     parts = [block.slice(1, 3), block.take(np.array([1, 2]))]
     before = [to_rows(part) for part in parts]
     assert before[0] == before[1]
-    for values in (block.ids_Fn, block.dense_nN, *(values for values, _ in block.bags)):
+    for values in (block.ids_Fn, block.dense_nN, *(bag.values for bag in block.bags)):
         values[:] = 9
+    block.bags[1].weights[:] = 9 / 8
     assert to_rows(parts[0]) != before[0]
     assert to_rows(parts[1]) == before[1]
 

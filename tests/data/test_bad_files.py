@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mbrec.data.parquet import ParquetReader, find_files
+from mbrec.data.files import open_store
+from mbrec.data.parquet import ParquetReader
 from mbrec.data.schema import Order
 from mbrec.tasks import Task
 
@@ -75,16 +77,15 @@ def test_files_are_found_sorted_and_once(tmp_path: Path) -> None:
     for name in ("b.parquet", "a.parquet", "deep/er/c.parquet", "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = find_files(str(tmp_path), ["b.*", "*.parquet", "**/c.parquet"])
-    names = [str(Path(file).relative_to(tmp_path)) for file in found]
-    assert names == ["b.parquet", "a.parquet", "deep/er/c.parquet"]
+    found = open_store(str(tmp_path)).find(["b.*", "*.parquet", "**/c.parquet"])
+    assert found == ["b.parquet", "a.parquet", "deep/er/c.parquet"]
 
 
 def test_pattern_that_matches_nothing_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").touch()
     pattern = re.escape(str(tmp_path / "train/*.parquet"))
     with pytest.raises(ValueError, match=f"^expected Parquet files at {pattern}, found none$"):
-        find_files(str(tmp_path), ["*.parquet", "train/*.parquet"])
+        open_store(str(tmp_path)).find(["*.parquet", "train/*.parquet"])
 
 
 # Found when rows are read
@@ -136,3 +137,21 @@ def test_any_error_of_the_decoder_names_the_file(new_log: Any) -> None:
         Path(log.files[0]).write_bytes(whole)
     assert {"OSError", "ArrowInvalid"} <= kinds
     assert log.rows() == list(range(30))
+
+
+def test_no_flipped_bit_of_the_pages_goes_unnoticed(new_log: Any) -> None:
+    log = new_log([[30], [30]], write_page_checksum=True, compression="zstd")
+    file = Path(log.files[1])
+    whole, expected = file.read_bytes(), [log.rows_of(batch) for batch in log.batches()]
+    pages = len(whole) - int.from_bytes(whole[-8:-4], "little") - 8
+    refused = 0
+    for bit in np.random.default_rng(0).choice(8 * pages, 200, replace=False).tolist():
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(flipped)
+        try:
+            assert [log.rows_of(batch) for batch in log.batches()] == expected
+        except ValueError as error:
+            assert str(file) in str(error)
+            refused += 1
+    assert refused > 150, "expected the others to be in columns that are not read"

@@ -1,5 +1,6 @@
 """Reading ahead keeps the order and the errors, and leaves nothing running."""
 
+import json
 import multiprocessing
 import threading
 import traceback
@@ -164,6 +165,21 @@ def test_worker_processes_yield_what_their_streams_yield_in_turn(
     alone = [log.rows_of(b) for b in log.batches(epoch=3, **options)]
     assert (found == alone) is (order is Order.exact)
     assert not readers()
+    assert not workers_left()
+
+
+@pytest.mark.parametrize("order", list(Order), ids=lambda order: order.name)
+def test_worker_processes_go_on_where_they_stood(log: Any, order: Order, workers_left: Any) -> None:
+    options = {"shuffle_rows": 8, "seed": 1, "order": order}
+    reader = log.reader(**options)
+    expected = [log.rows_of(batch) for batch in log.batches(workers=2, **options)]
+    batches = iter(Loader(reader, num_workers=2))
+    found = [log.rows_of(next(batches)) for _ in range(3)]
+    batches.close()
+    # Batches that were read ahead and not taken do not count.
+    reader.resume(json.loads(json.dumps(reader.state(3, num_workers=2))))
+    found += [log.rows_of(batch) for batch in Loader(reader, num_workers=2)]
+    assert found == expected
     assert not workers_left()
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbrec.data import parquet
+from mbrec.data import rowgroups
 from mbrec.data.block import Block
 from mbrec.data.encode import Encoder
 from mbrec.data.parquet import ParquetReader
@@ -229,7 +229,7 @@ def open_files() -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")
 def test_few_files_are_open_at_a_time(new_log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(rowgroups, "MAX_OPEN_FILES", 2)
     log = new_log([[4, 4]] * 5)
     reader = log.reader(shuffle_rows=1, seed=1)
     assert not set(open_files()) & set(log.files)
@@ -239,3 +239,52 @@ def test_few_files_are_open_at_a_time(new_log: Any, monkeypatch: pytest.MonkeyPa
         found += batch.rows_B.tolist()
     assert max(counts) == 2
     assert sorted(found) == list(range(40))
+
+
+# A position in other data; the rest is in test_position.py
+
+READ = [[7, 9], [5, 0, 11], [3]]
+
+
+@pytest.fixture(scope="module")
+def log(new_log: Any) -> Any:
+    return new_log(READ)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"seed": 2}, "seed=2, got 1"),
+        ({"shuffle_rows": 9}, "shuffle_rows=9, got 8"),
+        ({"shuffle_rows": 0}, "shuffle_rows=0, got 8"),
+        ({"order": Order.exact}, "order=exact, got dealt"),
+    ],
+)
+def test_position_in_another_order_is_refused(log: Any, options: Any, key: str) -> None:
+    written = {"seed": 1, "shuffle_rows": 8}
+    state = log.reader(**written).state(2)
+    with pytest.raises(ValueError) as caught:
+        log.reader(**written | options).resume(state)
+    assert str(caught.value).startswith(f"expected a position with {key}: it belongs to other rows")
+
+
+@pytest.mark.parametrize(
+    ("layout", "key"),
+    [
+        ([[7, 9], [5, 11], [3], [1]], "rows=36, got 35"),
+        ([[7, 9], [5, 11], [2]], "rows=34, got 35"),
+        ([[9, 7], [5, 0, 11], [3]], "files="),  # Other row groups are shuffled otherwise.
+        ([[7, 9, 5, 0, 11], [3]], "files="),
+    ],
+)
+def test_position_in_other_data_is_refused(new_log: Any, log: Any, layout: Any, key: str) -> None:
+    state = log.reader().state(2)
+    with pytest.raises(ValueError, match=f"^expected a position with {key}"):
+        new_log(layout).reader().resume(state)
+
+
+def test_position_is_found_again_if_the_folder_moved_or_has_empty_row_groups(new_log: Any) -> None:
+    state = new_log(READ).reader().state(2)
+    moved = new_log([[7, 9], [5, 11], [3]]).reader()
+    moved.resume(state)
+    assert next(iter(moved)).rows_B.tolist() == [8, 9, 10, 11]

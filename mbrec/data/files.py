@@ -1,0 +1,117 @@
+"""Finds and opens data files: on this machine, or wherever pyarrow or fsspec can read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import takewhile
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+from pyarrow import fs
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of a file system.
+
+    Attributes:
+        filesystem: of pyarrow.
+        root: the folder's path in it.
+        name: the folder as the user wrote it.
+    """
+
+    filesystem: fs.FileSystem
+    root: str
+    name: str
+
+    def path(self, relative: str) -> str:
+        """Return the path of a file below the folder, for the file system."""
+        return f"{self.root}/{relative}" if self.root else relative
+
+    def display(self, relative: str) -> str:
+        """Return the path of a file below the folder, as a user would write it."""
+        between = "/" if self.name and not self.name.endswith("/") else ""
+        return f"{self.name}{between}{relative}"
+
+    def exists(self, relative: str) -> bool:
+        """Return whether there is a file of that name below the folder."""
+        return self.filesystem.get_file_info(self.path(relative)).type == fs.FileType.File
+
+    def find(self, patterns: Sequence[str]) -> list[str]:
+        """Return the files that match the patterns, relative to the folder, sorted by pattern.
+
+        `*` stays within a folder; `**/` is any number of folders. Hidden files are left out.
+
+        Raises:
+            ValueError: naming a pattern that matches nothing.
+        """
+        chosen: list[str] = []
+        for pattern in patterns:
+            matches = sorted(name for name in self._list(pattern) if _matches(name, pattern))
+            if not matches:
+                raise ValueError(f"expected Parquet files at {self.display(pattern)}, found none")
+            chosen += matches
+        return list(dict.fromkeys(chosen))
+
+    def _list(self, pattern: str) -> list[str]:
+        """Return the files below the folders that a pattern names before its first wildcard."""
+        *folders, last = pattern.split("/")
+        fixed = list(takewhile(lambda part: not set(part) & set("*?["), folders))
+        base = self.path("/".join(fixed)) if fixed else self.root
+        recursive = len(folders) > len(fixed) or last == "**"
+        if fixed and self.filesystem.get_file_info(base).type != fs.FileType.Directory:
+            return []
+        selector = fs.FileSelector(base, recursive=recursive, allow_not_found=True)
+        prefix = f"{self.root.rstrip('/')}/"
+        found = self.filesystem.get_file_info(selector)
+        names = [info.path.removeprefix(prefix) for info in found if info.is_file]
+        return [name for name in names if not any(p.startswith(".") for p in name.split("/"))]
+
+
+LOCAL = Store(fs.LocalFileSystem(), "", "")
+
+
+def open_store(path: str) -> Store:
+    """Return the folder at a local path or a URI.
+
+    pyarrow reads `s3://`, `gs://`, `hdfs://` and `file://`; any other scheme is fsspec's, if that
+    and its package for the scheme are installed. Credentials come from the environment, options
+    from the URI, as those libraries document.
+
+    Raises:
+        ValueError: if nothing can read the URI.
+    """
+    if "://" not in path:
+        return Store(fs.LocalFileSystem(), str(PurePosixPath(path)), path)
+    try:
+        filesystem, root = fs.FileSystem.from_uri(path)
+    except (pa.ArrowException, OSError) as error:
+        if "Unrecognized filesystem" not in str(error):
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"expected the URI of a folder, got {path}: {reason}") from error
+        filesystem, root = _from_fsspec(path)
+    return Store(filesystem, root.rstrip("/"), path)
+
+
+def _from_fsspec(path: str) -> tuple[fs.FileSystem, str]:
+    import fsspec
+
+    try:
+        filesystem, root = fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        scheme = path.partition("://")[0]
+        raise ValueError(f"{path}: nothing installed reads {scheme}://: {error}") from error
+    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), str(root)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Match folder by folder, `**` any number of them."""
+    return _match_parts(name.split("/"), pattern.split("/"))
+
+
+def _match_parts(name: list[str], pattern: list[str]) -> bool:
+    if not pattern:
+        return not name
+    if pattern[0] == "**":
+        return any(_match_parts(name[skip:], pattern[1:]) for skip in range(len(name) + 1))
+    return bool(name) and fnmatchcase(name[0], pattern[0]) and _match_parts(name[1:], pattern[1:])

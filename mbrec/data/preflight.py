@@ -1,0 +1,150 @@
+"""Looks at every file before the first row is read: footers only, all problems at once."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mbrec.data.encode import Encoder
+from mbrec.data.files import Store
+
+# A file of a few bytes can claim, and decode to, any number of rows.
+MAX_ROW_GROUP_ROWS = 1 << 22
+MAX_ROW_GROUP_BYTES = 1 << 30
+MAX_LIST_VALUES = 1 << 26
+_SHOWN = 20
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group of one of the files; `first_row` counts through the whole data set."""
+
+    file: str
+    index: int
+    first_row: int
+    num_rows: int
+
+
+def check_files(files: Sequence[str], encoder: Encoder, store: Store) -> list[RowGroup]:
+    """Return the row groups of all files that have rows, in order.
+
+    Args:
+        files: relative to the store.
+        encoder: says which columns there must be, and of which types.
+        store: where the files are.
+
+    Raises:
+        ValueError: listing, for all files, whatever is not a Parquet file, lacks a column, has
+            one of the wrong type, or claims an absurd size.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        footers = list(pool.map(lambda file: _read_footer(file, encoder, store), files))
+    problems: dict[str, list[str]] = {}
+    for file, (found, _) in zip(files, footers, strict=True):
+        for problem in found:
+            problems.setdefault(problem, []).append(store.display(file))
+    if problems:
+        raise ValueError(_describe(problems))
+    groups, first_row = [], 0
+    for file, (_, sizes) in zip(files, footers, strict=True):
+        for index, num_rows in enumerate(sizes):
+            if num_rows:
+                groups.append(RowGroup(file, index, first_row, num_rows))
+            first_row += num_rows
+    if not groups:
+        shown = ", ".join(store.display(file) for file in files[:3])
+        raise ValueError(f"expected rows, got none in {len(files)} files ({shown})")
+    return groups
+
+
+def open_file(file: str, store: Store, columns: Sequence[str] = ()) -> pq.ParquetFile:
+    """Open a file for reading, its pages verified.
+
+    Args:
+        file: relative to the store.
+        store: where it is.
+        columns: those of strings, or lists of them, come as dictionaries where they are stored so.
+    """
+    source, texts, metadata = store.filesystem.open_input_file(store.path(file)), [], None
+    if columns:
+        metadata = pq.read_metadata(source)
+        # The elements of a list have another name in each writer.
+        names, leaves = tuple(f"{name}." for name in columns), range(len(metadata.schema))
+        paths = [metadata.schema.column(number).path for number in leaves]
+        texts = [path for path in paths if f"{path}.".startswith(names)]
+    return pq.ParquetFile(
+        source,
+        metadata=metadata,
+        page_checksum_verification=True,
+        read_dictionary=texts,
+        pre_buffer=True,
+    )
+
+
+def _read_footer(file: str, encoder: Encoder, store: Store) -> tuple[list[str], list[int]]:
+    """Return the problems of a file, and the rows of each row group."""
+    try:
+        with open_file(file, store) as parquet:
+            metadata, schema = parquet.metadata, parquet.schema_arrow
+            leaves = [metadata.schema.column(number) for number in range(len(metadata.schema))]
+            paths = [leaf.path for leaf in leaves]
+    except (OSError, ValueError, pa.ArrowException) as error:
+        return [f"expected a Parquet file: {error}"], []
+    problems = encoder.problems(schema)
+    wanted, sizes = tuple(f"{name}." for name in encoder.names), []
+    lists = [
+        number
+        for number, (leaf, path) in enumerate(zip(leaves, paths, strict=True))
+        if leaf.max_repetition_level and path.startswith(wanted)
+    ]
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        sizes.append(group.num_rows)
+        problems += _oversized(group, index, wanted, lists)
+    return problems, sizes
+
+
+def _oversized(
+    group: pq.RowGroupMetaData, index: int, wanted: tuple[str, ...], lists: Sequence[int]
+) -> list[str]:
+    if group.num_rows > MAX_ROW_GROUP_ROWS:
+        return [
+            f"row group {index}: expected at most {MAX_ROW_GROUP_ROWS:,} rows, got "
+            f"{group.num_rows:,}; write the file again with smaller row groups"
+        ]
+    # Equal values are stored as one and a count, so that their bytes say nothing.
+    values = max((group.column(number).num_values for number in lists), default=0)
+    if values > MAX_LIST_VALUES:
+        return [
+            f"row group {index}: expected at most {MAX_LIST_VALUES:,} values in a column of "
+            f"lists, got {values:,}; write the file again with smaller row groups"
+        ]
+    if group.total_byte_size <= MAX_ROW_GROUP_BYTES // 8:
+        return []
+    columns = [group.column(number) for number in range(group.num_columns)]
+    size = sum(
+        column.total_uncompressed_size
+        for column in columns
+        if f"{column.path_in_schema}.".startswith(wanted)
+    )
+    if size <= MAX_ROW_GROUP_BYTES:
+        return []
+    return [
+        f"row group {index}: expected at most {MAX_ROW_GROUP_BYTES >> 20:,} MiB of the columns "
+        f"that are read, got {size >> 20:,}; write the file again with smaller row groups"
+    ]
+
+
+def _describe(problems: Mapping[str, list[str]]) -> str:
+    lines = []
+    for problem, files in problems.items():
+        more = "" if len(files) == 1 else f" (and in {len(files) - 1:,} more: {files[1]}"
+        more += " ..." if len(files) > 2 else ""
+        lines.append(f"{files[0]}: {problem}{more}{')' if more else ''}")
+    if len(lines) == 1:
+        return lines[0]
+    left = f"\n  ... {len(lines) - _SHOWN:,} more" if len(lines) > _SHOWN else ""
+    return f"{len(lines)} problems in the files:\n  " + "\n  ".join(lines[:_SHOWN]) + left
