@@ -1,0 +1,171 @@
+"""What the data set itself knows: fills in what a schema leaves out, and loads vocabularies."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mbrec.data.files import Store
+from mbrec.data.manifest import Column, Manifest
+from mbrec.data.schema import Categorical, Columns, Numerical, Transform
+
+_AGREE = ("num_ids", "hash_size", "vocabulary", "boundaries", "salt", "embedding_dim")
+_KINDS = ("cardinality", "hash_size", "vocabulary", "boundaries", "num_buckets")
+
+
+def resolve(columns: Columns, manifest: Manifest | None) -> Columns:
+    """Return the schema with nothing left out.
+
+    Cardinalities, quantiles, means and deviations come from the manifest, and are those of the
+    training rows that it was written for. A resolved schema is what a run saves, so that its
+    model is scored with the numbers it was trained with.
+
+    Args:
+        columns: the schema.
+        manifest: of the data set, or None where it has none.
+
+    Raises:
+        ValueError: listing all that neither says, and features that share a table and differ.
+    """
+    known = {} if manifest is None else manifest.columns
+    problems: list[str] = []
+    categorical = {
+        name: _categorical(name, feature, columns, known, problems)
+        for name, feature in columns.categorical.items()
+    }
+    numerical = {
+        name: _numerical(name, feature, known, problems)
+        for name, feature in columns.numerical.items()
+    }
+    if problems:
+        hint = "the data set has no manifest.json" if manifest is None else "nor does manifest.json"
+        raise ValueError(f"the schema does not say, {hint}: " + "; ".join(dict.fromkeys(problems)))
+    resolved = replace(columns, categorical=categorical, numerical=numerical)
+    _check_tables(resolved)
+    return resolved
+
+
+def load_vocabularies(columns: Columns, store: Store) -> dict[str, pa.Array]:
+    """Return the values of each vocabulary that the schema names.
+
+    Args:
+        columns: the resolved schema.
+        store: the data set's folder.
+
+    Raises:
+        ValueError: if a file is none, or does not have as many values as the feature has ids.
+    """
+    loaded: dict[str, pa.Array] = {}
+    for name, feature in columns.categorical.items():
+        if (file := feature.vocabulary) is None:
+            continue
+        if file not in loaded:
+            loaded[file] = _load(file, store)
+        if len(loaded[file]) != feature.num_ids:
+            raise ValueError(
+                f"{store.display(file)}: expected the {feature.num_ids:,} values of feature "
+                f"'{name}', got {len(loaded[file]):,}"
+            )
+    return loaded
+
+
+def save_vocabularies(columns: Columns, store: Store, folder: Path) -> None:
+    """Copy the vocabularies that the schema names to the same paths below another folder."""
+    for file in dict.fromkeys(f.vocabulary for f in columns.categorical.values() if f.vocabulary):
+        with store.filesystem.open_input_file(store.path(file)) as source:
+            target = folder / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read())
+
+
+def _load(file: str, store: Store) -> pa.Array:
+    try:
+        with store.filesystem.open_input_file(store.path(file)) as source:
+            table = pq.read_table(source, page_checksum_verification=True)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{store.display(file)}: expected a vocabulary: {error}") from error
+    if table.column_names != ["value"]:
+        found = ", ".join(table.column_names)
+        raise ValueError(f"{store.display(file)}: expected one column 'value', got {found}")
+    values = table["value"].combine_chunks()
+    if values.null_count or len(values.unique()) != len(values):
+        raise ValueError(f"{store.display(file)}: expected each value once, and no null")
+    return values
+
+
+def _categorical(
+    name: str,
+    feature: Categorical,
+    columns: Columns,
+    known: Mapping[str, Column],
+    problems: list[str],
+) -> Categorical:
+    owner = columns.categorical.get(feature.table or name)
+    if owner is not None and owner is not feature and not _says(feature):
+        if owner.table not in (None, feature.table):
+            raise ValueError(
+                f"expected '{feature.table}', whose table '{name}' shares, to have one of its own, "
+                f"got a feature that shares the table '{owner.table}'"
+            )
+        # A feature that shares a table, and says nothing else, is what the table's owner is.
+        given = _categorical(feature.table or name, owner, columns, known, problems)
+        same = {key: getattr(given, key) for key in _KINDS}
+        dim = feature.embedding_dim or given.embedding_dim
+        return replace(feature, **same, salt=feature.salt or given.salt, embedding_dim=dim)
+    column = known.get(feature.column or name)
+    if feature.num_buckets is not None and feature.boundaries is None:
+        if column is None or not column.quantiles:
+            problems.append(f"the quantiles of '{name}'")
+            return replace(feature, num_buckets=None, cardinality=1)
+        edges = _quantiles(column.quantiles, feature.num_buckets)
+        return replace(feature, boundaries=edges, num_buckets=None)
+    if feature.hash_size or feature.boundaries is not None or feature.cardinality:
+        return feature
+    if column is None or not column.cardinality:
+        problems.append(f"the cardinality of '{name}'")
+        return replace(feature, cardinality=1)
+    vocabulary = feature.vocabulary or column.vocabulary
+    return replace(feature, cardinality=column.cardinality, vocabulary=vocabulary)
+
+
+def _says(feature: Categorical) -> bool:
+    return any(getattr(feature, kind) is not None for kind in _KINDS)
+
+
+def _quantiles(quantiles: list[float], buckets: int) -> list[float]:
+    """Return rising boundaries between buckets of about equally many rows."""
+    last = len(quantiles) - 1
+    edges = {quantiles[round(last * bucket / buckets)] for bucket in range(1, buckets)}
+    return sorted(edges)
+
+
+def _numerical(
+    name: str, feature: Numerical, known: Mapping[str, Column], problems: list[str]
+) -> Numerical:
+    if not feature.standardise:
+        return feature
+    column = known.get(feature.column or name)
+    log1p = feature.transform is Transform.log1p
+    mean = None if column is None else column.log1p_mean if log1p else column.mean
+    std = None if column is None else column.log1p_std if log1p else column.std
+    if mean is None or std is None:
+        problems.append(f"mean and std of {'log1p of ' if log1p else ''}'{name}'")
+        return feature
+    # A constant column says nothing, whatever it is divided by.
+    return replace(feature, standardise=False, mean=mean, std=std or 1.0)
+
+
+def _check_tables(columns: Columns) -> None:
+    for table, names in columns.tables.items():
+        first = columns.categorical[names[0]]
+        for name in names[1:]:
+            other = columns.categorical[name]
+            for key in _AGREE:
+                expected, found = getattr(first, key), getattr(other, key)
+                if expected != found:
+                    raise ValueError(
+                        f"expected features that share the table '{table}' to agree in {key}, got "
+                        f"{expected} of '{names[0]}' and {found} of '{name}'"
+                    )
