@@ -1,7 +1,8 @@
-"""Configuration -> objects. The only reader of a `Config`, in the order of one step."""
+"""Configuration -> objects, in the order of one step; the rows come from `mbrec.sources`.
 
-import logging
-import math
+The two are the only readers of a `Config`.
+"""
+
 import os
 import time
 from dataclasses import dataclass
@@ -18,8 +19,7 @@ from mbrec.balance import BalanceHook, Balancer
 from mbrec.config import Boundary, Config
 from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader
-from mbrec.data.parquet import ParquetReader, find_files
-from mbrec.data.schema import Order
+from mbrec.data.parquet import ParquetReader
 from mbrec.instantiate import instantiate
 from mbrec.metrics import TaskMetrics
 from mbrec.model import Heads, Outputs, Ranker, SharedBottom, count_parameters
@@ -27,9 +27,9 @@ from mbrec.modules.categorical import CategoricalModule
 from mbrec.modules.numerical import NumericalModule
 from mbrec.monitor import Monitor
 from mbrec.oracle import OracleGap
+from mbrec.sources import batch_size, evaluation_reader, train_reader
 from mbrec.trainer import Evaluator, Trainer
-
-log = logging.getLogger(__name__)
+from mbrec.unknown import UnknownIds
 
 
 @dataclass
@@ -62,54 +62,6 @@ def run_folder(config: Config, runtime: distributed.Runtime) -> Path:
     return folder
 
 
-def data_folder(config: Config, runtime: distributed.Runtime) -> str:
-    """Return the folder of the data set; rank 0 writes a synthetic one if it is not there."""
-    settings = config.data.synthetic
-    if settings is None:
-        return config.data.path
-    from mbrec.data.world import write
-
-    folder = Path(config.data.path) / settings.fingerprint
-    if runtime.rank == 0 and not folder.exists():
-        log.info("writing %s synthetic rows to %s", f"{settings.rows:,}", folder)
-        write(settings, folder, progress=config.monitor.progress)
-    dist.barrier()
-    return str(folder)
-
-
-def train_reader(config: Config, runtime: distributed.Runtime) -> ParquetReader:
-    """Return the reader of this rank's training rows."""
-    return ParquetReader(
-        find_files(data_folder(config, runtime), config.data.train),
-        config.data.columns,
-        config.tasks,
-        global_batch_size=config.trainer.global_batch_size,
-        order=config.data.order,
-        rank=runtime.rank,
-        world_size=runtime.world_size,
-        shuffle_rows=config.data.shuffle_rows,
-        seed=config.trainer.seed,
-        oracle=False,
-    )
-
-
-def evaluation_reader(config: Config, runtime: distributed.Runtime) -> ParquetReader:
-    """Return the reader of this rank's evaluation rows, under any number of ranks."""
-    return ParquetReader(
-        find_files(data_folder(config, runtime), config.data.evaluation),
-        config.data.columns,
-        config.tasks,
-        global_batch_size=_batch_size(config, runtime) * runtime.world_size,
-        order=Order.dealt,
-        rank=runtime.rank,
-        world_size=runtime.world_size,
-    )
-
-
-def _batch_size(config: Config, runtime: distributed.Runtime) -> int:
-    return math.ceil(config.trainer.global_batch_size / runtime.world_size)
-
-
 def bottom(config: Config) -> SharedBottom:
     """Return the unsharded shared bottom; its tables are on the meta device, with their optimizer.
 
@@ -121,7 +73,7 @@ def bottom(config: Config) -> SharedBottom:
     optim.fuse_table_optimizer(categorical.embeddings, lr=settings.table_lr, eps=settings.table_eps)
     numerical = None
     if columns.numerical:
-        numerical = NumericalModule(len(columns.numerical), config.model.numerical)
+        numerical = NumericalModule(columns.dense_width, config.model.numerical)
     width = categorical.out_features + (numerical.out_features if numerical else 0)
     plugins = config.runtime.plugins
     interaction = instantiate(config.model.interaction, width, plugins=plugins)
@@ -188,9 +140,9 @@ def shard(config: Config, runtime: distributed.Runtime, *, with_hook: bool = Tru
     hook, parameters = model.heads.hook, count_parameters(model)
     sharded = distributed.shard(
         model,
-        list(config.data.columns.categorical),
+        list(config.data.columns.tables),
         runtime,
-        batch_size=_batch_size(config, runtime),
+        batch_size=batch_size(config, runtime),
     )
     distributed.init_tables(sharded, config.trainer.seed)
     optimizer = optim.combine_optimizers(sharded, lr=config.optimizer.dense_lr)
@@ -208,6 +160,7 @@ def evaluator(
         _loader(config, runtime, reader),
         TaskMetrics(tasks, batch_size=reader.batch_size, device=runtime.device),
         OracleGap(tasks, device=runtime.device),
+        UnknownIds(config.data.columns.counted, device=runtime.device),
         total_steps=reader.num_batches(config.data.num_workers),
         progress=config.monitor.progress and runtime.rank == 0,
     )
@@ -230,6 +183,7 @@ def trainer(config: Config, runtime: distributed.Runtime, folder: Path) -> tuple
             device=runtime.device,
             auc=False,
         ),
+        UnknownIds(config.data.columns.counted, device=runtime.device),
         folder / "tensorboard",
         every=config.monitor.every,
         rows_per_step=settings.global_batch_size,

@@ -23,11 +23,13 @@ from mbrec.errors import plain_errors
 def check(overrides: list[str]) -> None:
     """Compose and parse a configuration, and throw it away.
 
-    Arguments that start with a dash are Hydra's own; nothing is checked beside them.
+    Arguments that start with a dash are Hydra's own; nothing is checked beside them, except for a
+    folder of further configurations (`--config-dir DIR`).
 
     Raises:
         ValueError: in a few lines, what is wrong and what was probably meant.
     """
+    overrides = _with_folder(overrides)
     if any(text.startswith("-") for text in overrides):
         return
     with initialize_config_module("mbrec.configs", version_base="1.3"):
@@ -41,7 +43,8 @@ def check(overrides: list[str]) -> None:
         text.lstrip("+~").startswith(("balancer", "hook.", "runtime.plugins")) for text in overrides
     ):
         _check_balancer(config)
-    if config.data.synthetic is None and not Path(config.data.path).is_dir():
+    local = config.data.synthetic is None and "://" not in config.data.path
+    if local and not Path(config.data.path).is_dir():
         raise ValueError(f"expected the folder of a data set in data.path, got {config.data.path}")
     if config.run.name and (Path(config.run.folder) / config.run.name / "metrics.json").exists():
         raise ValueError(f"expected a new run, got run.name={config.run.name}, which is finished")
@@ -58,6 +61,21 @@ def parsed(node: DictConfig) -> configuration.Config:
     if config.runtime.plugins and not any("runtime.plugins=" in text for text in overrides):
         raise ValueError("expected runtime.plugins on the command line, got it from a file")
     return config
+
+
+def _with_folder(overrides: list[str]) -> list[str]:
+    """Put Hydra's option for a folder of configurations into the words that `compose` knows."""
+    found, words = [], iter(overrides)
+    for text in words:
+        flag, equals, folder = text.partition("=")
+        if flag not in ("--config-dir", "-cd"):
+            found.append(text)
+            continue
+        folder = Path(folder if equals else next(words, ""))
+        if not folder.is_dir():
+            raise ValueError(f"expected a folder of configurations in --config-dir, got {folder}")
+        found.append(f"hydra.searchpath=[file://{folder.resolve()}]")
+    return found
 
 
 def _check_balancer(config: configuration.Config) -> None:

@@ -27,12 +27,12 @@ def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
 
     import torch.distributed as dist
 
-    from mbrec import build, checkpoint, distributed, report
+    from mbrec import build, checkpoint, distributed, report, sources
     from mbrec.predictions import PredictionWriter
 
     runtime = distributed.start(timeout_s=config.runtime.timeout_s)
     source = checkpoint.latest(run)
-    reader = build.evaluation_reader(config, runtime)
+    reader = sources.evaluation_reader(config, runtime, run)
     sharded = build.shard(config, runtime)
     checkpoint.load_model(source, sharded.model)
     evaluator = build.evaluator(config, runtime, sharded, reader)

@@ -29,6 +29,7 @@ class Outputs:
         masks_BK: mask times sample weight.
         rows_B: position of each row in the data set, -1 for padding.
         oracle_BK: true probabilities, or None.
+        unknown_2C: see `Batch`.
     """
 
     losses_K: Tensor
@@ -37,6 +38,7 @@ class Outputs:
     masks_BK: Tensor
     rows_B: Tensor
     oracle_BK: Tensor | None
+    unknown_2C: Tensor | None
 
 
 class SharedBottom(nn.Module):
@@ -122,6 +124,7 @@ class Heads(nn.Module):
             masks_BK,
             batch.rows_B,
             batch.oracle_BK,
+            batch.unknown_2C,
         )
         return losses_K.sum(), outputs
 

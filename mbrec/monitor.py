@@ -24,6 +24,7 @@ from mbrec.balance import BalanceHook
 from mbrec.balance.ranks import sum_over_ranks
 from mbrec.metrics import TaskMetrics
 from mbrec.model import Outputs
+from mbrec.unknown import UnknownIds
 
 
 class Monitor:
@@ -35,6 +36,7 @@ class Monitor:
         tasks: names, in row order.
         hook: the balancing hook.
         metrics: of the training rows; reset at each writing.
+        unknown: counts ids outside the vocabularies.
         folder: for TensorBoard's files.
         every: steps between two writings.
         rows_per_step: the global batch size.
@@ -47,6 +49,7 @@ class Monitor:
         tasks: Sequence[str],
         hook: BalanceHook,
         metrics: TaskMetrics,
+        unknown: UnknownIds,
         folder: Path,
         *,
         every: int,
@@ -56,7 +59,7 @@ class Monitor:
     ) -> None:
         self.tasks = list(tasks)
         self.rows_per_second = 0.0
-        self._hook, self._metrics = hook, metrics
+        self._hook, self._metrics, self._unknown = hook, metrics, unknown
         self._every, self._rows_per_step = every, rows_per_step
         self._writer = FileWriter(str(folder)) if dist.get_rank() == 0 else None
         if self._writer:
@@ -106,6 +109,9 @@ class Monitor:
         ne = {f"train_ne/{task}": report[task]["ne"] for task in self.tasks}
         calibration = {f"train_calibration/{t}": report[t]["calibration"] for t in self.tasks}
         self._write(last, {**ne, **calibration, "rows_per_second": self.rows_per_second})
+        for outputs in self._outputs:
+            self._unknown.update(outputs.unknown_2C)
+        self._write(last, {f"out_of_vocabulary/{n}": s for n, s in self._unknown.compute().items()})
         self._show(dict(zip(figures, rows[-1], strict=True)))
         self._refuse_non_finite(figures)
         self._steps, self._outputs = [], []
@@ -133,8 +139,15 @@ class Monitor:
         self.flush()
         self._bar.close()
 
-    def evaluated(self, step: int, report: Mapping[str, Mapping[str, float | None]]) -> None:
-        """Write the figures of an evaluation."""
+    def evaluated(
+        self,
+        step: int,
+        report: Mapping[str, Mapping[str, float | None]],
+        unknown: Mapping[str, float],
+    ) -> None:
+        """Write the figures of an evaluation, and its fraction of ids outside the vocabularies."""
+        shares = {f"evaluation_out_of_vocabulary/{name}": s for name, s in unknown.items()}
+        self._write(step, shares)
         self._write(
             step,
             {
@@ -197,7 +210,7 @@ class Monitor:
     def _write(
         self, step: int, scalars: Mapping[str, float | None], wall_time: float | None = None
     ) -> None:
-        if self._writer is None:
+        if self._writer is None or not scalars:
             return
         # One event a step: an event a scalar costs more than a training step.
         values: list[Any] = [

@@ -20,6 +20,7 @@ def train(node: DictConfig) -> None:
     import torch.distributed as dist
 
     from mbrec import build, checkpoint, distributed, report
+    from mbrec.data.stored import save_vocabularies
 
     runtime = distributed.start(timeout_s=config.runtime.timeout_s)
     folder = build.run_folder(config, runtime)
@@ -27,7 +28,10 @@ def train(node: DictConfig) -> None:
     log.info("%d processes on %s, run folder %s", runtime.world_size, runtime.device.type, folder)
     log.info(report.parameter_table(sharded.parameters))
     if runtime.rank == 0:
-        OmegaConf.save(node, folder / "config.yaml", resolve=True)
+        # With what the data set filled in: the model is scored with the same numbers.
+        OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
+        # Another data set, or the same prepared again, may give the same words other ids.
+        save_vocabularies(config.data.columns, trainer.loader.reader.store, folder)
     final = trainer.fit()
     step = trainer.step
     if config.run.checkpoint:

@@ -17,6 +17,7 @@ from mbrec.model import Outputs
 from mbrec.monitor import Monitor, progress_bar
 from mbrec.optim import Warmup, learning_rates
 from mbrec.oracle import OracleGap
+from mbrec.unknown import UnknownIds
 
 Report = dict[str, dict[str, float | None]]
 
@@ -29,8 +30,12 @@ class Evaluator:
         loader: the rows.
         metrics: reset at each evaluation.
         oracle: distance to the true probabilities, where the data has them.
+        unknown: counts ids outside the vocabularies.
         total_steps: batches of the longest rank, for the progress bar.
         progress: show one.
+
+    Attributes:
+        unknown: of the last evaluation, feature -> fraction of ids outside the vocabulary.
     """
 
     def __init__(
@@ -39,12 +44,14 @@ class Evaluator:
         loader: Loader,
         metrics: TaskMetrics,
         oracle: OracleGap,
+        unknown: UnknownIds,
         *,
         total_steps: int,
         progress: bool,
     ) -> None:
         self._pipeline, self._loader = pipeline, loader
-        self._metrics, self._oracle = metrics, oracle
+        self._metrics, self._oracle, self._unknown = metrics, oracle, unknown
+        self.unknown: dict[str, float] = {}
         self._total_steps, self._progress = total_steps, progress
 
     def evaluate(
@@ -65,6 +72,7 @@ class Evaluator:
             for outputs in _steps(self._pipeline, self._loader):
                 self._metrics.update([outputs])
                 self._oracle.update(outputs)
+                self._unknown.update(outputs.unknown_2C)
                 if keep is not None:
                     keep(outputs)
                 bar.update()
@@ -72,6 +80,7 @@ class Evaluator:
         report = self._metrics.compute()
         for task, figures in self._oracle.compute().items():
             report[task] |= figures
+        self.unknown = self._unknown.compute()
         return report
 
 
@@ -169,7 +178,7 @@ class Trainer:
     def _evaluate(self) -> None:
         report = self.evaluator.evaluate(self.model)
         self.history.append({"step": self.step, "tasks": report})
-        self.monitor.evaluated(self.step, report)
+        self.monitor.evaluated(self.step, report, self.evaluator.unknown)
 
 
 def _steps(pipeline: TrainPipelineSparseDist[Batch, Outputs], loader: Loader) -> Iterator[Outputs]:

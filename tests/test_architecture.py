@@ -22,7 +22,8 @@ MODULES = sorted((ROOT / "mbrec").rglob("*.py"))
 SOURCES = MODULES + sorted((ROOT / "scripts").glob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-ENTRY_POINTS = {"mbrec/train.py", "mbrec/evaluate.py", "mbrec/bench/job.py"}
+ENTRY_POINTS = {"mbrec/train.py", "mbrec/evaluate.py"}
+ENTRY_POINTS |= {f"mbrec/bench/{name}.py" for name in ("contest", "data", "job")}
 FOLDERS = ("mbrec", "configs", "scripts", "tests", "docs", "docker", ".ci", "benchmarks")
 GENERATED = re.compile(r"__pycache__|\.egg-info|\.(pyc|png|gz|parquet)$")
 # Put together from parts, so that this file passes its own test.
@@ -160,7 +161,7 @@ def test_only_entry_points_import_build():
 
 
 def test_only_build_and_entry_points_import_config():
-    readers = {"mbrec/build.py", "mbrec/check.py", "mbrec/evaluate.py"}
+    readers = {"mbrec/build.py", "mbrec/sources.py", "mbrec/check.py", "mbrec/evaluate.py"}
     assert readers <= importers("mbrec.config") <= {*readers, *ENTRY_POINTS}
 
 

@@ -157,7 +157,7 @@ def test_a_preset_changes_the_sizes_and_the_tables_follow():
         ("data.columns.numerical.x0.column=click", "features that are no labels"),
         ("+data.columns.numerical={conversion: {}}", "features that are no labels"),
         ("data.columns.numerical.x0.std=0", "std of a numerical column"),
-        ("data.columns.categorical.user.hash_size=4", "either cardinality or hash_size"),
+        ("data.columns.categorical.user.hash_size=4", "expected one of cardinality, hash_size"),
         ("data.synthetic.evaluation_fraction=1", "evaluation_fraction < 1"),
         ("tasks.ctr.weight=0", "weight of a task to be positive"),
         ("tasks=[]", "at least one task"),

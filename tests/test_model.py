@@ -5,7 +5,8 @@ from ranks import run_ranks
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from mbrec.balance import BalanceHook, MultiBalance
-from mbrec.data.parquet import ParquetReader, find_files
+from mbrec.data.files import open_store
+from mbrec.data.parquet import ParquetReader
 from mbrec.model import Heads, Ranker, SharedBottom, count_parameters
 from mbrec.modules.categorical import CategoricalModule
 from mbrec.modules.interaction import DCN
@@ -30,11 +31,13 @@ def small_ranker(columns, hook=None) -> Ranker:
 def data(tiny_data):
     config = compose(tiny_data)
     root = tiny_data / config.data.synthetic.fingerprint
+    store = open_store(str(root))
     reader = ParquetReader(
-        find_files(str(root), config.data.train),
+        store.find(config.data.train),
         config.data.columns,
         TASKS,
         global_batch_size=128,
+        store=store,
     )
     return config.data.columns, next(iter(reader))
 
@@ -109,13 +112,13 @@ def pipelined(data_path: str):
         SplitTableBatchedEmbeddingBagsCodegen,
     )
 
-    from mbrec import build, distributed
+    from mbrec import build, distributed, sources
     from mbrec.data.loader import Loader
     from mbrec.optim import Warmup, learning_rates
 
     config = compose(Path(data_path))
     runtime = distributed.start()
-    reader = build.train_reader(config, runtime)
+    reader = sources.train_reader(config, runtime)
     sharded = build.shard(config, runtime)
     tables = SplitTableBatchedEmbeddingBagsCodegen
     kernels = [thing for thing in gc.get_objects() if isinstance(thing, tables)]

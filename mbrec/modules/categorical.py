@@ -15,7 +15,9 @@ from mbrec.data.schema import Categorical
 
 
 class CategoricalModule(nn.Module):
-    """One embedding table a feature; multi-hot ids are summed.
+    """One embedding table a feature, or a group of features that share it.
+
+    The embeddings of a multi-hot feature's ids are summed, times their weights where it has some.
 
     The tables are made on the meta device: they take no memory until they are sharded, and are
     filled after that (`mbrec.distributed.init_tables`).
@@ -28,16 +30,22 @@ class CategoricalModule(nn.Module):
     def __init__(self, features: Mapping[str, Categorical], embedding_dim: int) -> None:
         super().__init__()
         dims = [feature.embedding_dim or embedding_dim for feature in features.values()]
-        self.embeddings = EmbeddingBagCollection(
-            tables=[
+        tables: dict[str, EmbeddingBagConfig] = {}
+        for (name, feature), dim in zip(features.items(), dims, strict=True):
+            table = tables.setdefault(
+                feature.table or name,
                 EmbeddingBagConfig(
-                    name=name,
+                    name=feature.table or name,
                     embedding_dim=dim,
                     num_embeddings=feature.num_embeddings,
-                    feature_names=[name],
-                )
-                for (name, feature), dim in zip(features.items(), dims, strict=True)
-            ],
+                    feature_names=[],
+                ),
+            )
+            table.feature_names.append(name)
+            table.num_embeddings = max(table.num_embeddings, feature.num_embeddings)
+        self.embeddings = EmbeddingBagCollection(
+            tables=list(tables.values()),
+            is_weighted=any(feature.weights for feature in features.values()),
             device=torch.device("meta"),
         )
         self.names = list(features)

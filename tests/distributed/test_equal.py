@@ -11,12 +11,12 @@ STEPS = 20
 
 
 def trained(data: str, *, with_hook: bool, statistics: bool):
-    from mbrec import build, distributed
+    from mbrec import build, distributed, sources
     from mbrec.data.loader import Loader
 
     config = compose(Path(data), "balancer=equal", f"monitor.balance={statistics}".lower())
     runtime = distributed.start()
-    reader = build.train_reader(config, runtime)
+    reader = sources.train_reader(config, runtime)
     sharded = build.shard(config, runtime, with_hook=with_hook)
     batches = iter(Loader(reader))
     segment = distributed.Lockstep(batches, reader.empty_batch, limit=STEPS)

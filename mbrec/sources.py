@@ -1,0 +1,96 @@
+"""Configuration -> rows: opens the data set, completes its schema, and makes its readers."""
+
+import logging
+import math
+from pathlib import Path
+
+import torch.distributed as dist
+
+from mbrec import distributed
+from mbrec.config import Config
+from mbrec.data import manifest, stored, verify
+from mbrec.data.files import Store, open_store
+from mbrec.data.parquet import ParquetReader
+from mbrec.data.schema import Order
+
+log = logging.getLogger(__name__)
+
+
+def data_folder(config: Config, runtime: distributed.Runtime) -> str:
+    """Return the folder of the data set; rank 0 writes a synthetic one if it is not there."""
+    settings = config.data.synthetic
+    if settings is None:
+        return config.data.path
+    from mbrec.data.world import write
+
+    folder = Path(config.data.path) / settings.fingerprint
+    if runtime.rank == 0 and not folder.exists():
+        log.info("writing %s synthetic rows to %s", f"{settings.rows:,}", folder)
+        write(settings, folder, progress=config.monitor.progress)
+    dist.barrier()
+    return str(folder)
+
+
+def open_data(config: Config, runtime: distributed.Runtime) -> Store:
+    """Return the data set; what its schema leaves out is filled in, in `config`, by its manifest.
+
+    Raises:
+        ValueError: if the manifest does not say it, or the files are not those it lists.
+    """
+    store = open_store(data_folder(config, runtime))
+    found = None
+    if store.exists(manifest.NAME):
+        found = manifest.load(store.filesystem, store.root)
+        if problems := verify.check_sizes(store.filesystem, store.root, found):
+            raise ValueError("the files are not those of the manifest:\n  " + "\n  ".join(problems))
+    config.data.columns = stored.resolve(config.data.columns, found)
+    return store
+
+
+def train_reader(config: Config, runtime: distributed.Runtime) -> ParquetReader:
+    """Return the reader of this rank's training rows."""
+    store = open_data(config, runtime)
+    return ParquetReader(
+        store.find(config.data.train),
+        config.data.columns,
+        config.tasks,
+        global_batch_size=config.trainer.global_batch_size,
+        order=config.data.order,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        shuffle_rows=config.data.shuffle_rows,
+        seed=config.trainer.seed,
+        oracle=False,
+        store=store,
+        vocabularies=stored.load_vocabularies(config.data.columns, store),
+    )
+
+
+def evaluation_reader(
+    config: Config, runtime: distributed.Runtime, run: Path | None = None
+) -> ParquetReader:
+    """Return the reader of this rank's evaluation rows, under any number of ranks.
+
+    Args:
+        config: of the run.
+        runtime: this process.
+        run: folder of a finished run, whose vocabularies are its model's; default: the data set's.
+    """
+    store = open_data(config, runtime)
+    vocabularies = open_store(str(run)) if run else store
+    return ParquetReader(
+        store.find(config.data.evaluation),
+        config.data.columns,
+        config.tasks,
+        global_batch_size=batch_size(config, runtime) * runtime.world_size,
+        order=Order.dealt,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        store=store,
+        vocabularies=stored.load_vocabularies(config.data.columns, vocabularies),
+    )
+
+
+def batch_size(config: Config, runtime: distributed.Runtime) -> int:
+    """Return the rows of a batch on one rank."""
+    return math.ceil(config.trainer.global_batch_size / runtime.world_size)
