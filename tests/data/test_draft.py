@@ -1,0 +1,175 @@
+"""A draft is a schema that training takes: parsed, completed, and read with."""
+
+import re
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from omegaconf import OmegaConf
+from shop_logs import make_log, make_oddities, prepare, write
+
+from mbrec.data import manifest, stored
+from mbrec.data.describe import Options, describe
+from mbrec.data.files import open_store
+from mbrec.data.parquet import ParquetReader
+from mbrec.data.schema import Columns
+from mbrec.data.synthetic import Synthetic
+from mbrec.data.world import write as write_world
+from mbrec.tasks import Task
+
+RANDOM = np.random.default_rng(3)
+
+
+def world(folder):
+    sizes = {"rows": 3_000, "num_users": 50, "num_items": 40, "num_tags": 20}
+    write_world(Synthetic(**sizes, rows_per_shard=500, history_length=5, raw_dense=True), folder)
+    return folder
+
+
+def plain(folder):
+    """The files of the prepared log, without what was said of them."""
+    prepare(folder)
+    (folder / "manifest.json").unlink()
+    return folder
+
+
+def oddities(folder):
+    late = make_oddities(300, late=True)
+    return write(folder, {"train/a.parquet": make_oddities(900), "test/a.parquet": late})
+
+
+def numbers(folder):
+    """Numbers alone, one of which is a label; no splits."""
+    columns = {"x": RANDOM.normal(size=900), "z": RANDOM.random(900)}
+    columns["y"] = RANDOM.integers(0, 2, 900)
+    table = pa.table(columns)
+    return write(folder, {f"part-{k}.parquet": table.slice(300 * k, 300) for k in range(3)})
+
+
+def one_file(folder):
+    return write(folder, {"log.parquet": make_log(700)})
+
+
+KINDS = {"world": world, "prepared": prepare, "plain": plain, "oddities": oddities}
+KINDS |= {"numbers": numbers, "one_file": one_file}
+
+
+@pytest.fixture
+def draft(capsys):
+    """Returns the text of the draft for a folder."""
+
+    def text(folder, *options):
+        describe(str(folder), Options.parse(["plot=none", *options]))
+        return capsys.readouterr().out
+
+    return text
+
+
+def parse(text):
+    """Return the node and the schema of a draft."""
+    node = OmegaConf.create(text)
+    columns = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Columns), node.columns))
+    assert isinstance(columns, Columns)
+    return node, columns
+
+
+def complete(folder, columns):
+    store = open_store(str(folder))
+    has = store.exists(manifest.NAME)
+    return stored.resolve(columns, manifest.load_folder(folder) if has else None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_and_evaluation_read_every_row_with_the_draft(kind, draft, tmp_path):
+    folder = KINDS[kind](tmp_path / "data")
+    node, columns = parse(draft(folder))
+    assert node.path == str(folder)
+    columns, store = complete(folder, columns), open_store(str(folder))
+    tasks = {label: Task(label) for label in columns.labels}
+    assert tasks
+    options = {"global_batch_size": 128, "store": store}
+    options["vocabularies"] = stored.load_vocabularies(columns, store)
+    for patterns in (node.train, node.evaluation):
+        reader = ParquetReader(store.find(patterns), columns, tasks, **options)
+        batches = list(reader)
+        assert sum(int((batch.rows_B >= 0).sum()) for batch in batches) == reader.num_rows > 0
+        # Standardised with figures that fit: nothing is far from what it was drawn with.
+        assert max(float(batch.dense_BN.abs().max()) for batch in batches) < 30
+
+
+def test_without_a_manifest_the_draft_says_what_the_manifest_would(draft, tmp_path):
+    with_manifest = complete(tmp_path / "a", parse(draft(prepare(tmp_path / "a")))[1])
+    without = parse(draft(plain(tmp_path / "b"), "labels=[clicked,bought]"))[1]
+    assert without.labels == with_manifest.labels
+    for name, feature in without.categorical.items():
+        known = with_manifest.categorical[name]
+        assert (feature.missing, feature.multi_hot) == (known.missing, known.multi_hot)
+        if known.vocabulary is None:
+            assert (feature.cardinality, feature.hash_size) == (known.cardinality, known.hash_size)
+    assert list(without.numerical) == list(with_manifest.numerical)
+    for name, feature in without.numerical.items():
+        known = with_manifest.numerical[name]
+        assert (feature.mean, feature.std) == pytest.approx((known.mean, known.std), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["prepared", "oddities", "world"])
+def test_every_column_is_named_once_with_its_type_and_reason(kind, draft, tmp_path):
+    text = draft(KINDS[kind](tmp_path / "data"))
+    listed = [line for line in text.split("columns:\n")[1].splitlines() if line]
+    sections = ("  categorical:", "  numerical:", "  labels:", "  # Left out:")
+    listed = [line for line in listed if not line.startswith(sections)]
+    assert all(re.search(r"  # \S|  #   \S", line) for line in listed), listed
+    _, columns = parse(text)
+    features = columns.categorical | columns.numerical
+    named = Counter(feature.column or name for name, feature in features.items())
+    named.update(f.weights for f in columns.categorical.values() if f.weights)
+    assert max(named.values()) == 1
+    assert not any(name.startswith("__") for name in named)
+
+
+def test_the_same_data_gives_the_same_draft(draft, tmp_path):
+    folder = plain(tmp_path / "data")
+    assert draft(folder) == draft(folder)
+
+
+def test_numbers_alone_get_a_table_of_buckets(draft, tmp_path):
+    columns = parse(draft(numbers(tmp_path)))[1]
+    assert list(columns.categorical) == ["x_bucket"]
+    assert len(columns.categorical["x_bucket"].boundaries or []) == 9
+    assert set(columns.numerical) == {"x", "z"}
+
+
+def test_rates_of_labels_stand_beside_them_for_each_split(draft, tmp_path):
+    folder = prepare(tmp_path / "data")
+    text = draft(folder)
+    found = manifest.load_folder(folder).splits
+    rates = [f"{name} {split.label_rates['clicked']:.4g}" for name, split in found.items()]
+    assert f"# int8; {', '.join(rates)}; a label by" in text
+    both = [
+        (log["clicked"].to_numpy() * log["bought"].to_numpy()).mean()
+        for log in (make_log(2_000), make_log(500, first=2_000), make_log(500, first=2_500))
+    ]
+    assert f"train {both[0]:.4g}, validation {both[1]:.4g}, test {both[2]:.4g}" in text
+
+
+def test_a_data_set_without_labels_is_drafted_and_says_so(draft, tmp_path):
+    table = pa.table({"user_id": RANDOM.integers(0, 9, 90), "x": RANDOM.random(90)})
+    text = draft(write(tmp_path, {"train/a.parquet": table, "test/a.parquet": table}))
+    assert "No column looks like a label" in text
+    assert parse(text)[1].labels == {}
+
+
+def test_a_data_set_without_features_is_refused(draft, tmp_path):
+    table = pa.table({"clicked": [0, 1] * 20, "request": [f"r{i}" for i in range(40)]})
+    with pytest.raises(ValueError, match=r"expected a column of ids, .* another value in nearly"):
+        draft(write(tmp_path, {"train/a.parquet": table}))
+
+
+def test_columns_that_the_manifest_does_not_tell_of_are_not_used(draft, tmp_path):
+    folder = prepare(tmp_path / "data")
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"price": {', '"priced": {'))
+    text = draft(folder)
+    assert "#   price: the manifest does not tell of it" in text
+    assert "price" not in parse(text)[1].numerical
