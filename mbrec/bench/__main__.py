@@ -1,11 +1,12 @@
-"""`torchrun -m mbrec.bench [key=value ...]` measures a job, `... balance` the library.
+"""`torchrun -m mbrec.bench [key=value ...]` measures a job; `... data`, `... balance` its parts.
 
-The first takes the settings of training and runs under torchrun; the second needs torch alone.
+The first runs under torchrun and takes the settings of training, which `data` takes as well;
+`balance` needs torch alone.
 """
 
 import sys
 
-PARTS = ("balance", "job")
+PARTS = ("balance", "data", "job")
 
 
 def main() -> None:
@@ -15,6 +16,11 @@ def main() -> None:
         from mbrec.bench import balance
 
         balance.main(sys.argv[2:])
+        return
+    if named == "data":
+        from mbrec.bench import data
+
+        data.main(sys.argv[2:])
         return
     if named == "job" and "job" in sys.argv[1:2]:
         del sys.argv[1]

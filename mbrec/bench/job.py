@@ -101,6 +101,7 @@ def describe(
 ) -> str:
     """Return medians of rows/s, the job's share of the bare loop, and the hook's QPS drop."""
     share = timing.spread([b / a for a, b in zip(job, bare, strict=True)])
+    same = timing.spread([b / a for a, b in zip(job, hooked, strict=True)])
     speeds = {"job": job, "bare loop": bare, "bare loop, hook": hooked}
     lines = [
         f"{name:<16}{rows / statistics.median(seconds):>10,.0f} rows/s, "
@@ -109,6 +110,7 @@ def describe(
     ]
     lines += [
         f"job / bare loop {share.text(3)}",
+        f"job / bare loop of the same model, with the hook {same.text(3)}",
         f"QPS drop of the hook {timing.drop(bare, hooked).text()} %",
         f"(medians and 95 % intervals, {len(job)} rounds of {steps} steps each)",
     ]
