@@ -21,7 +21,7 @@ def data_folder(config: Config, runtime: distributed.Runtime) -> str:
     settings = config.data.synthetic
     if settings is None:
         return config.data.path
-    from mbrec.data.world import write
+    from mbrec.data.synthetic.files import write
 
     folder = Path(config.data.path) / settings.fingerprint
     if runtime.rank == 0 and not folder.exists():

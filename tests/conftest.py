@@ -18,7 +18,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder that holds the tiny synthetic data set, as `data.path` expects it."""
     from jobs import compose
 
-    from mbrec.data.world import write
+    from mbrec.data.synthetic.files import write
 
     folder = tmp_path_factory.mktemp("synthetic")
     settings = compose(folder).data.synthetic

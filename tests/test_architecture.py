@@ -167,7 +167,7 @@ def test_only_build_and_entry_points_import_config():
 
 def test_the_trainer_names_no_task_balancer_or_label():
     data = [yaml.safe_load(path.read_text()) for path in (ROOT / "configs/data").glob("*.yaml")]
-    names = {label for node in data for label in node["columns"]["labels"]}
+    names = {label for node in data for label in node["columns"].get("labels", ())}
     for group in ("tasks", "balancer"):
         names |= {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")}
     names |= set(balancers())

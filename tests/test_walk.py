@@ -1,4 +1,4 @@
-"""The README's walk from a newcomer's own CSV to a trained model, its commands as they stand there."""
+"""The README's walk from a newcomer's own CSV to a trained model, by the commands that it has."""
 
 import os
 import re

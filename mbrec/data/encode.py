@@ -80,12 +80,17 @@ class Encoder:
         if twice := [name for name in self.names if schema.names.count(name) > 1]:
             return [*found, f"expected each column once, got {', '.join(twice)} more often"]
         numbers = [feature.column or name for name, feature in self.columns.numerical.items()]
+        numerical = self.columns.numerical.items()
+        # A column of nothing but nulls has no other type.
+        nullable = {f.column or n for n, f in numerical if f.missing is not MissingNumber.error}
         numbers += [label.columns[0] for label in self.labels if label.is_column]
         numbers += ([self.columns.weight] if self.columns.weight else []) + self.oracle
         found += [
             f"column '{name}': expected numbers, got type {schema.field(name).type}"
             for name in dict.fromkeys(numbers)
-            if name in schema.names and not _is_number(schema.field(name).type)
+            if name in schema.names
+            and not _is_number(kind := schema.field(name).type)
+            and not (pa.types.is_null(kind) and name in nullable)
         ]
         for name, feature in self.columns.categorical.items():
             column = feature.column or name
@@ -218,6 +223,8 @@ def _encode_numerical(
     Returns:
         How many columns were written.
     """
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.float64())
     values = column.to_numpy(zero_copy_only=False)
     missing = None
     if feature.missing is not MissingNumber.error:

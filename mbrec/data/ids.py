@@ -32,6 +32,11 @@ def type_problem(
         value = found.value_type
     if pa.types.is_dictionary(value):
         value = value.value_type
+    # A column of nothing but nulls, or of empty lists, has no other type.
+    if pa.types.is_null(value) and (
+        feature.multi_hot if nested else feature.missing is MissingId.row
+    ):
+        return None
     integer = pa.types.is_integer(value) or pa.types.is_boolean(value)
     if feature.is_bucketised:
         what, fits = "numbers", integer or pa.types.is_floating(value)
@@ -74,6 +79,10 @@ def encode_ids(
         ValueError: if an id is missing or unknown, and the feature has no policy for it.
     """
     missing = None
+    if pa.types.is_null(column.type):
+        if feature.missing is MissingId.row or not len(column):
+            return np.full(len(column), feature.missing_row)
+        column = column.cast(pa.int64())
     if pa.types.is_floating(column.type):
         missing = np.isnan(column.to_numpy(zero_copy_only=False))
     elif column.null_count:
@@ -258,6 +267,8 @@ def _lengths(column: pa.Array) -> np.ndarray:
 
 
 def _plain_lists(column: pa.Array) -> pa.Array:
+    if pa.types.is_null(column.type):
+        return column.cast(pa.list_(pa.int64()))
     if pa.types.is_fixed_size_list(column.type):
         return column.cast(pa.list_(column.type.value_type))
     return column

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from mbrec.data import scaling
-from mbrec.data.clock import time_of
-from mbrec.data.column_names import AFTERWARDS, CODES, EVENTS, NUMBERS, WEIGHTS, words
-from mbrec.data.label_names import Label
-from mbrec.data.layout import TRAIN
-from mbrec.data.profile import Field, Profile
+from mbrec.data.describe import scaling
+from mbrec.data.describe.clock import time_of
+from mbrec.data.describe.column_names import AFTERWARDS, CODES, EVENTS, NUMBERS, WEIGHTS, words
+from mbrec.data.describe.label_names import Label
+from mbrec.data.describe.layout import TRAIN
+from mbrec.data.describe.profile import Field, Profile
 
 # Rows of the largest table that a draft asks for.
 LARGEST_TABLE = 5_000_000

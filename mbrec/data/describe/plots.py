@@ -10,9 +10,9 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mbrec.data.label_rates import LabelRates
-from mbrec.data.layout import TRAIN
-from mbrec.data.profile import Profile
+from mbrec.data.describe.label_rates import LabelRates
+from mbrec.data.describe.layout import TRAIN
+from mbrec.data.describe.profile import Profile
 
 _MOST_IDS, _MOST_NULLS = 8, 20
 _SPREAD = 20  # between the largest and the smallest rate, for an axis of magnitudes

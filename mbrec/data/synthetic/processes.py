@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import cast
 
 from mbrec.data.synthetic import Synthetic
-from mbrec.data.world import World
-from mbrec.data.world_parts import File, Written, write_files
+from mbrec.data.synthetic.parts import File, Written, write_files
+from mbrec.data.synthetic.world import World
 
 Pipe = tuple[Connection, Connection]  # to receive from and to send to
 

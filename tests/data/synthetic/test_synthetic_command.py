@@ -9,13 +9,13 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from mbrec import config
-from mbrec.data import synthetic_command as command
-from mbrec.data.optimum import auc_optimum, normalized_entropy_optimum
 from mbrec.data.schema import HIDDEN_PREFIX
 from mbrec.data.synthetic import Conflict, Synthetic
-from mbrec.data.world import World
+from mbrec.data.synthetic import __main__ as command
+from mbrec.data.synthetic.optimum import auc_optimum, normalized_entropy_optimum
+from mbrec.data.synthetic.world import World
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "data"
+CONFIGS = Path(__file__).parents[3] / "configs" / "data"
 TINY = ["preset=tiny", "rows=1000", "conflict=conflict", "shares=[.45,.2,.2,.15,0]"]
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mbrec.data.column_names import clean_name, unique_name
-from mbrec.data.guess import Guess, Role
-from mbrec.data.label_names import Label
-from mbrec.data.layout import TRAIN
-from mbrec.data.profile import FEW_IDS, Field, Profile
-from mbrec.data.scaling import number
+from mbrec.data.describe.column_names import clean_name, unique_name
+from mbrec.data.describe.guess import Guess, Role
+from mbrec.data.describe.label_names import Label
+from mbrec.data.describe.layout import TRAIN
+from mbrec.data.describe.profile import FEW_IDS, Field, Profile
+from mbrec.data.describe.scaling import number
 
 _WORD = re.compile(r"[A-Za-z_][\w.]*(/[\w.]+)*", re.ASCII)
 # What YAML takes for something other than a string.

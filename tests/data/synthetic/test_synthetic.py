@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from mbrec.data import synthetic, world_files
-from mbrec.data.optimum import auc_optimum, normalized_entropy_optimum
-from mbrec.data.shard import Shard
+from mbrec.data import synthetic
 from mbrec.data.synthetic import BASE_RATES, LABELS, ORACLE_PREFIX, Conflict, Synthetic
-from mbrec.data.world import World
-from mbrec.data.world_files import write
+from mbrec.data.synthetic import files as world_files
+from mbrec.data.synthetic.files import write
+from mbrec.data.synthetic.optimum import auc_optimum, normalized_entropy_optimum
+from mbrec.data.synthetic.shard import Shard
+from mbrec.data.synthetic.world import World
 
 SMALL_ROWS = 200_000
 CALIBRATION_ROWS = 100_000

@@ -8,12 +8,12 @@ from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 
-from mbrec.data.draft import Draft, write_draft
-from mbrec.data.guess import guess
-from mbrec.data.label_names import Label, find_labels
-from mbrec.data.label_rates import LabelRates, count_labels
-from mbrec.data.profile import Profile, look_at
-from mbrec.data.task_files import find_tasks
+from mbrec.data.describe.draft import Draft, write_draft
+from mbrec.data.describe.guess import guess
+from mbrec.data.describe.label_names import Label, find_labels
+from mbrec.data.describe.label_rates import LabelRates, count_labels
+from mbrec.data.describe.profile import Profile, look_at
+from mbrec.data.describe.task_files import find_tasks
 from mbrec.errors import plain_errors
 
 USAGE = """usage: python -m mbrec.data.describe DIR [key=value ...]
@@ -165,7 +165,7 @@ def _write(configs: Path, name: str, draft: Draft) -> None:
 
 def _draw(picture: str, profile: Profile, draft: Draft, rates: LabelRates | None) -> None:
     try:
-        from mbrec.data import plots
+        from mbrec.data.describe import plots
     except ImportError as error:
         how = ".venv/bin/pip install -c constraints.txt matplotlib"
         _tell(f"no picture: {error}; install it with {how}")

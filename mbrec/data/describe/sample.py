@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
+from mbrec.data.describe.scan import is_list, is_text, open_parquet, read_file
 from mbrec.data.files import Store
-from mbrec.data.scan import is_list, is_text, open_parquet, read_file
 
 SAMPLE_ROWS = 1 << 18
 _PIECES = 64

@@ -5,11 +5,11 @@ import pyarrow as pa
 import pytest
 from shop_logs import make_log, make_oddities, prepare, write
 
-from mbrec.data import clock
-from mbrec.data.guess import LARGEST_TABLE, guess, hash_size
-from mbrec.data.label_names import find_labels
-from mbrec.data.label_rates import count_labels
-from mbrec.data.profile import look_at
+from mbrec.data.describe import clock
+from mbrec.data.describe.guess import LARGEST_TABLE, guess, hash_size
+from mbrec.data.describe.label_names import find_labels
+from mbrec.data.describe.label_rates import count_labels
+from mbrec.data.describe.profile import look_at
 
 RANDOM = np.random.default_rng(5)
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mbrec.data.column_names import OUTCOMES, clean_name, quoted, unique_name, words
-from mbrec.data.profile import Field, Profile
+from mbrec.data.describe.column_names import OUTCOMES, clean_name, quoted, unique_name, words
+from mbrec.data.describe.profile import Field, Profile
 
 CLICK, CONVERSION = "click", "conversion"
 

@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 
+from mbrec.data.describe.layout import find_layout
 from mbrec.data.files import open_store
-from mbrec.data.layout import find_layout
 
 ROW = pa.table({"x": [1]})
 

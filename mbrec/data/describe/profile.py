@@ -10,12 +10,12 @@ import pyarrow.types as pt
 from pyarrow import fs
 
 from mbrec.data import manifest
+from mbrec.data.describe.footers import Footers, Range, read_footers
+from mbrec.data.describe.layout import TRAIN, Layout, find_layout
+from mbrec.data.describe.sample import Sample
+from mbrec.data.describe.scan import count_distinct, is_list, is_text, read_batches, read_schema
 from mbrec.data.files import Store, open_store
-from mbrec.data.footers import Footers, Range, read_footers
-from mbrec.data.layout import TRAIN, Layout, find_layout
 from mbrec.data.manifest import Column, Manifest
-from mbrec.data.sample import Sample
-from mbrec.data.scan import count_distinct, is_list, is_text, read_batches, read_schema
 from mbrec.data.schema import HIDDEN_PREFIX
 from mbrec.data.statistics import Statistics
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from mbrec.data.profile import Field, Profile
+from mbrec.data.describe.profile import Field, Profile
 
 # Names of the time of a row, the best first.
 _ROW_TIMES = (

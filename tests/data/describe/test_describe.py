@@ -13,11 +13,11 @@ from hydra import compose, initialize_config_dir
 from shop_logs import make_log, prepare, write
 
 from mbrec import config as configuration
-from mbrec.data import describe as command
-from mbrec.data.describe import Options, describe
-from mbrec.data.task_files import find_tasks
+from mbrec.data.describe import __main__ as command
+from mbrec.data.describe.__main__ import Options, describe
+from mbrec.data.describe.task_files import find_tasks
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_the_draft_alone_is_on_the_standard_output(shop, capsys):
 def test_the_command_starts_without_torch_and_ends_with_one_line(shop):
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'matplotlib']));"
-        "from mbrec.data.describe import main; main()"
+        "from mbrec.data.describe.__main__ import main; main()"
     )
     run = [sys.executable, "-c", code, str(shop)]
     result = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)

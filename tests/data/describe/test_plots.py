@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from shop_logs import make_log, prepare, write
 
-from mbrec.data.describe import Options, describe
+from mbrec.data.describe.__main__ import Options, describe
 
 
 @pytest.fixture(scope="module")

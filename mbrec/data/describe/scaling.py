@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from mbrec.data.column_names import IDS, words
-from mbrec.data.profile import Field
+from mbrec.data.describe.column_names import IDS, words
+from mbrec.data.describe.profile import Field
 
 # Of the way from the median up to the 99 % quantile over the way down to the 1 % quantile:
 # 1 for a normal distribution, 6 for an exponential one.

@@ -9,7 +9,6 @@ that any model could reach. `python -m mbrec.data.synthetic DIR [key=value ...]`
 import hashlib
 import json
 import math
-import sys
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
@@ -164,9 +163,3 @@ class Synthetic:
             "delay": float(self.delay),
             "horizon": float(self.horizon),
         }
-
-
-if __name__ == "__main__":
-    from mbrec.data.synthetic_command import main
-
-    sys.exit(main())

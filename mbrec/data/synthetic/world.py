@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mbrec.data import streams
-from mbrec.data.shard import Lists, Shard
-from mbrec.data.streams import Popularity
-from mbrec.data.synthetic import BASE_RATES, NUM_DENSE, NUM_TASKS, Array, Synthetic
+from mbrec.data.synthetic import BASE_RATES, NUM_DENSE, NUM_TASKS, Array, Synthetic, streams
+from mbrec.data.synthetic.shard import Lists, Shard
+from mbrec.data.synthetic.streams import Popularity
 
 RAW_MISSING = 0.05  # share of nulls in the raw dense columns
 
@@ -205,10 +204,3 @@ class World:
             if task == 0:  # the rate of conversions is one among clicks
                 weights[:, 1] = streams.sigmoid(logits[:, 0] + intercepts[0])
         self.arrays["intercepts"] = intercepts
-
-
-def write(settings: Synthetic, folder: str | Path, *, progress: bool = False) -> None:
-    """Writes the data set; see `mbrec.data.world_files.write`."""
-    from mbrec.data import world_files
-
-    world_files.write(settings, folder, progress=progress)

@@ -43,7 +43,7 @@ def run(folder: Path, arguments: Sequence[str]) -> str:
     """
     settings, processes = parse(arguments)
 
-    from mbrec.data.world_files import write
+    from mbrec.data.synthetic.files import write
 
     target = folder / settings.fingerprint
     write(settings, target, progress=sys.stderr.isatty(), processes=processes)
@@ -144,7 +144,7 @@ def _optima(folder: Path) -> dict[str, tuple[float, float]]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    from mbrec.data.optimum import auc_optimum, normalized_entropy_optimum
+    from mbrec.data.synthetic.optimum import auc_optimum, normalized_entropy_optimum
 
     names = [ORACLE_PREFIX + name for name in (*LABELS, "click_conversion")]
     tables: list[pa.Table] = []
@@ -194,3 +194,7 @@ def _parser() -> argparse.ArgumentParser:
         "at most one a core), or a setting",
     )
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from mbrec.data import manifest
 from mbrec.data.synthetic import LABELS, Array, Synthetic
-from mbrec.data.world import World
+from mbrec.data.synthetic.world import World
 
 TRAIN, EVALUATION = "train", "evaluation"
 

@@ -16,9 +16,9 @@ from mbrec.data import manifest
 from mbrec.data.schema import HIDDEN_PREFIX
 from mbrec.data.statistics import Statistics
 from mbrec.data.synthetic import LABELS, NUM_DENSE, VERSION, Synthetic
-from mbrec.data.world import RAW_MISSING, World
-from mbrec.data.world_parts import EVALUATION, TRAIN, Written, plan, write_files
-from mbrec.data.world_processes import write_together
+from mbrec.data.synthetic.parts import EVALUATION, TRAIN, Written, plan, write_files
+from mbrec.data.synthetic.processes import write_together
+from mbrec.data.synthetic.world import RAW_MISSING, World
 
 _ROWS_PER_PROCESS = 1_000_000  # with fewer, starting a process takes longer than it saves
 _ROWS_LOOKED_AT = 1_000_000  # for the statistics of columns

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
+from mbrec.data.describe.scan import is_list, open_parquet
 from mbrec.data.files import Store
-from mbrec.data.scan import is_list, open_parquet
 
 _THREADS = 8
 

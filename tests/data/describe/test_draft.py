@@ -10,12 +10,12 @@ from omegaconf import OmegaConf
 from shop_logs import make_log, make_oddities, prepare, write
 
 from mbrec.data import manifest, stored
-from mbrec.data.describe import Options, describe
+from mbrec.data.describe.__main__ import Options, describe
 from mbrec.data.files import open_store
 from mbrec.data.parquet import ParquetReader
 from mbrec.data.schema import Columns
 from mbrec.data.synthetic import Synthetic
-from mbrec.data.world import write as write_world
+from mbrec.data.synthetic.files import write as write_world
 from mbrec.tasks import Task
 
 RANDOM = np.random.default_rng(3)

@@ -13,10 +13,10 @@ from pyarrow import parquet
 
 from mbrec.data import manifest
 from mbrec.data.schema import HIDDEN_PREFIX, Categorical, Columns, Numerical
-from mbrec.data.shard import Shard
 from mbrec.data.synthetic import BASE_RATES, LABELS, ORACLE_PREFIX, SIGMAS, Conflict, Synthetic
-from mbrec.data.world import World
-from mbrec.data.world_files import write
+from mbrec.data.synthetic.files import write
+from mbrec.data.synthetic.shard import Shard
+from mbrec.data.synthetic.world import World
 
 IDS = ["user", "item", "tags", *(f"x{column}" for column in range(8))]
 DENSE_ALONE = [1.0, 0.0, 0.0, 0.0, 0.0]

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from mbrec.data import world_files
 from mbrec.data.synthetic import Synthetic
-from mbrec.data.world import World
-from mbrec.data.world_files import write
+from mbrec.data.synthetic import files as world_files
+from mbrec.data.synthetic.files import write
+from mbrec.data.synthetic.world import World
 
 SETTINGS = Synthetic(
     rows=4_000,
@@ -139,7 +139,7 @@ def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) 
     program = (
         "import multiprocessing, sys, time, threading\n"
         "from mbrec.data.synthetic import Synthetic\n"
-        "from mbrec.data.world_files import write\n"
+        "from mbrec.data.synthetic.files import write\n"
         "def tell():\n"
         "    while len(multiprocessing.active_children()) < 2:\n"
         "        time.sleep(0.02)\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mbrec.data.column_names import unique_name
+from mbrec.data.describe.column_names import unique_name
 
 
 @dataclass

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from mbrec.data.clock import days, find_clock, time_of
+from mbrec.data.describe.clock import days, find_clock, time_of
+from mbrec.data.describe.label_names import Label
+from mbrec.data.describe.profile import Profile
+from mbrec.data.describe.scan import read_batches
 from mbrec.data.expression import parse
-from mbrec.data.label_names import Label
-from mbrec.data.profile import Profile
-from mbrec.data.scan import read_batches
 
 
 @dataclass
