@@ -5,6 +5,7 @@ Shapes: n rows, F one-hot features, N numerical features, L labels, O columns of
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -22,6 +23,22 @@ class Bag:
     values: np.ndarray
     offsets: np.ndarray
     weights: np.ndarray | None = None
+
+    @staticmethod
+    def allocate(size: int, rows: int, *, weighted: bool) -> "Bag":
+        """Return room for a number of values in a number of rows."""
+        weights = np.empty(size, np.float32) if weighted else None
+        return Bag(np.empty(size, np.int64), np.empty(rows + 1, np.int64), weights)
+
+    def room_for(self, bags: "Sequence[Bag]") -> "Bag":
+        """Return this bag's memory, or more of it, with room for the rows of others."""
+        size = sum(int(bag.offsets[-1] - bag.offsets[0]) for bag in bags)
+        rows = sum(len(bag.offsets) - 1 for bag in bags)
+        weighted = bags[0].weights is not None
+        fits = len(self.values) >= size and len(self.offsets) > rows
+        if fits and weighted == (self.weights is not None):
+            return self
+        return Bag.allocate(size + size // 4, rows, weighted=weighted)
 
     def take(self, order: np.ndarray) -> "Bag":
         """Return the rows at these positions."""
@@ -121,10 +138,23 @@ class Block:
         )
 
 
-def concatenate_bags(bags: Sequence[Bag]) -> Bag:
-    """Return the bags of all blocks for one feature, in order."""
-    values = np.concatenate([bag.own(bag.values) for bag in bags])
-    weights = [bag.own(bag.weights) for bag in bags if bag.weights is not None]
-    lengths = np.concatenate([np.diff(bag.offsets) for bag in bags])
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return Bag(values, offsets, np.concatenate(weights) if weights else None)
+def concatenate_bags(bags: Sequence[Bag], room: Bag | None = None) -> Bag:
+    """Return the bags of all blocks for one feature, in order.
+
+    Args:
+        bags: of one feature.
+        room: memory for the result, enough of it; default: new memory.
+    """
+    room = room or Bag.allocate(0, 0, weighted=False).room_for(bags)
+    sizes = [int(bag.offsets[-1] - bag.offsets[0]) for bag in bags]
+    rows, total = sum(len(bag.offsets) - 1 for bag in bags), sum(sizes)
+    values, offsets, weights = room.values[:total], room.offsets[: rows + 1], None
+    np.concatenate([bag.own(bag.values) for bag in bags], out=values)
+    if room.weights is not None:
+        weights = room.weights[:total]
+        np.concatenate([bag.own(w) for bag in bags if (w := bag.weights) is not None], out=weights)
+    offsets[0], end = 0, 0
+    for bag, before in zip(bags, accumulate(sizes, initial=0), strict=False):
+        begin, end = end, end + len(bag.offsets) - 1
+        np.add(bag.offsets[1:], before - bag.offsets[0], out=offsets[begin + 1 : end + 1])
+    return Bag(values, offsets, weights)

@@ -24,6 +24,11 @@ class Store:
     root: str
     name: str
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the files are on this machine."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
     def path(self, relative: str) -> str:
         """Return the path of a file below the folder, for the file system."""
         return f"{self.root}/{relative}" if self.root else relative

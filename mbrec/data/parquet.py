@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from mbrec.data import position, windows
 from mbrec.data.assemble import Assembler
 from mbrec.data.batch import Batch
-from mbrec.data.block import Block, concatenate_bags
+from mbrec.data.block import Bag, Block, concatenate_bags
 from mbrec.data.files import LOCAL, Store
 from mbrec.data.position import Position, Stretch
 from mbrec.data.preflight import RowGroup, check_files
@@ -227,6 +227,7 @@ class ParquetReader(IterableDataset[Batch]):
         # One buffer for all windows: new memory for each would cost as much as filling it. Rows are
         # copied when they leave, and a window is used up before the next one is read.
         buffer = self._assemble.encoder.empty
+        rooms = list(buffer.bags)
         for stretch in stretches:
             at = 0
             for window, spans in enumerate(
@@ -241,14 +242,18 @@ class ParquetReader(IterableDataset[Batch]):
                         order = self._random(1, stretch.stream, window).permutation(size)
                     if len(buffer) < size:
                         buffer = Block.allocate(size, buffer)
-                    yield self._fill(buffer.slice(0, size), spans), order[first:last]
+                    yield self._fill(buffer.slice(0, size), rooms, spans), order[first:last]
 
-    def _fill(self, block: Block, spans: Sequence[windows.Span]) -> Block:
+    def _fill(self, block: Block, rooms: list[Bag], spans: Sequence[windows.Span]) -> Block:
+        """Read spans into a block; its bags are put into `rooms`, which grow as needed."""
         parts, end = [], 0
         for group, start, stop in spans:
             begin, end = end, end + stop - start
             parts.append(self._read(group, start, stop, block.slice(begin, end)))
-        block.bags = [concatenate_bags(b) for b in zip(*(p.bags for p in parts), strict=True)]
+        block.bags = []
+        for number, bags in enumerate(zip(*(part.bags for part in parts), strict=True)):
+            rooms[number] = rooms[number].room_for(bags)
+            block.bags.append(concatenate_bags(bags, rooms[number]))
         return block
 
     def _read(self, group: RowGroup, start: int, stop: int, out: Block) -> Block:

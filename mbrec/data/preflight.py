@@ -80,7 +80,8 @@ def open_file(file: str, store: Store, columns: Sequence[str] = ()) -> pq.Parque
         metadata=metadata,
         page_checksum_verification=True,
         read_dictionary=texts,
-        pre_buffer=True,
+        # Few large requests, by another thread: worth its handing over only where latency is high.
+        pre_buffer=not store.is_local,
     )
 
 

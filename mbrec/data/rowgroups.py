@@ -41,20 +41,25 @@ class RowGroupReader:
         Raises:
             ValueError: if it cannot be read, or is not what the file says it is.
         """
-        file, leaves = self._file(group.file)
         where = f"{self._store.display(group.file)}: row group {group.index}"
         try:
+            file, leaves = self._file(group.file)
             table = file.read_row_group(group.index, columns=self._columns, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
+            metadata, writer = file.metadata.row_group(group.index), file.metadata.created_by
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise ValueError(f"{where} cannot be read: {error}") from error
+        if len(table) != group.num_rows:
+            raise ValueError(
+                f"{where} cannot be read: expected {group.num_rows:,} rows, got {len(table):,}: "
+                "the file is damaged"
+            )
         # A page's checksum leaves out its header, whose count of values can lose the end of a list,
         # or make nulls of the bits that fill its last byte.
-        metadata = file.metadata.row_group(group.index)
-        counts_nulls = (file.metadata.created_by or "").startswith(_COUNTS_NULLS)
+        counts_nulls = (writer or "").startswith(_COUNTS_NULLS)
         for name in self._columns:
-            column, footer = table[name], metadata.column(leaves[name])
-            nested = name in self._lists
+            column, nested = table[name], name in self._lists
             if nested or column.null_count or pa.types.is_dictionary(column.type):
+                footer = metadata.column(leaves[name])
                 problem = _damage(column, footer, nested=nested, counts_nulls=counts_nulls)
                 if problem:
                     raise ValueError(
