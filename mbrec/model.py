@@ -38,7 +38,7 @@ class Outputs:
     masks_BK: Tensor
     rows_B: Tensor
     oracle_BK: Tensor | None
-    unknown_2C: Tensor | None
+    unknown_2C: Tensor | None = None
 
 
 class SharedBottom(nn.Module):

@@ -10,9 +10,9 @@ from mbrec.config import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", "results/settings.md", "results/kuairand.md"]
-PAGES += ["docs/balancers.md", "results/balance.md"]
+PAGES += ["docs/balancers.md", "docs/data.md", "results/balance.md"]
 # What the commands make, and what stands for a user's own name.
-MADE = re.compile(r"configs/\w+/NAME\.yaml|docs/\w+\.md")
+MADE = re.compile(r"configs/\w+/(NAME|shop)\.yaml|docs/\w+\.md")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -39,4 +39,5 @@ def test_every_training_command_of_the_readme_composes():
     with initialize_config_module("mbrec.configs", version_base="1.3"):
         for command in commands:
             words = [word.strip("'") for word in re.findall(r"'[^']+'|\S+", command)]
-            parse(compose("train", overrides=[word for word in words if "..." not in word]))
+            if "data=shop" not in words:  # what the walk makes; see test_walk
+                parse(compose("train", overrides=[word for word in words if "..." not in word]))

@@ -19,7 +19,7 @@ from mbrec import check
 from mbrec import config as configuration
 from mbrec.errors import plain_errors
 
-MEMORY_ROWS = (200_000, 2_000_000)
+MEMORY_ROWS = (2_000_000, 20_000_000)
 PEERS = {"torch_rechub": "torch-rechub", "deepctr_torch": "deepctr-torch"}
 
 
@@ -62,14 +62,14 @@ def measure(config: configuration.Config, overrides: Sequence[str]) -> None:
     gc.freeze()
     _show("reader and model, one core", reading.beside_model(reader, sharded.pipeline).lines())
     peaks = reading.peak_memory(store, files, MEMORY_ROWS, options)
-    _show("memory", [f"{rows:>12,} rows: {mib:.0f} MiB" for rows, mib in peaks.items()])
+    _show("memory at its peak, beyond that of the first batch", [f"{rows:>12,} rows: {mib:.0f} MiB" for rows, mib in peaks.items()])
     _peers(config)
     _job(overrides)
 
 
 def _peers(config: configuration.Config) -> None:
     installed = [module for module in PEERS if importlib.util.find_spec(module)]
-    for module in PEERS.keys() - set(installed):
+    for module in (name for name in PEERS if name not in installed):
         print(f"\n{PEERS[module]} is not installed (pip install {PEERS[module]})")
     if installed:
         from mbrec.bench import contest

@@ -176,7 +176,9 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
 
 # Every page carries a checksum, which the reader verifies.
-_OPTIONS: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+# One page a column and row group: between several, a damaged page header can shift values unseen.
+_OPTIONS: dict[str, Any] = {"data_page_size": 1 << 27, "dictionary_pagesize_limit": 1 << 27}
+_OPTIONS |= {"compression": "zstd", "write_page_checksum": True}
 
 
 class _SplitWriter:
@@ -222,8 +224,7 @@ class _SplitWriter:
             writer.close()
 
     def summary(self) -> Split:
-        rates = {name: total / n for name, (n, total) in self._labels.items() if n}
-        return Split(self._rows, rates)
+        return Split(self._rows, {name: sum_ / n for name, (n, sum_) in self._labels.items() if n})
 
     def _count_labels(self, table: pa.Table) -> None:
         for name, (count, total) in self._labels.items():
@@ -258,7 +259,7 @@ def summary(manifest: Mapping[str, Any]) -> str:
     width = max(20, *(len(name) + 2 for name in ["", *labels]))
     lines = [["", *splits], ["rows", *(f"{split['rows']:,}" for split in splits.values())]]
     for label in labels:
-        rates = [split["label_rates"].get(label) for split in splits.values()]
+        rates = (split["label_rates"].get(label) for split in splits.values())
         lines.append([label, *("-" if rate is None else f"{rate:.4f}" for rate in rates)])
     lines.append(["duplicates dropped", f"{manifest['duplicates_dropped']:,}"])
     return "\n".join(
@@ -288,8 +289,7 @@ def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         raise ValueError(
             f"expected the columns {', '.join(schema.names)}, got {', '.join(table.column_names)}"
         )
-    table = table.select(schema.names)
-    if table.schema == schema:
+    if (table := table.select(schema.names)).schema == schema:
         return table
     columns = []
     for field in schema:

@@ -40,7 +40,7 @@ def test_the_command_needs_torch_alone_and_prints_markdown():
         (["balance", "methods=MGD"], "expected methods among AlignedMTL"),
         (["balance", "rounds=0"], "expected rounds to be an integer of at least 3"),
         (["balance", "sizes=0x0x0"], "expected sizes as KxBxH"),
-        (["balanse"], "expected one of balance, job"),
+        (["balanse"], "expected one of balance, data, job"),
     ],
 )
 def test_nonsense_is_told_in_one_line(arguments, expected):
