@@ -90,17 +90,15 @@ def _read_footer(file: str, encoder: Encoder, store: Store) -> tuple[list[str], 
     try:
         with open_file(file, store) as parquet:
             metadata, schema = parquet.metadata, parquet.schema_arrow
-            leaves = [metadata.schema.column(number) for number in range(len(metadata.schema))]
-            paths = [leaf.path for leaf in leaves]
+            # Not from `metadata.schema`, which with its owner is a cycle of some 100 kB a file.
+            first = metadata.row_group(0) if metadata.num_row_groups else None
+            leaves = range(metadata.num_columns if first else 0)
+            paths = [first.column(number).path_in_schema for number in leaves] if first else []
     except (OSError, ValueError, pa.ArrowException) as error:
         return [f"expected a Parquet file: {error}"], []
     problems = encoder.problems(schema)
     wanted, sizes = tuple(f"{name}." for name in encoder.names), []
-    lists = [
-        number
-        for number, (leaf, path) in enumerate(zip(leaves, paths, strict=True))
-        if leaf.max_repetition_level and path.startswith(wanted)
-    ]
+    lists = [number for number, path in enumerate(paths) if path.startswith(wanted)]
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
         sizes.append(group.num_rows)
