@@ -1,8 +1,6 @@
 """Tests of scripts/prepare_kuairand.py on generated archives in the KuaiRand format."""
 
 import gzip
-import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prepared import compose_data, encoded, load_script, manifest_of, unfit_columns
+
+from mbrec.data import writer
+from mbrec.data.kuairand import NUMERICAL
+from mbrec.data.manifest import load_folder
+from mbrec.data.stored import resolve
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_kuairand.py"
 LOG_HEADER = (
@@ -89,11 +93,7 @@ def files() -> Files:
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("prepare_kuairand", SCRIPT)
-    assert spec and spec.loader
-    module = sys.modules["prepare_kuairand"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("prepare_kuairand")
 
 
 @pytest.fixture
@@ -116,7 +116,8 @@ def _write(files: Files, folder: Path) -> Path:
 
 
 def _read(out: Path) -> dict[str, pa.Table]:
-    return {name: pq.read_table(out / name) for name in ("train", "validation", "test")}
+    """The splits that have rows."""
+    return {name: pq.read_table(out / name) for name in manifest_of(out)["splits"]}
 
 
 def _rows(text: str) -> list[dict[str, str]]:
@@ -270,46 +271,150 @@ def test_an_unknown_user_or_video_gets_the_reserved_id_and_empty_features(
     for name in ("author_id", "user_active_degree", "onehot_feat3", "register_days", "music_id"):
         assert row[name] == 0
     assert row["video_duration"] == row["video_age_days"] == row["fans_user_num"] == 0
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["splits"]["test"]["rows_of_unknown_users"] == 1
-    assert summary["splits"]["test"]["rows_of_unknown_videos"] == 1
-    assert summary["splits"]["train"]["rows_of_unknown_users"] == 0
-    assert summary["cardinality"]["user_id"] == 6
-    assert summary["cardinality"]["video_id"] == 5
+    manifest = manifest_of(tmp_path / "out")
+    notes = manifest["notes"]["splits"]
+    assert notes["test"]["rows_of_unknown_users"] == 1
+    assert notes["test"]["rows_of_unknown_videos"] == 1
+    assert notes["train"]["rows_of_unknown_users"] == 0
+    assert manifest["columns"]["user_id"]["cardinality"] == 6
+    assert manifest["columns"]["video_id"]["cardinality"] == 5
 
 
 def test_codes_stay_below_the_cardinality_and_no_value_is_missing(
     files: Files, prepare: Prepare, tmp_path: Path
 ) -> None:
     table = pa.concat_tables(prepare(files).values())
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    numerical = summary["log1p_of_numerical_in_train"]
-    for name, cardinality in summary["cardinality"].items():
+    columns = manifest_of(tmp_path / "out")["columns"]
+    labels = {"is_profile_enter", "conversion", *LABELS}
+    others = {*NUMERICAL, "history_weights"}
+    assert {name for name in table.column_names if "cardinality" not in columns[name]} == others
+    for name in set(table.column_names) - labels - others - {"time_ms"}:
         column = table[name].combine_chunks()
-        values = (column.flatten() if name == "tag" else column).to_numpy()
+        values = (column.flatten() if name in ("tag", "history") else column).to_numpy()
         assert values.min() >= 0
-        assert values.max() < cardinality
-    for name in numerical:
+        assert values.max() < columns[name]["cardinality"]
+    for name in NUMERICAL:
         assert np.isfinite(table[name].to_numpy()).all()
-    others = {"time_ms", "is_profile_enter", "conversion", *LABELS}
-    assert set(table.column_names) == {*summary["cardinality"], *numerical, *others}
     assert sum(table[name].null_count for name in table.column_names) == 0
 
 
-def test_the_summary_describes_the_written_splits(
+def test_cardinalities_are_those_of_the_feature_files_not_of_the_rows(
+    files: Files, prepare: Prepare, tmp_path: Path
+) -> None:
+    lines = files[LATE].splitlines(keepends=True)
+    prepare(files | {EARLY: _log(DAYS[:1], 3, seed=1, users=1), LATE: lines[0]})
+    columns = manifest_of(tmp_path / "out")["columns"]
+    expected = {"user_id": 6, "video_id": 5, "history": 5, "hour": 24, "tab": 15, "tag": 4}
+    assert {name: columns[name]["cardinality"] for name in expected} == expected
+
+
+def test_the_manifest_describes_the_written_splits_and_their_files(
     files: Files, prepare: Prepare, tmp_path: Path
 ) -> None:
     splits = prepare(files)
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    manifest = manifest_of(tmp_path / "out")
     for name, table in splits.items():
-        told = summary["splits"][name]
-        assert told["rows"] == len(table)
-        for label, rate in told["label_rates"].items():
+        assert manifest["splits"][name]["rows"] == len(table)
+        for label, rate in manifest["splits"][name]["label_rates"].items():
             assert rate == pytest.approx(table[label].to_numpy().mean())
-    for name, told in summary["log1p_of_numerical_in_train"].items():
-        values = np.log1p(splits["train"][name].to_numpy().astype(np.float64))
-        assert told["mean"] == pytest.approx(values.mean())
-        assert told["std"] == pytest.approx(values.std(), abs=1e-6)
+    assert set(manifest["splits"]["train"]["label_rates"]) == {*LABELS, "is_profile_enter"} | {
+        "conversion"
+    }
+    values = np.log1p(splits["train"]["fans_user_num"].to_numpy().astype(np.float64))
+    told = manifest["columns"]["fans_user_num"]
+    assert told["log1p_mean"] == pytest.approx(values.mean())
+    assert told["log1p_std"] == pytest.approx(values.std())
+    notes = manifest["notes"]
+    assert notes["archive"] == "pure"
+    assert notes["logs"] == [EARLY, LATE]
+    assert notes["splits"]["train"]["first_day"] == "2022-04-20"
+    assert notes["splits"]["test"]["last_day"] == "2022-05-02"
+    assert (notes["history_event"], notes["history_length"]) == ("shown", 50)
+    assert {path.split("/")[0] for path in manifest["files"]} == set(splits)
+
+
+def test_only_rows_that_are_equal_in_every_column_of_the_log_are_duplicates(
+    files: Files, prepare: Prepare, tmp_path: Path
+) -> None:
+    plain = prepare(files)
+    header, *lines = files[LATE].splitlines(keepends=True)
+    cells = dict(zip(LOG_HEADER.split(","), lines[5].strip().split(","), strict=True))
+    other = ",".join((cells | {"play_time_ms": "12"}).values()) + "\n"
+    again = header + "".join([*lines, lines[5], lines[7], lines[5]])
+    assert prepare(files | {LATE: again}, overwrite=True) == plain
+    assert manifest_of(tmp_path / "out")["notes"]["duplicate_log_rows"] == 3
+    with_other = prepare(files | {LATE: again + other}, overwrite=True)
+    assert sum(map(len, with_other.values())) == sum(map(len, plain.values())) + 1
+
+
+@pytest.mark.parametrize(
+    "name", ["kuairand_pure", "kuairand_history", "kuairand_1k", "kuairand_27k"]
+)
+def test_the_configuration_fits_what_is_written_and_needs_nothing_but_the_manifest(
+    name: str, files: Files, prepare: Prepare, tmp_path: Path
+) -> None:
+    splits = prepare(files)
+    job = compose_data(name, tmp_path / "out")
+    assert unfit_columns(job.data.columns, splits["train"]) == []
+    columns = resolve(job.data.columns, load_folder(tmp_path / "out"))
+    assert columns.categorical["user_id"].num_embeddings == 6
+    assert columns.numerical["fans_user_num"].std != 1
+    assert len(encoded(job, tmp_path / "out", "test")) > 1
+
+
+def _clicks(rows: list[dict[str, str]], user: int, before: int, until: int) -> list[int]:
+    """Videos that a user clicked before a time, on days up to one, newest first."""
+    past = [
+        (int(row["time_ms"]), int(row["video_id"]))
+        for row in rows
+        if int(row["user_id"]) == user
+        and row["is_click"] == "1"
+        and int(row["time_ms"]) < before
+        and int(row["date"]) <= until
+    ]
+    return [video for _, video in sorted(past, reverse=True)]
+
+
+def test_histories_end_with_training_for_the_rows_that_a_model_is_evaluated_on(
+    files: Files, prepare: Prepare
+) -> None:
+    rows = _rows(files[EARLY]) + _rows(files[LATE])
+    splits = prepare(files, history_length=7, history_event="is_click")
+    known = {"train": 20220429, "validation": 20220429, "test": 20220430}
+    for name, until in known.items():
+        for got in splits[name].to_pylist():
+            past = _clicks(rows, got["user_id"], got["time_ms"], until)
+            assert got["history"] == past[:7]
+            number = len(got["history"])
+            assert got["history_weights"] == pytest.approx([max(number, 1) ** -0.5] * number)
+    assert max(map(len, splits["train"]["history"].to_pylist())) == 7
+
+
+def test_histories_can_be_of_long_views_or_of_all_impressions(
+    files: Files, prepare: Prepare
+) -> None:
+    lengths = {
+        event: sum(map(len, prepare(files, history_event=event, overwrite=True)["test"]["history"]))
+        for event in ("long_view", "is_click", "shown")
+    }
+    assert lengths["shown"] > max(lengths["long_view"], lengths["is_click"])
+    with pytest.raises(ValueError, match="expected a history of shown, is_click, long_view, got x"):
+        prepare(files, history_event="x", overwrite=True)
+
+
+def test_users_without_features_do_not_share_a_history(files: Files, prepare: Prepare) -> None:
+    line = files[LATE].splitlines()[1].split(",")
+    for user, day, clicked in ((77, "20220428", "1"), (88, "20220429", "0"), (77, "20220501", "0")):
+        line[0], line[2], line[5] = str(user), day, clicked
+        line[4] = str(int(line[4]) + 1)
+        files[LATE] += ",".join(line) + "\n"
+    splits = prepare(files)
+    (of_88,) = [
+        r for r in splits["train"].to_pylist()[-200:] if r["user_id"] == 5 and not r["is_click"]
+    ]
+    (of_77,) = [r for r in splits["test"].to_pylist() if r["user_id"] == 5]
+    assert of_88["history"] == []
+    assert of_77["history"] == [int(line[1])]
 
 
 def test_logs_in_parts_are_all_used(files: Files, prepare: Prepare, tmp_path: Path) -> None:
@@ -328,9 +433,9 @@ def test_logs_in_parts_are_all_used(files: Files, prepare: Prepare, tmp_path: Pa
 
 
 def test_files_have_full_row_groups_a_limited_size_and_checksums(
-    files: Files, script: Any, prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: Files, prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "FILE_ROW_GROUPS", 2)
+    monkeypatch.setattr(writer, "FILE_ROW_GROUPS", 2)
     files[EARLY] = _log(DAYS[:1], 20_000, seed=3)
     prepare({**files, LATE: _log(DAYS[1:2], 9_000, seed=4)})
     paths = sorted((tmp_path / "out" / "train").iterdir())
@@ -372,7 +477,7 @@ def test_a_missing_file_is_named(
     name: str, files: Files, script: Any, prepare: Prepare, tmp_path: Path
 ) -> None:
     kept = {file: text for file, text in files.items() if not file.startswith(name)}
-    with pytest.raises(script.KuaiRandError, match=rf"^{name}.* is missing; looked in .*plain"):
+    with pytest.raises(ValueError, match=rf"^{name}.* is missing; looked in .*plain"):
         prepare(kept)
     assert os.listdir(tmp_path) == ["plain"]
 
@@ -385,7 +490,8 @@ def test_a_missing_column_and_its_file_are_named(
 ) -> None:
     header, rest = files[file].split("\n", 1)
     files[file] = "\n".join([header.replace(column, "renamed"), rest])
-    with pytest.raises(script.KuaiRandError, match=rf"{file}: column {column} is missing"):
+    expected = rf"{file}: expected a column {column}, got (user|video)_id,"
+    with pytest.raises(ValueError, match=expected):
         prepare(files)
 
 
@@ -394,10 +500,10 @@ def test_a_missing_column_and_its_file_are_named(
     [
         ("date", "20221399", "column date: Row #302: .*20221399"),
         ("is_click", "yes", "column is_click: Row #302: .*yes"),
-        ("is_like", "2", "column is_like has 2, not 0 to 1"),
-        ("hourmin", "2400", "column hourmin has 2400"),
-        ("tab", "15", "column tab has 15, not 0 to 14"),
-        ("user_id", "", "column user_id has an empty value"),
+        ("is_like", "2", "column is_like: expected 0 to 1, got 2"),
+        ("hourmin", "2400", "column hourmin: expected 0 to 2399, got 2400"),
+        ("tab", "15", "column tab: expected 0 to 14, got 15"),
+        ("user_id", "", "column user_id: expected a value in every row"),
     ],
 )
 def test_a_value_that_cannot_be_read_is_named_with_its_file(
@@ -405,18 +511,20 @@ def test_a_value_that_cannot_be_read_is_named_with_its_file(
 ) -> None:
     cells = dict(zip(LOG_HEADER.split(","), files[LATE].splitlines()[-1].split(","), strict=True))
     files[LATE] += ",".join((cells | {column: value}).values()) + "\n"
-    with pytest.raises(script.KuaiRandError, match=rf"{LATE}: .*{message}"):
+    with pytest.raises(ValueError, match=rf"{LATE}: .*{message}"):
         prepare(files)
 
 
 def test_a_feature_row_given_twice_is_an_error(files: Files, script: Any, prepare: Prepare) -> None:
     files[VIDEOS] += VIDEO_ROWS[0] + "\n"
-    with pytest.raises(script.KuaiRandError, match=rf"{VIDEOS}: id 3 has several rows"):
+    with pytest.raises(
+        ValueError, match=rf"{VIDEOS}: expected a row for each id, got several of id 3"
+    ):
         prepare(files)
 
 
 def test_files_of_two_archives_are_not_mixed(files: Files, script: Any, prepare: Prepare) -> None:
-    with pytest.raises(script.KuaiRandError, match="several archives: 1k, pure"):
+    with pytest.raises(ValueError, match="files of one archive, got those of 1k, pure"):
         prepare(files | {"user_features_1k.csv": files[USERS]})
 
 
@@ -425,21 +533,21 @@ def test_truncated_archives_are_named(
 ) -> None:
     path = _as_tar(files, tmp_path / "archive")
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(script.KuaiRandError, match=r"archive\.tar\.gz: not a readable tar"):
+    with pytest.raises(ValueError, match=r"archive\.tar\.gz: not a readable tar"):
         prepare(path)
     folder = _as_gz(files, tmp_path / "gz")
     log = folder / "data" / f"{LATE}.gz"
     log.write_bytes(log.read_bytes()[:2000])
-    with pytest.raises(script.KuaiRandError, match=rf"{LATE}\.gz: .*[Tt]runcated"):
+    with pytest.raises(ValueError, match=rf"{LATE}\.gz: .*[Tt]runcated"):
         prepare(folder)
 
 
 def test_limits_that_leave_train_empty_or_cross_are_errors(
     files: Files, script: Any, prepare: Prepare
 ) -> None:
-    with pytest.raises(script.KuaiRandError, match="2022-04-19 or earlier, train is empty"):
+    with pytest.raises(ValueError, match="log rows of 2022-04-19 or earlier to train on, got none"):
         prepare(files, train_until=date(2022, 4, 19))
-    with pytest.raises(script.KuaiRandError, match="2022-05-03, after validation on 2022-04-30"):
+    with pytest.raises(ValueError, match="expected train to end by 2022-04-30, got 2022-05-03"):
         prepare(files, train_until=date(2022, 5, 3))
 
 
@@ -449,9 +557,9 @@ def test_an_existing_output_is_replaced_only_on_request_and_only_if_written_here
     mine = tmp_path / "out" / "notes.txt"
     mine.parent.mkdir()
     mine.write_text("mine")
-    with pytest.raises(script.KuaiRandError, match=r"out exists already.*--overwrite"):
+    with pytest.raises(ValueError, match=r"out exists already.*--overwrite"):
         prepare(files)
-    with pytest.raises(script.KuaiRandError, match="not written by this script"):
+    with pytest.raises(ValueError, match="so it is not overwritten"):
         prepare(files, overwrite=True)
     assert mine.read_text() == "mine"
 
@@ -460,7 +568,7 @@ def test_a_failure_leaves_the_earlier_output_as_it_was(
     files: Files, script: Any, prepare: Prepare, tmp_path: Path
 ) -> None:
     before = prepare(files)
-    with pytest.raises(script.KuaiRandError):
+    with pytest.raises(ValueError):
         prepare(files | {LATE: files[LATE] + "broken\n"}, overwrite=True)
     assert _read(tmp_path / "out") == before
     assert sorted(os.listdir(tmp_path)) == ["out", "plain"]
@@ -472,8 +580,9 @@ def test_a_failure_leaves_the_earlier_output_as_it_was(
 )
 def test_real_kuairand_pure_has_the_known_rows_and_rates(prepare: Prepare, tmp_path: Path) -> None:
     splits = prepare(Path(os.environ["MBREC_KUAIRAND_RAW"]))
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    days = summary["splits"]["train"]["first_day"], summary["splits"]["test"]["last_day"]
+    manifest = manifest_of(tmp_path / "out")
+    notes = manifest["notes"]["splits"]
+    days = notes["train"]["first_day"], notes["test"]["last_day"]
     if days != ("2022-04-25", "2022-05-04"):
         pytest.skip(f"the counts are known for the log of 04-25 to 05-04, not {days}")
     assert len(splits["train"]) + len(splits["validation"]) == 92_034
@@ -487,4 +596,5 @@ def test_real_kuairand_pure_has_the_known_rows_and_rates(prepare: Prepare, tmp_p
     table = pa.concat_tables(splits.values())
     for label, rate in rates.items():
         assert table[label].to_numpy().mean() == pytest.approx(rate, abs=5e-5)
-    assert {summary["cardinality"][name] for name in ("user_id", "video_id")} == {27_286, 7_584}
+    ids = [manifest["columns"][name]["cardinality"] for name in ("user_id", "video_id", "history")]
+    assert ids == [27_286, 7_584, 7_584]

@@ -32,6 +32,8 @@ NUMERICAL = (*_USER_NUMERICAL, *_VIDEO_NUMERICAL, "video_age_days")
 _RARE_LABELS = ("is_comment", "is_follow", "is_forward", "is_hate")
 _LOG_LABELS = ("is_click", "long_view", "is_like", "is_profile_enter", *_RARE_LABELS)
 LABELS = (*_LOG_LABELS, "conversion")
+_LOG_TIMES = ("play_time_ms", "duration_ms", "profile_stay_time", "comment_stay_time")
+_LOG_OTHERS = (*_LOG_TIMES, "is_rand")
 HOURS = 24
 TABS = 15  # the data set's description gives 0..14
 
@@ -43,6 +45,8 @@ _LOG_TYPES = {
     "time_ms": pa.int64(),
     "tab": pa.int32(),
     **dict.fromkeys(_LOG_LABELS, pa.int8()),
+    # No features: most are known after the impression only. They tell which rows are duplicates.
+    **dict.fromkeys(_LOG_OTHERS, pa.float64()),
 }
 # Exclusive upper bounds.
 _LOG_BOUNDS = {"hourmin": HOURS * 100, "tab": TABS, **dict.fromkeys(_LOG_LABELS, 2)}
@@ -53,6 +57,8 @@ SCHEMA = pa.schema(
         *((name, pa.int64()) for name in ("user_id", "video_id", "hour", "tab")),
         *((name, pa.int64()) for name in _CATEGORICAL),
         ("tag", pa.list_(pa.int64())),
+        ("history", pa.list_(pa.int32())),
+        ("history_weights", pa.list_(pa.float32())),
         *((name, pa.float32()) for name in NUMERICAL),
         *((name, pa.int8()) for name in LABELS),
         ("time_ms", pa.int64()),
@@ -62,10 +68,6 @@ FILE_NAME = re.compile(
     r"(?:log_standard_\w+|user_features|video_features_basic)_(pure|1k|27k)(?:_part\d+)?\.csv(\.gz)?"
 )
 Ints = npt.NDArray[np.int64]
-
-
-class KuaiRandError(Exception):
-    """The archive cannot be prepared; the message says which file or column and why."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,11 @@ class Features:
 
 
 def find_files(folder: Path) -> Archive:
-    """Finds the files of the one archive that a folder holds, plain or .gz."""
+    """Finds the files of the one archive that a folder holds, plain or .gz.
+
+    Raises:
+        ValueError: Naming the file that is missing, or the archives where there are several.
+    """
     variants: dict[str, dict[str, Path]] = {}
     # Sorted, so that where both are there the plain file is taken before its .gz.
     for path in sorted(p for at in ("*", "data/*", "*/data/*") for p in folder.glob(at)):
@@ -108,15 +114,16 @@ def find_files(folder: Path) -> Archive:
     looked = f"looked in {folder}, data/ and */data/ in it, for the name with or without .gz"
     if not variants:
         wanted = "log_standard_*.csv, user_features_*.csv, video_features_basic_*.csv"
-        raise KuaiRandError(f"no KuaiRand-Pure, -1K or -27K files ({wanted}); {looked}")
+        raise ValueError(f"expected files of KuaiRand-Pure, -1K or -27K ({wanted}); {looked}")
     if len(variants) > 1:
-        raise KuaiRandError(f"{folder} holds several archives: {', '.join(sorted(variants))}")
+        found = ", ".join(sorted(variants))
+        raise ValueError(f"{folder}: expected the files of one archive, got those of {found}")
     ((variant, files),) = variants.items()
     users, videos = f"user_features_{variant}.csv", f"video_features_basic_{variant}.csv"
     logs = [name for name in files if name.startswith("log_standard_")]
     for name in (users, videos, *(logs or [f"log_standard_*_{variant}.csv"])):
         if name not in files:
-            raise KuaiRandError(f"{name} is missing; {looked}")
+            raise ValueError(f"{name} is missing; {looked}")
     # The numbers in a log's name are its first and last day and its part.
     logs.sort(key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
     return Archive(variant, [files[name] for name in logs], files[users], files[videos])
@@ -134,23 +141,31 @@ def load_videos(path: Path, block: int) -> Features:
 
 
 def read_log(path: Path, block: int) -> Iterator[pa.Table]:
-    """Reads a log_*.csv in pieces of ``block`` bytes, as ``LOG_SCHEMA``, and checks its values."""
+    """Reads a log_*.csv in pieces of ``block`` bytes, as ``LOG_SCHEMA``.
+
+    Raises:
+        ValueError: Naming the file and what is missing or wrong in it.
+    """
     for batch in _read_csv(path, _LOG_TYPES, block):
         table = pa.Table.from_batches([batch])
         for name in _LOG_TYPES:
-            if table[name].null_count:
-                raise KuaiRandError(f"{path}: column {name} has an empty value")
+            if table[name].null_count and name not in _LOG_OTHERS:
+                raise ValueError(f"{path}: column {name}: expected a value in every row, got none")
         for name, bound in _LOG_BOUNDS.items():
             values = table[name].to_numpy()
             if (wrong := values[(values < 0) | (values >= bound)]).size:
-                raise KuaiRandError(f"{path}: column {name} has {wrong[0]}, not 0 to {bound - 1}")
+                expected = f"expected 0 to {bound - 1}, got {wrong[0]}"
+                raise ValueError(f"{path}: column {name}: {expected}")
         days = table["date"].cast(pa.date32()).cast(pa.int32())
         yield table.set_column(2, LOG_SCHEMA.field("date"), days)
 
 
-def join_features(log: pa.Table, users: Features, videos: Features) -> pa.Table:
-    """Gives log rows their user's and video's features; the result has ``SCHEMA``."""
+def join_features(
+    log: pa.Table, users: Features, videos: Features, history: pa.ListArray
+) -> pa.Table:
+    """Gives log rows their history and their user's and video's features, as ``SCHEMA``."""
     columns: dict[str, Any] = {name: log[name] for name in ("tab", "time_ms", *_LOG_LABELS)}
+    columns |= {"history": history, "history_weights": _weights(history)}
     for id_name, features in (("user_id", users), ("video_id", videos)):
         at = features.positions(log[id_name].to_numpy())
         rows = features.table.take(at)
@@ -162,6 +177,13 @@ def join_features(log: pa.Table, users: Features, videos: Features) -> pa.Table:
     return pa.table({name: columns[name] for name in SCHEMA.names}).cast(SCHEMA)
 
 
+def _weights(history: pa.ListArray) -> pa.ListArray:
+    """1 / sqrt(n) for each of n events: sums of long lists are not larger than those of short."""
+    lengths = history.value_lengths().to_numpy()
+    weights = np.repeat(1 / np.sqrt(np.maximum(lengths, 1)), lengths)
+    return pa.ListArray.from_arrays(history.offsets, pa.array(weights, pa.float32()))
+
+
 def _read_csv(path: Path, types: dict[str, pa.DataType], block: int) -> Iterator[pa.RecordBatch]:
     header: list[str] = []
     try:
@@ -169,8 +191,8 @@ def _read_csv(path: Path, types: dict[str, pa.DataType], block: int) -> Iterator
             first_line = stream.read(1 << 16).partition(b"\n")[0]
             header = next(csv.reader([first_line.decode("utf-8-sig").strip()]))
         if missing := [name for name in types if name not in header]:
-            raise KuaiRandError(
-                f"{path}: column {', '.join(missing)} is missing; the file has {', '.join(header)}"
+            raise ValueError(
+                f"{path}: expected a column {', '.join(missing)}, got {', '.join(header)}"
             )
         convert = pcsv.ConvertOptions(
             column_types=types,
@@ -184,7 +206,7 @@ def _read_csv(path: Path, types: dict[str, pa.DataType], block: int) -> Iterator
             yield from reader
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         named = re.sub(r"column #(\d+)", lambda m: f"column {header[int(m[1])]}", str(error))
-        raise KuaiRandError(f"{path}: {named}") from error
+        raise ValueError(f"{path}: {named}") from error
 
 
 def _load_features(
@@ -222,10 +244,10 @@ def _load_features(
 
 def _sorted_ids(path: Path, column: pa.ChunkedArray) -> Ints:
     if len(column) == 0 or column.null_count:
-        raise KuaiRandError(f"{path}: there are no rows, or some have no id")
+        raise ValueError(f"{path}: expected rows, each with an id, got none or some without")
     ids = np.sort(column.to_numpy())
     if (repeated := ids[1:][ids[1:] == ids[:-1]]).size:
-        raise KuaiRandError(f"{path}: id {repeated[0]} has several rows")
+        raise ValueError(f"{path}: expected a row for each id, got several of id {repeated[0]}")
     return ids
 
 
@@ -245,7 +267,9 @@ def _tags(path: Path, column: pa.ChunkedArray) -> tuple[pa.Array, int]:
     try:
         sets = [[int(tag) for tag in text.split(",")] for text in texts]
     except ValueError as error:
-        raise KuaiRandError(f"{path}: column tag: {error}") from error
+        raise ValueError(
+            f"{path}: column tag: expected numbers joined by commas: {error}"
+        ) from error
     code = {tag: i for i, tag in enumerate(sorted({tag for tags in sets for tag in tags}))}
     lists = [*([code[tag] for tag in tags] for tags in sets), []]
     rows = pa.array(lists, pa.list_(pa.int32())).take(encoded.indices.fill_null(len(sets)))
