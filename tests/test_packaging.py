@@ -101,7 +101,11 @@ def test_the_installed_wheel_answers_help_with_its_own_configuration(site, tmp_p
     origin = succeed(sys.executable, "-c", code, **here).split()
     assert origin == [str(site / "mbrec/__init__.py"), str(site / "mbrec/configs")]
     text = succeed(sys.executable, "-m", "mbrec.train", "--help", **here)
-    for group in ("balancer: alignedmtl, cagrad", "data/preset: bench, medium, small, tiny", "tasks: "):
+    for group in (
+        "balancer: alignedmtl, cagrad",
+        "data/preset: bench, medium, small, tiny",
+        "tasks: ",
+    ):
         assert group in text
     assert f"global_batch_size: {TrainerSettings().global_batch_size}" in text
     assert [path.name for path in tmp_path.iterdir()] == []

@@ -62,7 +62,10 @@ def measure(config: configuration.Config, overrides: Sequence[str]) -> None:
     gc.freeze()
     _show("reader and model, one core", reading.beside_model(reader, sharded.pipeline).lines())
     peaks = reading.peak_memory(store, files, MEMORY_ROWS, options)
-    _show("memory at its peak, beyond that of the first batch", [f"{rows:>12,} rows: {mib:.0f} MiB" for rows, mib in peaks.items()])
+    _show(
+        "memory at its peak, beyond that of the first batch",
+        [f"{rows:>12,} rows: {mib:.0f} MiB" for rows, mib in peaks.items()],
+    )
     _peers(config)
     _job(overrides)
 

@@ -60,7 +60,11 @@ def test_every_part_prints_its_figures(done, tiny_data):
     assert first.startswith("6,554 rows of ")
     assert first.endswith(", batches of 256; one thread")
     assert str(tiny_data) in first
-    parts = ["reader and pyarrow", "reader and model, one core", "memory at its peak, beyond that of the first batch"]
+    parts = [
+        "reader and pyarrow",
+        "reader and model, one core",
+        "memory at its peak, beyond that of the first batch",
+    ]
     parts += ["the whole job, two processes of one thread"]
     at = [lines.index(part) for part in parts]
     assert at == sorted(at)
