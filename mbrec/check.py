@@ -105,7 +105,9 @@ def _check_tasks(config: configuration.Config, overrides: list[str]) -> None:
         for label in (task.label, task.given):
             if label is not None and label not in known:
                 expected = f"expected a label of the data set ({', '.join(known)})"
-                raise ValueError(f"{expected} for task '{name}', got {label}")
+                raise ValueError(
+                    f"{expected} for task '{name}', got {label}; 'tasks=[...]' chooses others"
+                )
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 # The variable that Hydra itself reads for the same purpose.
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -19,7 +20,7 @@ def plain_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, FloatingPointError, OmegaConfBaseException) as error:
+    except (ValueError, OSError, FloatingPointError, OmegaConfBaseException, YAMLError) as error:
         if os.environ.get(FULL_ERROR) == "1":
             raise
         rank = os.environ.get("RANK")

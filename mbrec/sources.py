@@ -43,15 +43,19 @@ def open_data(config: Config, runtime: distributed.Runtime) -> Store:
         found = manifest.load(store.filesystem, store.root)
         if problems := verify.check_sizes(store.filesystem, store.root, found):
             raise ValueError("the files are not those of the manifest:\n  " + "\n  ".join(problems))
-    config.data.columns = stored.resolve(config.data.columns, found)
+    config.data.columns = stored.resolve(config.data.columns, found, store)
     return store
 
 
 def train_reader(config: Config, runtime: distributed.Runtime) -> ParquetReader:
     """Return the reader of this rank's training rows."""
     store = open_data(config, runtime)
+    files = store.find(config.data.train)
+    both = sorted(set(files) & set(store.find(config.data.evaluation)))
+    if both and runtime.rank == 0:
+        log.warning("%d files are trained on and evaluated on, such as %s", len(both), both[0])
     return ParquetReader(
-        store.find(config.data.train),
+        files,
         config.data.columns,
         config.tasks,
         global_batch_size=config.trainer.global_batch_size,

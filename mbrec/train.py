@@ -32,12 +32,15 @@ def train(node: DictConfig) -> None:
         OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
         # Another data set, or the same prepared again, may give the same words other ids.
         save_vocabularies(config.data.columns, trainer.loader.reader.store, folder)
-    final = trainer.fit()
-    step = trainer.step
-    if config.run.checkpoint:
-        target = folder / "checkpoint" / f"step_{step:08d}"
-        meta = {"step": step, "tasks": list(config.tasks), "world_size": runtime.world_size}
+
+    def save() -> None:
+        target = folder / "checkpoint" / f"step_{trainer.step:08d}"
+        meta = {"step": trainer.step, "tasks": list(config.tasks)}
+        meta |= {"world_size": runtime.world_size}
         checkpoint.save(target, sharded.model, sharded.optimizer, meta)
+
+    final = trainer.fit(save if config.run.checkpoint else None)
+    step = trainer.step
     if runtime.rank == 0:
         summary = {
             "step": step,

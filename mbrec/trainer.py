@@ -116,8 +116,12 @@ class Trainer:
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
-    def fit(self) -> Report:
-        """Train, and return the evaluation at the end."""
+    def fit(self, trained: Callable[[], None] | None = None) -> Report:
+        """Train, and return the evaluation at the end.
+
+        Args:
+            trained: called once after the last step, before that evaluation, which may fail.
+        """
         self.model.train()
         epoch = 0
         while not self._finished(epoch):
@@ -125,6 +129,8 @@ class Trainer:
             self._train_epoch()
             epoch += 1
         self.monitor.finish_training()
+        if trained is not None:
+            trained()
         if not self.history or self.history[-1]["step"] != self.step:
             self._evaluate()
         self.monitor.close()

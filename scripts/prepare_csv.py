@@ -42,6 +42,7 @@ class Options:
     ids: Sequence[str] = ()
     labels: Sequence[str] = ()
     dialect: Dialect = field(default_factory=Dialect)
+    keep_duplicates: bool = False
     overwrite: bool = False
 
 
@@ -78,8 +79,9 @@ def prepare(
         labels = list(options.labels) or [column.name for column in columns if column.is_binary]
         schema = pa.schema([(column.name, column.type) for column in columns])
         ends, pieces = _ends(num_rows, options), -(-size // partition_bytes)
+        chosen: Any = {"overwrite": options.overwrite, "deduplicate": not options.keep_duplicates}
         with (
-            DatasetWriter(out, schema, labels=labels, overwrite=options.overwrite) as writer,
+            DatasetWriter(out, schema, labels=labels, **chosen) as writer,
             tqdm(total=num_rows, desc="writing", unit=" rows", **_BAR) as bar,
         ):
             for first, rows in _in_order(copy, columns, options, num_rows, pieces):
@@ -274,6 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--null-values", default=",".join(NULLS), metavar="A,B", help=nulls)
     delimiter = "between columns, \\t for tabs (%(default)s)"
     add("--delimiter", type=_one_character, default=",", help=delimiter)
+    add("--keep-duplicates", action="store_true", help="equal rows are events, not repetitions")
     add("--overwrite", action="store_true", help="replace OUT if it holds a manifest.json")
     return parser
 

@@ -279,3 +279,12 @@ def test_the_script_runs_from_anywhere(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "written to out; next: python -m mbrec.data.describe out" in done.stdout
+
+
+def test_codes_keep_their_zeros_and_equal_rows_can_be_kept(script: Any, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("zip,rate,clicked\n" + "00123,0.5,1\n" * 10)
+    assert script.main([str(tmp_path / "log.csv"), str(tmp_path / "out"), "--keep-duplicates"]) == 0
+    rows = pq.read_table(tmp_path / "out/train")
+    assert len(rows) == 8
+    assert set(rows["zip"].to_pylist()) == {"00123"}
+    assert set(rows["rate"].to_pylist()) == {0.5}

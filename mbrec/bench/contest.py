@@ -44,7 +44,8 @@ def measure(config: Config, modules: Sequence[str]) -> dict[str, Speed]:
         config: of the run; its data and tasks are replaced by those of the table.
         modules: names of functions of `mbrec.bench.peers`.
     """
-    table, size = make_table(), config.trainer.global_batch_size
+    size = config.trainer.global_batch_size
+    table = make_table(ROWS // size * size)  # whole batches only
     dim = config.model.embedding_dim
     others: list[Any] = [
         getattr(peers, module)(table, CARDINALITIES, LABELS, size, dim) for module in modules

@@ -6,6 +6,7 @@ and computed a column at a time. Nothing is ever executed as Python.
 
 import ast
 import re
+import unicodedata
 from collections.abc import Callable
 from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,7 @@ class Expression:
             raise ValueError(f"expected an expression of at most {MAX_LENGTH} characters")
         try:
             self._source = _QUOTED.sub(self._placeholder, self.text)
+            self._check_names()
             self._tree = ast.parse(self._source, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ValueError(f"expected an expression over columns, got '{text[:80]}'") from error
@@ -65,6 +67,12 @@ class Expression:
             raise ValueError(f"expected an expression with a column in it, got '{text}'")
         self.columns = tuple(dict.fromkeys(names))
         self.is_column = isinstance(self._tree, ast.Name)
+
+    def _check_names(self) -> None:
+        """Refuse names that Python would read as others: cut at a #, or with letters replaced."""
+        bare = re.sub(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", "", self._source)
+        if "#" in bare or unicodedata.normalize("NFKC", bare) != bare:
+            raise ValueError("expected names that are no identifiers in backticks")
 
     def evaluate(self, table: "pa.Table | pa.RecordBatch") -> "pa.Array":
         """Return its value in each row: the column itself, float64, or bool.
@@ -158,12 +166,14 @@ class Expression:
 
         left = _comparable(self._value(node.left, table))
         if isinstance(node.ops[0], ast.In):
-            same = [pc.call_function("equal", [left, pa.scalar(c)]) for c in self._choices(node)]
+            choices = [_as_wide(pa.scalar(choice), left) for choice in self._choices(node)]
+            same = [pc.call_function("equal", [left, choice]) for choice in choices]
             return reduce(_binary("or_kleene"), same)
         results = []
         for op, comparator in zip(node.ops, node.comparators, strict=True):
             right = _comparable(self._value(comparator, table))
-            results.append(pc.call_function(_COMPARISONS[type(op)], [left, right]))
+            sides = [_as_wide(left, right), _as_wide(right, left)]
+            results.append(pc.call_function(_COMPARISONS[type(op)], sides))
             left = right
         return reduce(_binary("and_kleene"), results)
 
@@ -189,6 +199,15 @@ def _is_literal(node: ast.expr) -> bool:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return isinstance(node.operand, ast.Constant) and type(node.operand.value) in (int, float)
     return isinstance(node, ast.Constant) and type(node.value) in (int, float, str)
+
+
+def _as_wide(value: Any, other: Any) -> Any:
+    """Return a literal as a number of 32 bits where it is compared with such numbers."""
+    import pyarrow as pa
+
+    if isinstance(value, pa.Scalar) and value.type == pa.float64() and other.type == pa.float32():
+        return value.cast(pa.float32())
+    return value
 
 
 def _comparable(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Generator, Iterator
+from typing import Any
 
 from torch.utils.data import DataLoader
 
@@ -28,6 +29,10 @@ class Loader:
         self.reader = reader
         self.num_workers = num_workers
         self.pin_memory = pin_memory
+
+    def state(self, batches: int) -> dict[str, Any]:
+        """Return the position after some batches of the iteration; see `ParquetReader.state`."""
+        return self.reader.state(batches, self.num_workers)
 
     def __iter__(self) -> Generator[Batch]:
         if self.num_workers:

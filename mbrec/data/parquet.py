@@ -194,24 +194,24 @@ class ParquetReader(IterableDataset[Batch]):
 
     def _identity(self) -> dict[str, Any]:
         """Return what the order of the rows depends on, beside the epoch and the streams."""
-        layout = [[group.file.rpartition("/")[2], group.num_rows] for group in self.row_groups]
+        layout = [[g.file.rpartition("/")[2], g.num_rows, g.num_bytes] for g in self.row_groups]
         digest = hashlib.sha256(json.dumps(layout).encode()).hexdigest()[:16]
         shuffle = {"shuffle_rows": self.shuffle_rows, "seed": self.seed}
         return {"order": self.order.name, **shuffle, "rows": self.num_rows, "files": digest}
 
     def _random(self, *key: int) -> np.random.Generator:
-        sequence = np.random.SeedSequence(self.seed, spawn_key=(self.epoch, *key))
+        sequence = np.random.SeedSequence(self.seed, spawn_key=key)
         return np.random.Generator(np.random.Philox(sequence))
 
-    def _spans(self, stream: int, streams: int) -> list[windows.Span]:
-        """Return this epoch's row groups of one stream, the first and last perhaps in part.
+    def _spans(self, epoch: int, stream: int, streams: int) -> list[windows.Span]:
+        """Return an epoch's row groups of one stream, the first and last perhaps in part.
 
         The shuffled row groups, one after another, are cut into stretches of equal length: with
         whole row groups only, some ranks would idle at the end of an epoch.
         """
         groups = self.row_groups
         if self.shuffle_rows:
-            order = self._random(0).permutation(len(groups))
+            order = self._random(epoch, 0).permutation(len(groups))
             groups = [groups[i] for i in order]
         first = self.num_rows * stream // streams
         last = self.num_rows * (stream + 1) // streams
@@ -231,7 +231,9 @@ class ParquetReader(IterableDataset[Batch]):
         for stretch in stretches:
             at = 0
             for window, spans in enumerate(
-                windows.buffers(self._spans(stretch.stream, begin.streams), self.shuffle_rows)
+                windows.buffers(
+                    self._spans(begin.epoch, stretch.stream, begin.streams), self.shuffle_rows
+                )
             ):
                 size = sum(stop - start for _, start, stop in spans)
                 first, last = max(0, stretch.start - at), min(size, stretch.stop - at)
@@ -239,7 +241,9 @@ class ParquetReader(IterableDataset[Batch]):
                 if first < last:
                     order = np.arange(size)
                     if self.shuffle_rows:
-                        order = self._random(1, stretch.stream, window).permutation(size)
+                        order = self._random(begin.epoch, 1, stretch.stream, window).permutation(
+                            size
+                        )
                     if len(buffer) < size:
                         buffer = Block.allocate(size, buffer)
                     yield self._fill(buffer.slice(0, size), rooms, spans), order[first:last]

@@ -20,12 +20,21 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A row group of one of the files; `first_row` counts through the whole data set."""
+    """A row group of one of the files.
+
+    Attributes:
+        file: relative to the store.
+        index: its number in the file.
+        first_row: position in the whole data set of its first row.
+        num_rows: of it.
+        num_bytes: of it, before compression: tells data sets of the same layout apart.
+    """
 
     file: str
     index: int
     first_row: int
     num_rows: int
+    num_bytes: int = 0
 
 
 def check_files(files: Sequence[str], encoder: Encoder, store: Store) -> list[RowGroup]:
@@ -50,9 +59,9 @@ def check_files(files: Sequence[str], encoder: Encoder, store: Store) -> list[Ro
         raise ValueError(_describe(problems))
     groups, first_row = [], 0
     for file, (_, sizes) in zip(files, footers, strict=True):
-        for index, num_rows in enumerate(sizes):
+        for index, (num_rows, num_bytes) in enumerate(sizes):
             if num_rows:
-                groups.append(RowGroup(file, index, first_row, num_rows))
+                groups.append(RowGroup(file, index, first_row, num_rows, num_bytes))
             first_row += num_rows
     if not groups:
         shown = ", ".join(store.display(file) for file in files[:3])
@@ -85,8 +94,10 @@ def open_file(file: str, store: Store, columns: Sequence[str] = ()) -> pq.Parque
     )
 
 
-def _read_footer(file: str, encoder: Encoder, store: Store) -> tuple[list[str], list[int]]:
-    """Return the problems of a file, and the rows of each row group."""
+def _read_footer(
+    file: str, encoder: Encoder, store: Store
+) -> tuple[list[str], list[tuple[int, int]]]:
+    """Return the problems of a file, and the rows and bytes of each row group."""
     try:
         with open_file(file, store) as parquet:
             metadata, schema = parquet.metadata, parquet.schema_arrow
@@ -101,7 +112,7 @@ def _read_footer(file: str, encoder: Encoder, store: Store) -> tuple[list[str], 
     lists = [number for number, path in enumerate(paths) if path.startswith(wanted)]
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
-        sizes.append(group.num_rows)
+        sizes.append((group.num_rows, group.total_byte_size))
         problems += _oversized(group, index, wanted, lists)
     return problems, sizes
 

@@ -55,8 +55,8 @@ class MissingId(Enum):
 class MissingNumber(Enum):
     """What becomes of a missing number (null or NaN).
 
-    An error; the mean (0 once standardised); or the mean, and a further input that is 1 where
-    the number is missing.
+    An error; 0 on the model's scale, which is the mean once standardised; or that, and a further
+    input that is 1 where the number is missing.
     """
 
     error = "error"
@@ -108,8 +108,8 @@ class Categorical:
         for name in ("cardinality", "hash_size", "max_length", "embedding_dim"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"expected {name} of at least 1, got {value}")
-        if self.num_buckets is not None and self.num_buckets < 2:
-            raise ValueError(f"expected num_buckets of at least 2, got {self.num_buckets}")
+        if self.num_buckets is not None and not 2 <= self.num_buckets <= 100:
+            raise ValueError(f"expected num_buckets of 2 to 100, got {self.num_buckets}")
         edges = self.boundaries
         rising = edges is None or (sorted(set(edges)) == edges and all(map(math.isfinite, edges)))
         if not rising:

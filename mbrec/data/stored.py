@@ -4,18 +4,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mbrec.data.files import Store
-from mbrec.data.manifest import Column, Manifest
+from mbrec.data.manifest import Column, Manifest, check_path
 from mbrec.data.schema import Categorical, Columns, Numerical, Transform
 
 _AGREE = ("num_ids", "hash_size", "vocabulary", "boundaries", "salt", "embedding_dim")
 _KINDS = ("cardinality", "hash_size", "vocabulary", "boundaries", "num_buckets")
 
 
-def resolve(columns: Columns, manifest: Manifest | None) -> Columns:
+def resolve(columns: Columns, manifest: Manifest | None, store: Store | None = None) -> Columns:
     """Return the schema with nothing left out.
 
     Cardinalities, quantiles, means and deviations come from the manifest, and are those of the
@@ -25,11 +26,15 @@ def resolve(columns: Columns, manifest: Manifest | None) -> Columns:
     Args:
         columns: the schema.
         manifest: of the data set, or None where it has none.
+        store: the data set's folder, for the number of values in a vocabulary that the schema
+            names; default: the manifest says it.
 
     Raises:
-        ValueError: listing all that neither says, and features that share a table and differ.
+        ValueError: if a vocabulary lies outside of the folder; listing all that neither says, and
+            features that share a table and differ.
     """
     known = {} if manifest is None else manifest.columns
+    columns = _with_lengths(columns, store)
     problems: list[str] = []
     categorical = {
         name: _categorical(name, feature, columns, known, problems)
@@ -45,6 +50,18 @@ def resolve(columns: Columns, manifest: Manifest | None) -> Columns:
     resolved = replace(columns, categorical=categorical, numerical=numerical)
     _check_tables(resolved)
     return resolved
+
+
+def _with_lengths(columns: Columns, store: Store | None) -> Columns:
+    """Count the values of the vocabularies that the schema names."""
+    counted: dict[str, Categorical] = {}
+    for name, feature in columns.categorical.items():
+        if (file := feature.vocabulary) is not None:
+            # It is copied into the folder of the run, and must not end up beside it.
+            check_path(file, f"vocabulary of '{name}'")
+            if store is not None and feature.cardinality is None:
+                counted[name] = replace(feature, cardinality=len(_load(file, store)))
+    return replace(columns, categorical={**columns.categorical, **counted})
 
 
 def load_vocabularies(columns: Columns, store: Store) -> dict[str, pa.Array]:
@@ -90,6 +107,8 @@ def _load(file: str, store: Store) -> pa.Array:
         found = ", ".join(table.column_names)
         raise ValueError(f"{store.display(file)}: expected one column 'value', got {found}")
     values = table["value"].combine_chunks()
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
     if values.null_count or len(values.unique()) != len(values):
         raise ValueError(f"{store.display(file)}: expected each value once, and no null")
     return values
@@ -148,13 +167,35 @@ def _numerical(
         return feature
     column = known.get(feature.column or name)
     log1p = feature.transform is Transform.log1p
-    mean = None if column is None else column.log1p_mean if log1p else column.mean
-    std = None if column is None else column.log1p_std if log1p else column.std
+    if feature.clip is not None and column is not None and column.quantiles:
+        mean, std = _clipped_moments(column.quantiles, feature)
+    else:
+        mean = None if column is None else column.log1p_mean if log1p else column.mean
+        std = None if column is None else column.log1p_std if log1p else column.std
     if mean is None or std is None:
         problems.append(f"mean and std of {'log1p of ' if log1p else ''}'{name}'")
         return feature
     # A constant column says nothing, whatever it is divided by.
     return replace(feature, standardise=False, mean=mean, std=std or 1.0)
+
+
+def _clipped_moments(
+    quantiles: list[float], feature: Numerical
+) -> tuple[float | None, float | None]:
+    """Return mean and std of the values that the model sees, from quantiles: clipped ones differ.
+
+    Between two quantiles values are taken to be at their ends, half each.
+    """
+    least, largest = feature.clip or (-np.inf, np.inf)
+    values = np.clip(np.array(quantiles), least, largest)
+    if feature.transform is Transform.log1p:
+        if values[0] < 0:
+            return None, None
+        values = np.log1p(values)
+    weights = np.ones(len(values))
+    weights[[0, -1]] = 0.5
+    mean = float(np.average(values, weights=weights))
+    return mean, float(np.average((values - mean) ** 2, weights=weights)) ** 0.5
 
 
 def _check_tables(columns: Columns) -> None:

@@ -16,6 +16,7 @@ _WIDER = {pa.int64(): [pa.float64()], pa.date32(): [_TIME]}
 _BINARY = pa.array(["0", "1", "0.0", "1.0", "false", "true", "False", "True"])
 # Floating-point numbers would change the last digits of such an integer.
 _LONG_INTEGER = r"^[+-]?\d{19,}$"
+_CODE = r"^[+-]?0\d"  # a number would lose the zero
 
 
 class TextColumn:
@@ -132,11 +133,12 @@ def _fits(values: pa.Array, kind: pa.DataType) -> bool:
         values.cast(kind)
     except pa.ArrowInvalid:
         return False
-    if kind != pa.float64():
+    patterns = {pa.float64(): f"{_LONG_INTEGER}|{_CODE}", pa.int64(): _CODE}
+    if kind not in patterns:
         return True
-    pattern = pc.MatchSubstringOptions(_LONG_INTEGER)
-    long = pc.call_function("match_substring_regex", [values], pattern)
-    return not pc.call_function("any", [long]).as_py()
+    options = pc.MatchSubstringOptions(patterns[kind])
+    found = pc.call_function("match_substring_regex", [values], options)
+    return not pc.call_function("any", [found]).as_py()
 
 
 def _first_misfit(values: pa.Array, kind: pa.DataType) -> int:

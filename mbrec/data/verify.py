@@ -18,6 +18,8 @@ from mbrec.data.files import open_store
 from mbrec.data.manifest import NAME, Manifest, join, load
 
 _PIECE = 1 << 22
+# What the project itself puts beside the rows: the picture of `describe`, a simulation's settings.
+_BESIDE = ("describe.png", "world.json")
 
 
 def check_sizes(filesystem: fs.FileSystem, root: str, manifest: Manifest) -> list[str]:
@@ -125,7 +127,7 @@ def _compare(
 
 
 def _unknown(sizes: dict[str, int], manifest: Manifest) -> list[str]:
-    return [name for name in sizes if name not in manifest.files]
+    return [name for name in sizes if name not in manifest.files and name not in _BESIDE]
 
 
 def _say_unknown(root: str, name: str) -> str:

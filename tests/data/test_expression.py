@@ -247,3 +247,9 @@ def test_values_are_those_of_python(tree: Tree, rows: list[dict[str, Any]]) -> N
     expected = [compute(row) for row in rows]
     numbers = [[None if v is None else float(v) for v in values] for values in (found, expected)]
     np.testing.assert_equal(*numbers)
+
+
+def test_numbers_of_32_bits_are_compared_as_such() -> None:
+    table = pa.table({"r": pa.array([4.1, 4.0], pa.float32())})
+    assert parse("r >= 4.1").evaluate(table).to_pylist() == [True, False]
+    assert parse("r in (4.1, 7)").evaluate(table).to_pylist() == [True, False]

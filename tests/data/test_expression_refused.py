@@ -165,3 +165,10 @@ def test_types_that_do_not_fit_are_refused_with_the_expression(text: str) -> Non
             Expression(text).evaluate(rows)
         assert str(caught.value).startswith(f"'{text}' cannot be computed: ")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["is_click#2", "a # b", "\ufb01x", "\u00b5 > 1"])
+def test_names_that_python_reads_as_others_need_backticks(text: str) -> None:
+    with pytest.raises(ValueError, match="expected an expression over columns"):
+        Expression(text)
+    assert Expression(f"`{text}`").columns == (text,)

@@ -59,7 +59,7 @@ OOV, HASH = OutOfVocabulary.oov, OutOfVocabulary.hash
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"num_buckets": 1}, "expected num_buckets of at least 2, got 1"),
+        ({"num_buckets": 1}, "expected num_buckets of 2 to 100, got 1"),
         ({"boundaries": [1.0, 1.0]}, "expected finite, rising boundaries, got [1.0, 1.0]"),
         ({"boundaries": [2.0, 1.0]}, "expected finite, rising boundaries, got [2.0, 1.0]"),
         ({"boundaries": [0.0, math.inf]}, "expected finite, rising boundaries, got [0.0, inf]"),

@@ -298,3 +298,19 @@ def test_run_keeps_a_copy_of_each_vocabulary_at_the_same_path(tmp_path: Path) ->
         assert (run / file).read_bytes() == (source / file).read_bytes()
     store = open_store(str(run))
     assert load_vocabularies(columns, store).keys() == set(files)
+
+
+def test_mean_and_deviation_are_those_of_the_clipped_values() -> None:
+    spread = Column(quantiles=[float(q) for q in range(100)] + [1e9], mean=5e4, std=7e6)
+    number = Numerical(clip=[0.0, 99.0], standardise=True)
+    columns = Columns({"u": Categorical(cardinality=3)}, {"x": number}, {})
+    found = resolve(columns, Manifest({}, {}, {"x": spread})).numerical["x"]
+    assert found.mean == pytest.approx(49.75, abs=0.3)
+    assert found.std == pytest.approx(28.7, abs=0.5)
+
+
+@pytest.mark.parametrize("file", ["../v.parquet", "/v.parquet", "a/../../v.parquet"])
+def test_a_vocabulary_outside_of_the_data_set_is_refused(file: str) -> None:
+    columns = Columns({"u": Categorical(cardinality=3, vocabulary=file)}, {}, {})
+    with pytest.raises(ValueError, match="vocabulary of 'u'"):
+        resolve(columns, None)

@@ -61,6 +61,7 @@ def find_layout(store: Store, manifest: Manifest | None) -> Layout:
         raise ValueError(f"expected Parquet files at {store.display('**/*.parquet')}, found none")
     train = _named(folders, _TRAIN_NAMES)
     if train is None:
+        _refuse_several(files, store)
         together = [file for name in folders for file in folders[name]]
         return _cut(together, "no folder train/: all files are taken for one data set")
     test, validation = _named(folders, _TEST_NAMES), _named(folders, _VALIDATION_NAMES)
@@ -75,6 +76,14 @@ def find_layout(store: Store, manifest: Manifest | None) -> Layout:
     learnt = [TRAIN, validation] if test and validation else [TRAIN]
     evaluated = test or validation or ""
     return Layout(splits, [patterns[n] for n in learnt if n], [patterns[evaluated]], notes)
+
+
+def _refuse_several(files: Sequence[str], store: Store) -> None:
+    parts = [file.split("/") for file in files]
+    homes = {p[0] for p in parts if len(p) > 2 and p[1].lower() in _TRAIN_NAMES}
+    if homes:
+        found = ", ".join(store.display(home) for home in sorted(homes))
+        raise ValueError(f"expected the folder of a data set, got one of data sets: {found}")
 
 
 def _named(folders: Mapping[str, Sequence[str]], names: Sequence[str]) -> str | None:

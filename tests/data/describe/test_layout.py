@@ -1,6 +1,7 @@
 """Which files a draft trains and evaluates on."""
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mbrec.data.describe.layout import find_layout
@@ -87,3 +88,11 @@ def test_vocabularies_logs_and_hidden_files_are_no_rows(layout):
 def test_a_folder_without_rows_is_refused(layout):
     with pytest.raises(ValueError, match=r"expected Parquet files at .*, found none"):
         layout("vocabulary/city.parquet", "readme.txt")
+
+
+def test_a_folder_of_data_sets_is_no_data_set(tmp_path):
+    for name in ("one/train/a", "one/evaluation/a", "two/train/a"):
+        (tmp_path / f"{name}.parquet").parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"x": [1]}), tmp_path / f"{name}.parquet")
+    with pytest.raises(ValueError, match=r"got one of data sets: .*/one, .*/two$"):
+        find_layout(open_store(str(tmp_path)), None)
