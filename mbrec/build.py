@@ -27,7 +27,7 @@ from mbrec.modules.categorical import CategoricalModule
 from mbrec.modules.numerical import NumericalModule
 from mbrec.monitor import Monitor
 from mbrec.oracle import OracleGap
-from mbrec.sources import batch_size, evaluation_reader, train_reader
+from mbrec.sources import batch_size, evaluation_reader, train_reader, warn_of_overlap
 from mbrec.trainer import Evaluator, Trainer
 from mbrec.unknown import UnknownIds
 
@@ -170,6 +170,7 @@ def trainer(config: Config, runtime: distributed.Runtime, folder: Path) -> tuple
     """Return the trainer of a configuration, ready to `fit`, and its model."""
     reader = train_reader(config, runtime)
     evaluation = evaluation_reader(config, runtime)
+    warn_of_overlap(reader, evaluation)
     sharded = shard(config, runtime)
     assert sharded.hook is not None
     settings, tasks = config.trainer, list(config.tasks)

@@ -50,12 +50,8 @@ def open_data(config: Config, runtime: distributed.Runtime) -> Store:
 def train_reader(config: Config, runtime: distributed.Runtime) -> ParquetReader:
     """Return the reader of this rank's training rows."""
     store = open_data(config, runtime)
-    files = store.find(config.data.train)
-    both = sorted(set(files) & set(store.find(config.data.evaluation)))
-    if both and runtime.rank == 0:
-        log.warning("%d files are trained on and evaluated on, such as %s", len(both), both[0])
     return ParquetReader(
-        files,
+        store.find(config.data.train),
         config.data.columns,
         config.tasks,
         global_batch_size=config.trainer.global_batch_size,
@@ -93,6 +89,13 @@ def evaluation_reader(
         store=store,
         vocabularies=stored.load_vocabularies(config.data.columns, vocabularies),
     )
+
+
+def warn_of_overlap(train: ParquetReader, evaluation: ParquetReader) -> None:
+    """Say so if rows that are trained on are evaluated on."""
+    files = [{group.file for group in reader.row_groups} for reader in (train, evaluation)]
+    if (both := sorted(files[0] & files[1])) and train.rank == 0:
+        log.warning("%d files are trained on and evaluated on, such as %s", len(both), both[0])
 
 
 def batch_size(config: Config, runtime: distributed.Runtime) -> int:

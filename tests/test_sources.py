@@ -277,3 +277,15 @@ def test_tensorboard_has_the_share_of_ids_outside_the_vocabulary(done, folder, r
         assert event.step == STEPS
         assert event.value == pytest.approx(share("test", column, known[column]), abs=1e-6)
         assert event.value > 0.1
+
+
+def test_files_that_are_trained_on_and_evaluated_on_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def reader(*names: str) -> Any:
+        return mock.Mock(row_groups=[mock.Mock(file=name) for name in names], rank=0)
+
+    sources.warn_of_overlap(reader("a", "b"), reader("c"))
+    assert caplog.messages == []
+    sources.warn_of_overlap(reader("a", "b"), reader("b", "c"))
+    assert caplog.messages == ["1 files are trained on and evaluated on, such as b"]

@@ -65,7 +65,7 @@ def measured(folder: str) -> dict[str, Any]:
     columns = list(config.data.columns.categorical)
     table, seen = contest.make_table, []
     with (
-        mock.patch.object(contest, "make_table", lambda: table(300)),
+        mock.patch.object(contest, "make_table", lambda rows: table(rows)),
         mock.patch.multiple(contest, ROWS=300, STEPS=STEPS, ROUNDS=ROUNDS),
         mock.patch.dict(contest.CARDINALITIES, {f"id{i}": 50 for i in range(8)}),
     ):
