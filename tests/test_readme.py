@@ -10,7 +10,7 @@ from mbrec.config import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", "results/settings.md", "results/kuairand.md"]
-PAGES += ["docs/balancers.md", "docs/data.md", "results/balance.md"]
+PAGES += ["docs/balancers.md", "docs/data.md", "results/balance.md", "results/data.md"]
 # What the commands make, and what stands for a user's own name.
 MADE = re.compile(r"configs/\w+/(NAME|shop)\.yaml|docs/\w+\.md")
 

@@ -71,7 +71,7 @@ def measured(folder: str) -> dict[str, Any]:
     ):
 
         def peer(table: Any, cardinalities: Any, labels: Any, size: int, dim: int) -> peers.Peer:
-            assert len(table["a"]) == 300
+            assert len(table["a"]) == 300 // BATCH * BATCH
             assert (cardinalities, labels, size, dim) == (
                 contest.CARDINALITIES,
                 contest.LABELS,
