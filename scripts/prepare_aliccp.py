@@ -17,7 +17,7 @@ the common features of one split and a piece of the impressions, about 4 GB.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ import pyarrow as pa
 from mbrec.data.aliccp import LABELS, SCHEMA, Counts, read_split
 from mbrec.data.delimited import BLOCK_BYTES
 from mbrec.data.hashing import hash_ids
+from mbrec.data.script import run
 from mbrec.data.writer import DatasetWriter, summary
 
 _ORIGIN = {"data_set": "Ali-CCP", "source": "https://tianchi.aliyun.com/dataset/408"}
@@ -98,6 +99,7 @@ def _held_out(table: pa.Table, share: float, seed: int) -> np.ndarray:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        prog="prepare_aliccp.py",
         description="Turn the Ali-CCP files into Parquet: OUT/train, OUT/validation, OUT/test and "
         "OUT/manifest.json.",
         epilog="The files: https://tianchi.aliyun.com/dataset/408, where the licence is too.",
@@ -115,20 +117,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-    args = _parser().parse_args(argv)
-    try:
-        manifest = prepare(**vars(args))
-    except (ValueError, OSError) as error:
-        print(f"prepare_aliccp: {error}", file=sys.stderr)
-        return 2
-    print(summary(manifest))
+def _report(manifest: Mapping[str, Any]) -> str:
+    lines = [summary(manifest)]
     for split, counts in manifest["notes"]["left_out"].items():
         told = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items())
-        print(f"left out of {split}: {told}")
-    print(f"{PUBLISHED}\nwritten to {args.out}")
-    return 0
+        lines.append(f"left out of {split}: {told}")
+    return "\n".join([*lines, PUBLISHED])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    return run(_parser(), prepare, _report, argv)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ Validation is empty, as published; --validation takes whole pages of train for i
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from pyarrow.compute import SetLookupOptions, call_function
 
 from mbrec.data.delimited import BLOCK_BYTES, Piece, find_file, read_delimited
 from mbrec.data.hashing import hash_ids
+from mbrec.data.script import run
 from mbrec.data.writer import DatasetWriter, summary
 
 SEARCH = "search_id"
@@ -201,6 +202,7 @@ def _held_out(table: pa.Table, share: float, seed: int) -> np.ndarray:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        prog="prepare_aliexpress.py",
         description="Turn the AliExpress search logs of one country into Parquet: OUT/train, "
         "OUT/test, perhaps OUT/validation, and OUT/manifest.json.",
         epilog="The files: https://tianchi.aliyun.com/dataset/74690, where the licence is too.",
@@ -218,19 +220,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _report(manifest: Mapping[str, Any]) -> str:
+    lines = [summary(manifest)]
+    if any(missing := manifest["notes"]["impressions_without_page"].values()):
+        lines.append(f"impressions without their page, left out: {sum(missing):,}")
+    return "\n".join([*lines, PUBLISHED])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    args = _parser().parse_args(argv)
-    try:
-        manifest = prepare(**vars(args))
-    except (ValueError, OSError) as error:
-        print(f"prepare_aliexpress: {error}", file=sys.stderr)
-        return 2
-    print(summary(manifest))
-    if any(missing := manifest["notes"]["impressions_without_page"].values()):
-        print(f"impressions without their page, left out: {sum(missing):,}")
-    print(f"{PUBLISHED}\nwritten to {args.out}")
-    return 0
+    return run(_parser(), prepare, _report, argv)
 
 
 if __name__ == "__main__":

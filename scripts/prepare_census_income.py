@@ -15,7 +15,7 @@ persons of a sample, some of whom gave the same answers as someone else.
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from mbrec.data.delimited import BLOCK_BYTES, Piece, find_file, read_delimited
 from mbrec.data.hashing import hash_ids
+from mbrec.data.script import run
 from mbrec.data.writer import DatasetWriter, summary
 
 NUMERICAL = (
@@ -163,6 +164,7 @@ def _half(rows: int, seed: int) -> np.ndarray:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        prog="prepare_census_income.py",
         description="Turn the Census-Income (KDD) files into Parquet: OUT/train, OUT/validation, "
         "OUT/test and OUT/manifest.json.",
         epilog="The files: https://archive.ics.uci.edu/dataset/117, where the licence is too.",
@@ -179,16 +181,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _report(manifest: Mapping[str, Any]) -> str:
+    return f"{summary(manifest)}\n{PUBLISHED}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    args = _parser().parse_args(argv)
-    try:
-        manifest = prepare(**vars(args))
-    except (ValueError, OSError) as error:
-        print(f"prepare_census_income: {error}", file=sys.stderr)
-        return 2
-    print(f"{summary(manifest)}\n{PUBLISHED}\nwritten to {args.out}")
-    return 0
+    return run(_parser(), prepare, _report, argv)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ A conversion may come days after train ends, so labels of its last days were not
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from mbrec.data.delimited import BLOCK_BYTES, Piece, find_file, read_delimited
+from mbrec.data.script import run
 from mbrec.data.writer import DatasetWriter, summary
 
 FILE = "criteo_attribution_dataset.tsv"
@@ -136,6 +137,7 @@ def _encode(piece: Piece) -> pa.Table:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        prog="prepare_criteo_attribution.py",
         description="Turn the Criteo attribution data set into Parquet, split by day: OUT/train, "
         "OUT/validation, OUT/test and OUT/manifest.json.",
         epilog="The file: https://ailab.criteo.com/criteo-attribution-modeling-bidding-dataset/ "
@@ -155,16 +157,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _report(manifest: Mapping[str, Any]) -> str:
+    return f"{summary(manifest)}\n{PUBLISHED}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    args = _parser().parse_args(argv)
-    try:
-        manifest = prepare(**vars(args))
-    except (ValueError, OSError) as error:
-        print(f"prepare_criteo_attribution: {error}", file=sys.stderr)
-        return 2
-    print(f"{summary(manifest)}\n{PUBLISHED}\nwritten to {args.out}")
-    return 0
+    return run(_parser(), prepare, _report, argv)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import shutil
 import sys
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from mbrec.data.kuairand import (
     load_videos,
 )
 from mbrec.data.kuairand_days import EVENTS, Day, UserHistories, read_day, spill_days
+from mbrec.data.script import run
 from mbrec.data.writer import ROW_GROUP_ROWS, DatasetWriter, check_folder, summary
 
 SPLITS = ("train", "validation", "test")
@@ -181,10 +182,10 @@ def _notes(archive: Archive, splits: list[_Split]) -> dict[str, Any]:
     }
 
 
-def _report(manifest: dict[str, Any]) -> str:
+def _report(manifest: Mapping[str, Any]) -> str:
     """Returns the manifest's table, and a line for each split of what the notes add."""
     notes = manifest["notes"]
-    lines = [summary(manifest | {"duplicates_dropped": notes["duplicate_log_rows"]})]
+    lines = [summary(dict(manifest) | {"duplicates_dropped": notes["duplicate_log_rows"]})]
     for name, split in notes["splits"].items():
         days = f"{split['first_day']} to {split['last_day']}" if split["first_day"] else "no days"
         unknown = f"{split['rows_of_unknown_users']:,} rows of unknown users"
@@ -195,6 +196,7 @@ def _report(manifest: dict[str, Any]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        prog="prepare_kuairand.py",
         description="Turn a KuaiRand archive (Pure, 1K or 27K) into Parquet, split by date and "
         "ordered by date and time: OUT/train, OUT/validation, OUT/test, and OUT/manifest.json.",
         epilog="Uses every log_standard file and no log_random file. While it runs, a folder "
@@ -217,14 +219,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    args = _parser().parse_args(argv)
-    try:
-        manifest = prepare(**vars(args))
-    except (ValueError, OSError) as error:
-        print(f"prepare_kuairand: {error}", file=sys.stderr)
-        return 2
-    print(f"{_report(manifest)}\nwritten to {args.out}")
-    return 0
+    return run(_parser(), prepare, _report, argv)
 
 
 if __name__ == "__main__":
