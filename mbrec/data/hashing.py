@@ -102,7 +102,7 @@ def _hash_batch(batch: pa.RecordBatch, key: np.uint64) -> Hashes:
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             hashes = _mix((hashes ^ _hash_array(column, key)) + _GOLDEN)
-        except (NotImplementedError, pa.ArrowException) as error:
+        except pa.ArrowException as error:
             raise ValueError(
                 f"column '{name}': expected numbers, booleans, strings, times, or lists of these, "
                 f"got type {column.type}; leave it out or cast it"
@@ -157,7 +157,7 @@ def _words(array: pa.Array) -> Hashes:
     elif pt.is_decimal(kind) or pt.is_fixed_size_binary(kind):
         return _hash_text(_variable_width(array), np.uint64(0))
     elif not pt.is_integer(kind):
-        raise NotImplementedError(f"type {kind}")
+        raise pa.ArrowTypeError(f"type {kind}")
     values = array.fill_null(0).to_numpy(zero_copy_only=False)
     return values.astype(np.uint64 if pt.is_unsigned_integer(kind) else np.int64).view(np.uint64)
 
