@@ -1,69 +1,66 @@
-"""Configuration -> objects, in the order of one step; the rows come from `mbrec.sources`.
+"""Configuration -> objects, in the order of one step.
 
-The two are the only readers of a `Config`.
+The rows come from `mbrec.sources`, and what outlives the process from `mbrec.resume`. The three are
+the only readers of a `Config`.
 """
 
-import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
 
-from mbrec import distributed, optim
+from mbrec import distributed, optim, resume, sharding
 from mbrec.balance import BalanceHook, Balancer
 from mbrec.config import Boundary, Config
 from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader
 from mbrec.data.parquet import ParquetReader
+from mbrec.evaluator import Evaluator
+from mbrec.explosion import ExplosionGuard, OnExplosion
+from mbrec.guard import FiniteGuard
 from mbrec.instantiate import instantiate
+from mbrec.interrupt import Interrupt
 from mbrec.metrics import TaskMetrics
-from mbrec.model import Heads, Outputs, Ranker, SharedBottom, count_parameters
+from mbrec.model import Heads, Outputs, Ranker, SharedBottom, TableGuard, count_parameters
 from mbrec.modules.categorical import CategoricalModule
 from mbrec.modules.numerical import NumericalModule
 from mbrec.monitor import Monitor
 from mbrec.oracle import OracleGap
-from mbrec.sources import batch_size, evaluation_reader, train_reader, warn_of_overlap
-from mbrec.trainer import Evaluator, Trainer
+from mbrec.sources import (
+    batch_size,
+    evaluation_reader,
+    open_data,
+    train_reader,
+    warn_of_overlap,
+)
+from mbrec.trainer import Trainer
 from mbrec.unknown import UnknownIds
 
 
 @dataclass
 class Sharded:
-    """A model on its ranks, with what runs it."""
+    """A model on its ranks, with what runs it; `guard` is there where the hook is."""
 
     model: DistributedModelParallel
     hook: BalanceHook | None
     optimizer: CombinedOptimizer
+    guard: FiniteGuard | None
     pipeline: TrainPipelineSparseDist[Batch, Outputs]
     parameters: dict[str, int]
+    inputs: dict[str, int]
 
 
-def run_folder(config: Config, runtime: distributed.Runtime) -> Path:
-    """Return the folder of this run, the same on every rank; rank 0 makes it.
-
-    Raises:
-        ValueError: on every rank, if a finished run is there.
-    """
-    name = config.run.name or os.environ.get("MBREC_RUN_ID") or time.strftime("%Y-%m-%d_%H-%M-%S")
-    folder = Path(config.run.folder) / name
-    chosen = [(folder, any((folder / n).exists() for n in ("metrics.json", "checkpoint")))]
-    dist.broadcast_object_list(chosen, src=0)
-    ((folder, taken),) = chosen
-    if taken:
-        raise ValueError(f"expected a new run, got run.name={folder.name}: {folder} holds one")
-    if runtime.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-    dist.barrier()
-    return folder
-
-
-def bottom(config: Config) -> SharedBottom:
+def bottom(config: Config, *, guard: TableGuard | None = None) -> SharedBottom:
     """Return the unsharded shared bottom; its tables are on the meta device, with their optimizer.
+
+    Args:
+        config: of the run.
+        guard: of the tables' gradients.
 
     Raises:
         ValueError: if the interaction's class is not one that may be built.
@@ -75,9 +72,15 @@ def bottom(config: Config) -> SharedBottom:
     if columns.numerical:
         numerical = NumericalModule(columns.dense_width, config.model.numerical)
     width = categorical.out_features + (numerical.out_features if numerical else 0)
-    plugins = config.runtime.plugins
-    interaction = instantiate(config.model.interaction, width, plugins=plugins)
-    return SharedBottom(categorical, numerical, interaction)
+    interaction = instantiate(
+        config.model.interaction,
+        width,
+        plugins=config.runtime.plugins,
+        kind=nn.Module,
+        package="mbrec.modules",
+        key="model.interaction._target_",
+    )
+    return SharedBottom(categorical, numerical, interaction, guard)
 
 
 def balance_hook(config: Config, shared: SharedBottom) -> BalanceHook:
@@ -91,10 +94,13 @@ def balance_hook(config: Config, shared: SharedBottom) -> BalanceHook:
         ValueError: if the balancer is none, or cannot balance there.
     """
     balancer = instantiate(
-        config.balancer, plugins=config.runtime.plugins, num_tasks=len(config.tasks)
+        config.balancer,
+        plugins=config.runtime.plugins,
+        kind=Balancer,
+        package="mbrec.balance",
+        key="balancer._target_",
+        num_tasks=len(config.tasks),
     )
-    if not isinstance(balancer, Balancer):
-        raise ValueError(f"expected a Balancer in balancer._target_, got {type(balancer)}")
     at, module = config.hook.at, None
     if at is not Boundary.representation:
         module = getattr(shared, at.value)
@@ -107,7 +113,7 @@ def balance_hook(config: Config, shared: SharedBottom) -> BalanceHook:
         balancer,
         task_names=list(config.tasks),
         process_group=group,
-        statistics=config.monitor.balance,
+        statistics=config.monitor.balance or config.guard.max_skipped > 0,
         parameters=module,
         lag=config.hook.lag,
     )
@@ -115,7 +121,7 @@ def balance_hook(config: Config, shared: SharedBottom) -> BalanceHook:
 
 def ranker(config: Config, world_size: int, *, with_hook: bool = True) -> Ranker:
     """Return the unsharded model. A collective, if it has the hook."""
-    shared = bottom(config)
+    shared = bottom(config, guard=TableGuard() if with_hook else None)
     hook = balance_hook(config, shared) if with_hook else None
     width = shared.interaction.out_features
     assert isinstance(width, int)
@@ -132,26 +138,56 @@ def ranker(config: Config, world_size: int, *, with_hook: bool = True) -> Ranker
 def shard(config: Config, runtime: distributed.Runtime, *, with_hook: bool = True) -> Sharded:
     """Return the model of a configuration, sharded, its tables filled, with its optimizers.
 
-    Without the hook it is the model that `Equal` must equal bit for bit, and the baseline of
-    every speed.
+    Without the hook, and the guard that needs it, it is the model that `Equal` must equal bit for
+    bit, and the baseline of every speed.
     """
     torch.manual_seed(config.trainer.seed)
     model = ranker(config, runtime.world_size, with_hook=with_hook)
-    hook, parameters = model.heads.hook, count_parameters(model)
-    sharded = distributed.shard(
+    inputs, parameters = model.bottom.widths, count_parameters(model)
+    sharded = sharding.shard(
         model,
         list(config.data.columns.tables),
         runtime,
         batch_size=batch_size(config, runtime),
+        chosen={table: kind.value for table, kind in config.model.sharding.items()},
+        memory_gb=config.runtime.memory_gb,
     )
     distributed.init_tables(sharded, config.trainer.seed)
-    optimizer = optim.combine_optimizers(sharded, lr=config.optimizer.dense_lr)
-    pipeline = TrainPipelineSparseDist(sharded, optimizer, runtime.device, execute_all_batches=True)
-    return Sharded(sharded, hook, optimizer, pipeline, parameters)
+    settings = config.optimizer
+    optimizer = optim.combine_optimizers(
+        sharded,
+        dense_lr=settings.dense_lr,
+        table_lr=settings.table_lr,
+        table_eps=settings.table_eps,
+    )
+    guard = _finite_guard(config, model, sharded, optimizer) if with_hook else None
+    pipeline = TrainPipelineSparseDist(
+        sharded, guard or optimizer, runtime.device, execute_all_batches=True
+    )
+    return Sharded(sharded, model.heads.hook, optimizer, guard, pipeline, parameters, inputs)
+
+
+def _finite_guard(
+    config: Config, model: Ranker, sharded: DistributedModelParallel, optimizer: CombinedOptimizer
+) -> FiniteGuard:
+    assert model.bottom.table_guard is not None
+    return FiniteGuard(
+        optimizer,
+        sharded.parameters(),
+        model.heads,
+        model.bottom.table_guard,
+        max_skipped=config.guard.max_skipped,
+        inputs=config.data.columns.dense_inputs,
+        features=model.bottom.categorical.widths,
+    )
 
 
 def evaluator(
-    config: Config, runtime: distributed.Runtime, sharded: Sharded, reader: ParquetReader
+    config: Config,
+    runtime: distributed.Runtime,
+    sharded: Sharded,
+    reader: ParquetReader,
+    interrupt: Interrupt | None = None,
 ) -> Evaluator:
     """Return what scores the model on a reader's rows."""
     tasks = list(config.tasks)
@@ -163,47 +199,92 @@ def evaluator(
         UnknownIds(config.data.columns.counted, device=runtime.device),
         total_steps=reader.num_batches(config.data.num_workers),
         progress=config.monitor.progress and runtime.rank == 0,
+        interrupt=interrupt or Interrupt(),
     )
 
 
-def trainer(config: Config, runtime: distributed.Runtime, folder: Path) -> tuple[Trainer, Sharded]:
-    """Return the trainer of a configuration, ready to `fit`, and its model."""
+def trainer(
+    config: Config,
+    runtime: distributed.Runtime,
+    folder: Path,
+    *,
+    source: Path | None = None,
+    interrupt: Interrupt | None = None,
+) -> tuple[Trainer, Sharded]:
+    """Return the trainer of a configuration, ready to `fit`, and its model.
+
+    Args:
+        config: of the run.
+        runtime: this process.
+        folder: of the run.
+        source: a checkpoint that verified, to go on from.
+        interrupt: looked at between steps.
+
+    Raises:
+        ValueError: if something does not fit; a checkpoint, before a row is read.
+    """
+    open_data(config, runtime)  # completes the schema, by which tables are placed before any row
+    sharded = shard(config, runtime)
+    saved = resume.load(config, sharded, source) if source else None
     reader = train_reader(config, runtime)
     evaluation = evaluation_reader(config, runtime)
     warn_of_overlap(reader, evaluation)
-    sharded = shard(config, runtime)
-    assert sharded.hook is not None
-    settings, tasks = config.trainer, list(config.tasks)
-    steps = settings.epochs * reader.num_batches(config.data.num_workers)
-    monitor = Monitor(
-        tasks,
-        sharded.hook,
-        TaskMetrics(
-            tasks,
-            batch_size=reader.batch_size * config.monitor.every,
-            device=runtime.device,
-            auc=False,
-        ),
-        UnknownIds(config.data.columns.counted, device=runtime.device),
-        folder / "tensorboard",
-        every=config.monitor.every,
-        rows_per_step=settings.global_batch_size,
-        total_steps=settings.steps or steps,
-        progress=config.monitor.progress,
-    )
+    assert sharded.hook is not None and sharded.guard is not None
+    settings, interrupt = config.trainer, interrupt or Interrupt()
     built = Trainer(
         sharded.model,
         sharded.optimizer,
         optim.Warmup(sharded.optimizer, config.optimizer.warmup_steps),
         sharded.pipeline,
         _loader(config, runtime, reader),
-        evaluator(config, runtime, sharded, evaluation),
-        monitor,
+        evaluator(config, runtime, sharded, evaluation, interrupt),
+        _monitor(config, runtime, sharded.hook, reader, folder, saved.step if saved else 0),
+        sharded.guard,
+        interrupt,
         epochs=settings.epochs,
+        explosion=_explosion_guard(config),
+        max_rollbacks=config.guard.rollbacks,
+        keeper=resume.keeper(config, sharded, folder, interrupt, source),
         max_steps=settings.steps,
         evaluate_every=settings.evaluate_every,
     )
+    if saved:
+        resume.go_on(built, saved, runtime)
     return built, sharded
+
+
+def _explosion_guard(config: Config) -> ExplosionGuard | None:
+    settings = config.guard
+    if settings.explosion is OnExplosion.off:
+        return None
+    return ExplosionGuard(
+        factor=settings.factor, window=settings.window, patience=settings.patience
+    )
+
+
+def _monitor(
+    config: Config,
+    runtime: distributed.Runtime,
+    hook: BalanceHook,
+    reader: ParquetReader,
+    folder: Path,
+    first_step: int,
+) -> Monitor:
+    settings, tasks = config.trainer, list(config.tasks)
+    batch_size = reader.batch_size * config.monitor.every
+    steps = settings.epochs * reader.num_batches(config.data.num_workers)
+    return Monitor(
+        tasks,
+        hook,
+        TaskMetrics(tasks, batch_size=batch_size, device=runtime.device, auc=False),
+        UnknownIds(config.data.columns.counted, device=runtime.device),
+        folder / "tensorboard",
+        every=config.monitor.every,
+        rows_per_step=settings.global_batch_size,
+        total_steps=settings.steps or steps,
+        progress=config.monitor.progress,
+        first_step=first_step,
+    )
 
 
 def _loader(config: Config, runtime: distributed.Runtime, reader: ParquetReader) -> Loader:

@@ -85,10 +85,14 @@ def _check_balancer(config: configuration.Config) -> None:
     from mbrec.balance import BalanceHook, Balancer
     from mbrec.instantiate import instantiate
 
-    plugins, num_tasks = config.runtime.plugins, len(config.tasks)
-    balancer = instantiate(config.balancer, plugins=plugins, num_tasks=num_tasks)
-    if not isinstance(balancer, Balancer):
-        raise ValueError(f"expected a Balancer in balancer._target_, got {type(balancer).__name__}")
+    balancer = instantiate(
+        config.balancer,
+        plugins=config.runtime.plugins,
+        kind=Balancer,
+        package="mbrec.balance",
+        key="balancer._target_",
+        num_tasks=len(config.tasks),
+    )
     below = config.hook.at is not configuration.Boundary.representation
     # Any module will do: the real one is made on each rank.
     BalanceHook(balancer, parameters=nn.Linear(1, 1) if below else None, lag=config.hook.lag)

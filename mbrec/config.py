@@ -14,8 +14,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mbrec import plain_yaml
+from mbrec.checkpoint.settings import Checkpoints, Resume
 from mbrec.data.schema import Columns, Order
 from mbrec.data.synthetic import Synthetic
+from mbrec.explosion import Guard
 from mbrec.tasks import Reduction, Task
 
 
@@ -47,6 +50,19 @@ class Data:
         _check_at_least(0, self, "shuffle_rows", "num_workers")
 
 
+class Sharding(Enum):
+    """Where an embedding table is, in TorchRec's terms.
+
+    `table_wise` keeps it whole on one rank, `row_wise` splits its rows among all, and
+    `data_parallel` keeps a copy and a dense gradient on each, for small tables.
+    """
+
+    table_wise = "table_wise"
+    row_wise = "row_wise"
+    column_wise = "column_wise"
+    data_parallel = "data_parallel"
+
+
 @dataclass
 class Model:
     """The shared bottom.
@@ -55,11 +71,22 @@ class Model:
         embedding_dim: width of each embedding table that does not set its own.
         numerical: widths of the numerical module's layers.
         interaction: a `_target_` node, called with the width of its input.
+        sharding: table -> where it is; the planner chooses for the others.
     """
 
     embedding_dim: int = 32
     numerical: list[int] = field(default_factory=lambda: [64])
     interaction: dict[str, Any] = field(default_factory=dict)
+    sharding: dict[str, Sharding] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for table, kind in self.sharding.items():
+            if kind is Sharding.column_wise:
+                raise ValueError(
+                    f"expected model.sharding.{table} to be table_wise, row_wise or data_parallel, "
+                    "got column_wise: row-wise Adagrad keeps one momentum a row, column-wise "
+                    "shards would keep one each, and train another model than one rank does"
+                )
 
 
 class Boundary(Enum):
@@ -165,12 +192,10 @@ class Run:
     Attributes:
         folder: parent of the runs' folders.
         name: name of the run's folder; default: MBREC_RUN_ID, or the time of the start.
-        checkpoint: save the model at the end.
     """
 
     folder: str = "outputs"
     name: str | None = None
-    checkpoint: bool = True
 
 
 @dataclass
@@ -181,10 +206,18 @@ class RuntimeSettings:
         timeout_s: seconds after which a rank that does not answer ends the job.
         plugins: packages besides mbrec whose classes a `_target_` may name; taken from the
             command line only.
+        memory_gb: GiB of memory that tables may take on each rank; default: 85 % of the GPU's
+            free memory, or of this rank's share of the machine's (which a container's limit may
+            be below).
     """
 
     timeout_s: int = 600
     plugins: list[str] = field(default_factory=list)
+    memory_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise ValueError(f"expected runtime.memory_gb to be positive, got {self.memory_gb}")
 
 
 @dataclass
@@ -200,6 +233,9 @@ class Config:
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     run: Run = field(default_factory=Run)
+    checkpoint: Checkpoints = field(default_factory=Checkpoints)
+    resume: Resume = field(default_factory=Resume)
+    guard: Guard = field(default_factory=Guard)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
 
 
@@ -232,22 +268,34 @@ def parse(node: DictConfig) -> Config:
     assert isinstance(config, Config)
     if not config.tasks:
         raise ValueError("expected at least one task, got tasks=[]")
+    tables = config.data.columns.tables
+    if unknown := [name for name in config.model.sharding if name not in tables]:
+        raise ValueError(
+            f"expected tables ({', '.join(tables)}) in model.sharding, got {', '.join(unknown)}"
+        )
+    best = config.checkpoint.best
+    if best is not None and best.rpartition(".")[0] not in config.tasks:
+        tasks = ", ".join(config.tasks)
+        raise ValueError(f"expected a task ({tasks}) in checkpoint.best, got {best}")
     return config
 
 
 def load(path: str | Path, overrides: list[str]) -> Config:
     """Return the configuration that a run saved, with `key=value` overrides.
 
-    It is read as data: merged into the schema, never composed.
+    It is read as data: merged into the schema, never composed. Only the overrides, which come
+    from the command line, may refer to the environment or to other values (`${...}`).
 
     Raises:
-        ValueError: if a key or a value does not fit the schema.
+        ValueError: if the file holds more than plain data, or a key or a value does not fit the
+            schema.
     """
-    schema = OmegaConf.structured(Config)
+    schema, saved = OmegaConf.structured(Config), plain_yaml.read(path)
+    plain_yaml.check_values(saved, Config, str(path))
     try:
-        node = OmegaConf.merge(schema, OmegaConf.load(path), OmegaConf.from_dotlist(overrides))
+        node = OmegaConf.merge(schema, saved, OmegaConf.from_dotlist(overrides))
+        assert isinstance(node, DictConfig)
+        return parse(node)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{error.full_key or path}: {reason}") from error
-    assert isinstance(node, DictConfig)
-    return parse(node)

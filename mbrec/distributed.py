@@ -1,4 +1,4 @@
-"""Processes: the group, the sharding plan, the tables' first values, and ranks in lockstep.
+"""Processes: the group, the tables' first values, and ranks in lockstep.
 
 Shapes: K tasks.
 """
@@ -6,37 +6,21 @@ Shapes: K tasks.
 import hashlib
 import os
 import sys
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torch.distributed.rendezvous import rendezvous
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.planner import EmbeddingShardingPlanner
-from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import (
-    KernelConfig,
-    ParameterConstraints,
-    TopologyFactory,
-    TrainerConfig,
-)
-from torchrec.distributed.types import ShardingType
 
 from mbrec.balance.ranks import start_sum
 from mbrec.data.batch import Batch
-
-# Row-wise Adagrad keeps one momentum a row. Column-wise shards would keep one each, and
-# data-parallel tables get no fused update: both would train another model than one rank does.
-SHARDING_TYPES = [ShardingType.TABLE_WISE, ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE]
 
 # Part of the contract of `init_tables`: another size gives other tables.
 CHUNK_ROWS = 4096
@@ -47,12 +31,21 @@ VOTED_BATCHES = 4
 
 @dataclass(frozen=True)
 class Runtime:
-    """This process among the others."""
+    """This process among the others.
+
+    Attributes:
+        rank: of this process.
+        world_size: processes in all.
+        local_world_size: those on this machine.
+        device: of this process.
+        store: that all processes share.
+    """
 
     rank: int
     world_size: int
     local_world_size: int
     device: torch.device
+    store: Store
 
 
 def start(*, timeout_s: int = 600) -> Runtime:
@@ -74,60 +67,30 @@ def start(*, timeout_s: int = 600) -> Runtime:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
+        timeout = timedelta(seconds=timeout_s)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            timeout=timedelta(seconds=timeout_s),
-            store=None if "MASTER_ADDR" in os.environ else HashStore(),
+            timeout=timeout,
+            store=_store(timeout, single_node=local_world_size == world_size),
             rank=int(os.environ["RANK"]),
             world_size=world_size,
         )
-    return Runtime(dist.get_rank(), dist.get_world_size(), local_world_size, device)
+    store = dist.distributed_c10d._get_default_store()
+    return Runtime(dist.get_rank(), dist.get_world_size(), local_world_size, device, store)
 
 
-def shard(
-    model: nn.Module,
-    tables: list[str],
-    runtime: Runtime,
-    *,
-    batch_size: int,
-    sharder: EmbeddingBagCollectionSharder | None = None,
-    sharding_types: list[ShardingType] = SHARDING_TYPES,
-) -> DistributedModelParallel:
-    """Plan the placement of the tables, and wrap the model in DistributedModelParallel.
-
-    Args:
-        model: its embedding tables are on the meta device.
-        tables: their names.
-        runtime: this process.
-        batch_size: rows of a batch on one rank.
-        sharder: places the tables; default: torchrec's own.
-        sharding_types: the placements that the planner may choose from.
-
-    Raises:
-        RuntimeError: if the plan leaves a table out.
-    """
-    sharders: list[Any] = [sharder or EmbeddingBagCollectionSharder()]
-    planner = EmbeddingShardingPlanner(
-        topology=TopologyFactory.create_topology(
-            TrainerConfig(world_size=runtime.world_size, local_world_size=runtime.local_world_size),
-            kernel_config=KernelConfig(compute_device=runtime.device.type),
-        ),
-        batch_size=batch_size,
-        storage_reservation=FixedPercentageStorageReservation(0.15),
-        constraints={
-            name: ParameterConstraints(sharding_types=[t.value for t in sharding_types])
-            for name in tables
-        },
-        debug=False,
-    )
-    plan = planner.collective_plan(model, sharders, dist.GroupMember.WORLD)
-    modules = cast(Iterable[dict[str, Any]], plan.plan.values())
-    planned = {name for module in modules for name in module}
-    if lost := sorted(set(tables) - planned):
-        raise RuntimeError(f"expected a plan for every table, got none for {', '.join(lost)}")
-    with warnings.catch_warnings():  # torchrec 1.8 passes DDP an argument that torch 2.13 renamed
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        return DistributedModelParallel(model, device=runtime.device, sharders=sharders, plan=plan)
+def _store(timeout: timedelta, *, single_node: bool) -> Store:
+    """Return the store that the processes find each other in."""
+    if "MASTER_ADDR" not in os.environ:
+        return HashStore()
+    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    if attempt is None or not single_node:
+        # The agents of several nodes may count their restarts differently.
+        return store
+    # torchrun keeps its store when it starts the processes again: what dead ones have written
+    # there would be taken for addresses of living ones.
+    return PrefixStore(f"attempt_{attempt}", store)
 
 
 @torch.no_grad()

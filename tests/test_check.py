@@ -19,7 +19,7 @@ from mbrec.check import check
         (["balancer=mgda", "hook.at=categorical"], "the N/A of the paper's Table 2"),
         (["hook.lag=2"], "expected hook.lag to be 0 or 1, got 2"),
         (["balancer=custom", "balancer._target_=mine.Own"], r"'runtime\.plugins=\[PACKAGE\]'"),
-        (["balancer._target_=mbrec.tasks.Task"], "expected arguments that fit mbrec.tasks.Task"),
+        (["balancer._target_=mbrec.tasks.Task"], "expected a Balancer in balancer._target_"),
     ],
 )
 def test_a_balancer_that_no_rank_could_build_is_told_before_one_starts(overrides, expected):

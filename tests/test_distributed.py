@@ -5,37 +5,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobs import compose, gather, parameters
 from ranks import run_ranks
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.types import ShardingType
 
 from mbrec.distributed import CHUNK_ROWS, _table_rows
 
 
-class AnySharder(EmbeddingBagCollectionSharder):
-    """The stock sharder offers no row-wise tables on a CPU."""
-
-    def sharding_types(self, compute_device_type: str) -> list[str]:
-        return [kind.value for kind in ShardingType]
-
-
 def tables(data: str, kinds: list[ShardingType]):
     from pathlib import Path
 
-    from mbrec import build, distributed
+    from mbrec import build, distributed, sharding
 
     config = compose(Path(data), "trainer.global_batch_size=64")
     runtime = distributed.start()
     found = []
     for kind in kinds:
         model = build.ranker(config, runtime.world_size, with_hook=False)
-        sharded = distributed.shard(
-            model,
-            list(config.data.columns.categorical),
-            runtime,
-            batch_size=32,
-            sharder=AnySharder(),
-            sharding_types=[kind],
-        )
+        names = list(config.data.columns.tables)
+        chosen = dict.fromkeys(names, kind.value)
+        sharded = sharding.shard(model, names, runtime, batch_size=32, chosen=chosen)
         distributed.init_tables(sharded, seed=5)
         (plan,) = sharded.plan.plan.values()
         assert {parameter.sharding_type for parameter in plan.values()} == {kind.value}
@@ -46,6 +33,7 @@ def tables(data: str, kinds: list[ShardingType]):
 
 def test_tables_are_the_same_under_every_plan_and_number_of_ranks(tiny_data, tmp_path):
     kinds = [ShardingType.TABLE_WISE, ShardingType.ROW_WISE, ShardingType.COLUMN_WISE]
+    kinds += [ShardingType.DATA_PARALLEL]
     (one,) = run_ranks(tables, 1, tmp_path, str(tiny_data), kinds[:1])
     expected = gather([one[0]])
     assert len(expected) == 3
