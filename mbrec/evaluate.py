@@ -10,7 +10,8 @@ from mbrec.errors import plain_errors
 USAGE = """usage: python -m mbrec.evaluate RUN [predictions=DIR] [key=value ...]
        torchrun --nproc-per-node N -m mbrec.evaluate RUN [predictions=DIR] [key=value ...]
 
-Scores the newest checkpoint of the run in folder RUN on its evaluation rows.
+Scores the newest checkpoint of the run in folder RUN on its evaluation rows; RUN may also be one of
+its checkpoints, RUN/checkpoint/step_N.
   predictions=DIR   write a Parquet file of predictions from each process into DIR
   key=value         change a setting of the run, as in training; for example
                     data.path=DIR 'data.evaluation=[test/*.parquet]'
@@ -19,7 +20,10 @@ in RUN where no setting is changed."""
 
 
 def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
-    """Score a run's newest checkpoint, under any number of processes."""
+    """Score a run's newest checkpoint that is whole, under any number of processes."""
+    path = run
+    if run.parent.name == "checkpoint":
+        run = run.parent.parent
     if not (run / "config.yaml").exists():
         raise ValueError(f"expected the folder of a run, got {run}, which has no config.yaml")
     # Where a class may come from is decided here and now, not by a file.
@@ -27,14 +31,17 @@ def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
 
     import torch.distributed as dist
 
-    from mbrec import build, checkpoint, distributed, report, sources
+    from mbrec import build, distributed, report, resume, sources
+    from mbrec.checkpoint import restore
     from mbrec.predictions import PredictionWriter
 
     runtime = distributed.start(timeout_s=config.runtime.timeout_s)
-    source = checkpoint.latest(run)
+    source = restore.choose(str(path), run)
+    assert source is not None
     reader = sources.evaluation_reader(config, runtime, run)
     sharded = build.shard(config, runtime)
-    checkpoint.load_model(source, sharded.model)
+    now = resume.layout(config, sharded)
+    restore.load(source, sharded.model, sharded.hook, None, now)
     evaluator = build.evaluator(config, runtime, sharded, reader)
     writer = None
     if predictions is not None:

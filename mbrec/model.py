@@ -1,13 +1,15 @@
 """The ranking model: a shared bottom, the balancing hook, and one head a task.
 
-Shapes: B batch, K tasks, H representation, N numerical features.
+Shapes: B batch, K tasks, H representation, N numerical features, D width of all embeddings.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torchrec.modules.mlp import MLP
 
 from mbrec.balance import BalanceHook
@@ -41,6 +43,58 @@ class Outputs:
     unknown_2C: Tensor | None = None
 
 
+class TableGuard(nn.Module):
+    """Lets no gradient through to the tables that is not finite, or that the hook has refused.
+
+    Tables update themselves inside backward, where no optimizer can be held back. It is a module
+    so that torchrec's tracing keeps it whole.
+
+    Attributes:
+        hook_ok: the verdict of the hook, which comes earlier in backward.
+        ok: bool tensor, False where the last gradient was not let through.
+        features_BD: what the tables gave in the last forward of training.
+    """
+
+    ok: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("ok", torch.tensor(True), persistent=False)
+        self.hook_ok: Callable[[], Tensor] | None = None
+        self.features_BD: Tensor | None = None
+
+    def forward(self, features_BD: Tensor) -> Tensor:
+        """Return the features as they are."""
+        if not (self.training and features_BD.requires_grad):
+            return features_BD
+        self.features_BD = features_BD.detach()
+        guarded: Any = _Guarded.apply(features_BD, self)
+        return guarded
+
+
+class _Guarded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features_BD: Tensor, guard: TableGuard) -> Tensor:
+        ctx.guard = guard
+        return features_BD.view_as(features_BD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (as torch documents it)
+        ctx: Any, grad_BD: Tensor
+    ) -> tuple[Tensor, None]:
+        guard: TableGuard = ctx.guard
+        total = grad_BD.sum()
+        # A finite number less itself is 0; two operations where isfinite().all() takes six.
+        guard.ok = total - total == 0
+        if guard.hook_ok is not None:
+            guard.ok = guard.ok & guard.hook_ok()
+        if guard.ok.device.type == "cpu":
+            # No copy where nothing is wrong; on a GPU the look would be a sync.
+            return grad_BD if guard.ok else torch.zeros_like(grad_BD), None
+        return torch.where(guard.ok, grad_BD, 0.0), None
+
+
 class SharedBottom(nn.Module):
     """Embeddings and numerical features, side by side, through the interaction module.
 
@@ -48,6 +102,7 @@ class SharedBottom(nn.Module):
         categorical: the embedding tables.
         numerical: the numerical module, or None for data without numerical features.
         interaction: maps (B, categorical + numerical width) to (B, H).
+        table_guard: between the tables and the rest; None leaves it out.
     """
 
     def __init__(
@@ -55,15 +110,25 @@ class SharedBottom(nn.Module):
         categorical: CategoricalModule,
         numerical: NumericalModule | None,
         interaction: nn.Module,
+        table_guard: TableGuard | None = None,
     ) -> None:
         super().__init__()
         self.categorical = categorical
+        self.table_guard = table_guard
         self.numerical = numerical
         self.interaction = interaction
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Parts of the interaction's input -> their widths, in order."""
+        numerical = {} if self.numerical is None else {"(numerical)": self.numerical.out_features}
+        return {**self.categorical.widths, **numerical}
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the shared representation (B, H)."""
         features = self.categorical(batch.sparse)
+        if self.table_guard is not None:
+            features = self.table_guard(features)
         if self.numerical is not None:
             features = torch.cat([features, self.numerical(batch.dense_BN)], dim=1)
         return self.interaction(features)
@@ -81,6 +146,9 @@ class Heads(nn.Module):
         hook: balances the tasks at the representation; None leaves it out.
         reduction: of the losses.
         world_size: ranks that share the global batch.
+
+    Attributes:
+        seen: the last batch of training with the hook, and its losses_K; to find what went wrong.
     """
 
     def __init__(
@@ -94,6 +162,7 @@ class Heads(nn.Module):
     ) -> None:
         super().__init__()
         self.hook = hook
+        self.seen: tuple[Batch, Tensor] | None = None
         self.mlps = nn.ModuleDict({n: _head(in_features, t) for n, t in tasks.items()})
         weights = torch.tensor([task.weight for task in tasks.values()])
         self.task_weights: Tensor
@@ -117,6 +186,7 @@ class Heads(nn.Module):
         )
         if self.hook is not None and self.training:
             self.hook.observe(losses_K, batch.counts_K)
+            self.seen = batch, losses_K.detach()
         outputs = Outputs(
             losses_K.detach(),
             logits_BK.detach().sigmoid(),

@@ -12,6 +12,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tensorboard.compat.proto.event_pb2 import (
+    Event,  # pyright: ignore[reportAttributeAccessIssue] (protobuf makes it at import)
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from tensorboard.compat.proto.summary_pb2 import (
     Summary,  # pyright: ignore[reportAttributeAccessIssue] (protobuf makes it at import)
 )
@@ -42,6 +46,8 @@ class Monitor:
         rows_per_step: the global batch size.
         total_steps: expected length, for the progress bar.
         progress: show one.
+        first_step: steps done before, by the run that is resumed; what that one wrote of later
+            steps is hidden.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class Monitor:
         rows_per_step: int,
         total_steps: int,
         progress: bool,
+        first_step: int = 0,
     ) -> None:
         self.tasks = list(tasks)
         self.rows_per_second = 0.0
@@ -64,8 +71,11 @@ class Monitor:
         self._writer = FileWriter(str(folder)) if dist.get_rank() == 0 else None
         if self._writer:
             self._writer.add_summary(custom_scalars(_layout(self.tasks)))
+            if first_step:
+                start = SessionLog(status=SessionLog.START)
+                self._writer.add_event(Event(step=first_step + 1, session_log=start))
         shown = progress and self._writer is not None
-        self._bar = progress_bar("train", total_steps, shown=shown)
+        self._bar = progress_bar("train", total_steps, shown=shown, done=first_step)
         self._steps: list[tuple[int, float, dict[str, float], Tensor]] = []
         self._outputs: list[Outputs] = []
         self._rows, self._seconds = 0, 0.0
@@ -113,22 +123,18 @@ class Monitor:
             self._unknown.update(outputs.unknown_2C)
         self._write(last, {f"out_of_vocabulary/{n}": s for n, s in self._unknown.compute().items()})
         self._show(dict(zip(figures, rows[-1], strict=True)))
-        self._refuse_non_finite(figures)
         self._steps, self._outputs = [], []
         self._since = time.perf_counter()
 
-    def _refuse_non_finite(self, figures: Mapping[str, Tensor]) -> None:
-        """Stop, on all ranks, where a loss or a representation gradient was not finite."""
-        for name, values_S in figures.items():
-            kind = name.split("/")[0]
-            bad_S = ~torch.isfinite(values_S)
-            if kind in ("loss", "grad_norm") and "/" in name and bad_S.any():
-                step = self._steps[int(bad_S.int().argmax())][0]
-                raise FloatingPointError(
-                    f"step {step}: expected a finite {kind.replace('_', ' ')} of task "
-                    f"'{name.split('/')[1]}', got {float(values_S[bad_S][0])}; lower the learning "
-                    "rates, or look for outliers among the numerical columns"
-                )
+    def skip(self, step: int, skipped: int) -> None:
+        """Note that a step's batch was left out; it has no figures.
+
+        Args:
+            step: its number.
+            skipped: how many have been so far.
+        """
+        self._write(step, {"guard/skipped": float(skipped)})
+        self._bar.update()
 
     def resume(self) -> None:
         """Go on measuring the speed of training, after something else."""
@@ -221,10 +227,11 @@ class Monitor:
         self._writer.add_summary(Summary(value=values), step, wall_time)
 
 
-def progress_bar(name: str, total: int, *, shown: bool) -> "tqdm[Any]":
+def progress_bar(name: str, total: int, *, shown: bool, done: int = 0) -> "tqdm[Any]":
     """Return a bar of steps; where nobody watches it (a log file) it moves every ten seconds."""
     interval = 0.5 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, unit="step", desc=name, disable=not shown, mininterval=interval)
+    bar = {"total": total, "initial": done, "unit": "step", "desc": name}
+    return tqdm(**bar, disable=not shown, mininterval=interval)
 
 
 def _layout(tasks: Sequence[str]) -> dict[str, dict[str, list[Any]]]:

@@ -3,6 +3,8 @@
 import gc
 import logging
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -10,21 +12,56 @@ from omegaconf import DictConfig, OmegaConf
 from mbrec import check
 from mbrec.errors import plain_errors
 
+if TYPE_CHECKING:  # --help must not wait for torch
+    from mbrec.config import Config
+    from mbrec.distributed import Runtime
+    from mbrec.interrupt import Interrupt
+    from mbrec.status import Status
+
 log = logging.getLogger("mbrec")
 
 
 def train(node: DictConfig) -> None:
-    """Train what a composed configuration describes, and save the run."""
+    """Train what a composed configuration describes, and save the run.
+
+    Raises:
+        SystemExit: with status 75, if the job was asked to stop and the same command goes on.
+    """
     config = check.parsed(node)
 
     import torch.distributed as dist
 
-    from mbrec import build, checkpoint, distributed, report
-    from mbrec.data.stored import save_vocabularies
+    from mbrec import distributed, resume
+    from mbrec.interrupt import Interrupt, Interrupted
+    from mbrec.peers import named_silence
+    from mbrec.status import RESUMABLE_EXIT_CODE, Status
 
     runtime = distributed.start(timeout_s=config.runtime.timeout_s)
-    folder = build.run_folder(config, runtime)
-    trainer, sharded = build.trainer(config, runtime, folder)
+    interrupt = Interrupt(runtime.store if runtime.world_size > 1 else None)
+    interrupt.install()
+    folder = resume.run_folder(config, runtime)
+    status = Status(folder, runtime.rank)
+    with named_silence(runtime.store, runtime.rank, runtime.world_size), status.of_failure():
+        try:
+            _fit(config, runtime, folder, interrupt, status)
+        except Interrupted as stop:
+            state = "resumable" if config.checkpoint.enabled else "stopped"
+            status.write(state, reason=str(stop))
+            if runtime.rank == 0:
+                print(f"{state}: stopped by {stop} after step {status.step}, see {folder}")
+        dist.barrier()
+    if status.state == "resumable":
+        raise SystemExit(RESUMABLE_EXIT_CODE)
+
+
+def _fit(
+    config: "Config", runtime: "Runtime", folder: Path, interrupt: "Interrupt", status: "Status"
+) -> None:
+    from mbrec import build, report, resume
+    from mbrec.data.stored import save_vocabularies
+
+    source = resume.source(config, folder)
+    trainer, sharded = build.trainer(config, runtime, folder, source=source, interrupt=interrupt)
     log.info("%d processes on %s, run folder %s", runtime.world_size, runtime.device.type, folder)
     log.info(report.parameter_table(sharded.parameters))
     if runtime.rank == 0:
@@ -32,18 +69,11 @@ def train(node: DictConfig) -> None:
         OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
         # Another data set, or the same prepared again, may give the same words other ids.
         save_vocabularies(config.data.columns, trainer.loader.reader.store, folder)
-
-    def save() -> None:
-        target = folder / "checkpoint" / f"step_{trainer.step:08d}"
-        meta = {"step": trainer.step, "tasks": list(config.tasks)}
-        meta |= {"world_size": runtime.world_size}
-        checkpoint.save(target, sharded.model, sharded.optimizer, meta)
-
-    final = trainer.fit(save if config.run.checkpoint else None)
-    step = trainer.step
+    status.follow(trainer)
+    final = trainer.fit()
     if runtime.rank == 0:
         summary = {
-            "step": step,
+            "step": trainer.step,
             "rows_per_second": trainer.monitor.rows_per_second,
             "world_size": runtime.world_size,
             "parameters": sharded.parameters,
@@ -53,7 +83,7 @@ def train(node: DictConfig) -> None:
         report.write_json(folder / "metrics.json", summary)
         print(report.table(final))
         print(f"trained at {trainer.monitor.rows_per_second:,.0f} rows/s; saved in {folder}")
-    dist.barrier()
+    status.write("finished")
 
 
 @hydra.main(version_base="1.3", config_path="pkg://mbrec.configs", config_name="train")
@@ -66,7 +96,11 @@ def main() -> None:
     """Run the command line."""
     with plain_errors():
         check.check(sys.argv[1:])
-    _main()
+    try:
+        _main()
+    except SystemExit:
+        end_processes()
+        raise
     end_processes()
 
 

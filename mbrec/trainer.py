@@ -1,10 +1,9 @@
 """The training loop. It knows no task, balancer or column by name."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
@@ -12,76 +11,66 @@ from torchrec.optim.keyed import CombinedOptimizer
 from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader
 from mbrec.distributed import Lockstep
-from mbrec.metrics import TaskMetrics
+from mbrec.evaluator import Evaluator, Report
+from mbrec.explosion import Explosion, ExplosionGuard
+from mbrec.guard import FiniteGuard
+from mbrec.interrupt import Interrupt, Interrupted
 from mbrec.model import Outputs
-from mbrec.monitor import Monitor, progress_bar
+from mbrec.monitor import Monitor
 from mbrec.optim import Warmup, learning_rates
-from mbrec.oracle import OracleGap
-from mbrec.unknown import UnknownIds
 
-Report = dict[str, dict[str, float | None]]
+History = list[dict[str, Any]]
 
 
-class Evaluator:
-    """Scores a model on all rows of a loader, over all ranks.
-
-    Args:
-        pipeline: the model's pipeline; no batch of training may be in flight.
-        loader: the rows.
-        metrics: reset at each evaluation.
-        oracle: distance to the true probabilities, where the data has them.
-        unknown: counts ids outside the vocabularies.
-        total_steps: batches of the longest rank, for the progress bar.
-        progress: show one.
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands, beside the tensors.
 
     Attributes:
-        unknown: of the last evaluation, feature -> fraction of ids outside the vocabulary.
+        step: steps done.
+        position: which rows of the epoch are unread.
+        learning_rates: of the last step, by optimizer.
+        history: the evaluations: {"step", "tasks"}.
+        skipped: batches that were left out.
     """
 
-    def __init__(
-        self,
-        pipeline: TrainPipelineSparseDist[Batch, Outputs],
-        loader: Loader,
-        metrics: TaskMetrics,
-        oracle: OracleGap,
-        unknown: UnknownIds,
-        *,
-        total_steps: int,
-        progress: bool,
-    ) -> None:
-        self._pipeline, self._loader = pipeline, loader
-        self._metrics, self._oracle, self._unknown = metrics, oracle, unknown
-        self.unknown: dict[str, float] = {}
-        self._total_steps, self._progress = total_steps, progress
+    step: int
+    position: dict[str, Any]
+    learning_rates: dict[str, float]
+    history: History
+    skipped: int
 
-    def evaluate(
-        self, model: torch.nn.Module, keep: Callable[[Outputs], None] | None = None
-    ) -> Report:
-        """Return task -> figure -> value.
+
+class Keeper(Protocol):
+    """Saves a run. Every call is a collective."""
+
+    def is_due(self, step: int) -> bool:
+        """Return whether a periodic save is due after a step."""
+        ...
+
+    def save(self, progress: Progress, *, now: bool = False) -> None:
+        """Save; in the background perhaps, or with `now` until it is on the disk."""
+        ...
+
+    def evaluated(self, progress: Progress) -> None:
+        """Take note of the last evaluation of a history; save if it is the best."""
+        ...
+
+    def is_enough(self, history: History) -> bool:
+        """Return whether the evaluations have stopped to get better."""
+        ...
+
+    def roll_back(self, explosion: Explosion, *, load: bool) -> bool:
+        """Put aside what an explosion may have spoilt; load the last sound checkpoint.
 
         Args:
-            model: the pipeline's; in eval mode during the pass, and as it was before after it.
-            keep: called with the outputs of each step, to keep predictions.
+            explosion: the alarm.
+            load: load it, if there is one.
+
+        Returns:
+            whether one was loaded.
         """
-        training = model.training
-        model.eval()
-        self._metrics.reset()
-        self._oracle.reset()
-        bar = progress_bar("evaluate", self._total_steps, shown=self._progress)
-        with torch.no_grad(), bar:
-            for outputs in _steps(self._pipeline, self._loader):
-                self._metrics.update([outputs])
-                self._oracle.update(outputs)
-                self._unknown.update(outputs.unknown_2C)
-                if keep is not None:
-                    keep(outputs)
-                bar.update()
-        model.train(training)
-        report = self._metrics.compute()
-        for task, figures in self._oracle.compute().items():
-            report[task] |= figures
-        self.unknown = self._unknown.compute()
-        return report
+        ...
 
 
 @dataclass
@@ -96,6 +85,11 @@ class Trainer:
         loader: the training rows.
         evaluator: of the evaluation rows.
         monitor: keeps the figures.
+        guard: keeps non-finite values away from the parameters.
+        explosion: notices an explosion, or None.
+        max_rollbacks: explosions to live through.
+        interrupt: looked at between steps.
+        keeper: saves the run, or None.
         epochs: passes over the training rows.
         max_steps: stop after that many steps.
         evaluate_every: steps between evaluations; None: only at the end.
@@ -110,91 +104,157 @@ class Trainer:
     loader: Loader
     evaluator: Evaluator
     monitor: Monitor
+    guard: FiniteGuard
+    interrupt: Interrupt
     epochs: int
+    explosion: ExplosionGuard | None = None
+    max_rollbacks: int = 0
+    keeper: Keeper | None = None
     max_steps: int | None = None
     evaluate_every: int | None = None
     step: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: History = field(default_factory=list)
+    _taken: int = field(default=0, init=False)
+    _next_epoch: int = field(default=0, init=False)
+    _resumed: bool = field(default=False, init=False)
 
-    def fit(self, trained: Callable[[], None] | None = None) -> Report:
+    def start_within_epoch(self) -> None:
+        """Begin with the rest of the epoch that the reader was resumed in."""
+        self._next_epoch, self._resumed = self.loader.reader.epoch, True
+
+    def fit(self) -> Report:
         """Train, and return the evaluation at the end.
 
-        Args:
-            trained: called once after the last step, before that evaluation, which may fail.
+        Raises:
+            Interrupted: on every rank after the same step, once that is saved.
+            FloatingPointError: on every rank, if a value is not finite, or training explodes.
         """
         self.model.train()
-        epoch = 0
-        while not self._finished(epoch):
-            self.loader.reader.set_epoch(epoch)
-            self._train_epoch()
-            epoch += 1
-        self.monitor.finish_training()
-        if trained is not None:
-            trained()
-        if not self.history or self.history[-1]["step"] != self.step:
-            self._evaluate()
-        self.monitor.close()
+        try:
+            self._fit()
+        except Interrupted:
+            self._save(now=True)
+            raise
+        finally:
+            self.monitor.close()
         return self.history[-1]["tasks"]
 
-    def _finished(self, epoch: int) -> bool:
+    def _fit(self) -> None:
+        if self._until_evaluation() == 0:
+            self._evaluate()  # it was under way when the run was saved
+        while not self._is_finished():
+            if not self._resumed:
+                self.loader.reader.set_epoch(self._next_epoch)
+            self._train_epoch()
+            self._resumed = False
+            self._next_epoch = self.loader.reader.epoch + 1
+        self.monitor.finish_training()
+        # Before the last evaluation, which may fail.
+        self._save(now=True)
+        if not self.history or self.history[-1]["step"] != self.step:
+            self._evaluate()
+
+    def _is_finished(self) -> bool:
+        if self.keeper is not None and self.keeper.is_enough(self.history):
+            return True
         if self.max_steps is not None:
             return self.step >= self.max_steps
-        return epoch >= self.epochs
+        return self._next_epoch >= self.epochs
 
     def _train_epoch(self) -> None:
         batches = iter(self.loader)
-        first = self.step
+        self._taken = 0
         try:
             while True:
                 # A segment ends before an evaluation, and its end drains the pipeline: a batch
                 # in flight would be scored, and not trained on.
-                segment = Lockstep(
-                    batches, self.loader.reader.empty_batch, limit=self._until_next_evaluation()
-                )
+                segment = Lockstep(batches, self.loader.reader.empty_batch, limit=self._limit())
                 self.train(segment)
                 if segment.exhausted or self.step == self.max_steps:
                     break
                 self.monitor.flush()
                 self._evaluate()
                 self.monitor.resume()
+                if self._is_finished():
+                    break
         finally:
             batches.close()
-        if self.step == first:
+        if not self._taken and not self._resumed:
             raise ValueError("expected at least one batch of training rows in an epoch, got none")
 
     def train(self, segment: Iterator[Batch]) -> None:
         """Train on a segment's batches, on every rank equally many; the pipeline is empty after."""
         while True:
+            self.interrupt.check()
+            self.guard.step_number = self.step + 1
             self.warmup.step(self.step + 1)
             try:
                 outputs = self.pipeline.progress(segment)
             except StopIteration:
                 return
             self.step += 1
-            self.monitor.record(self.step, outputs, learning_rates(self.optimizer))
+            self._taken += 1
+            self._look_at(outputs)
 
-    def _until_next_evaluation(self) -> int | None:
-        limits = []
+    def _look_at(self, outputs: Outputs) -> None:
+        suspicious = False
+        if self.guard.last_skipped:
+            self.monitor.skip(self.step, self.guard.skipped)
+        else:
+            self.monitor.record(self.step, outputs, learning_rates(self.optimizer))
+            if self.explosion is not None:
+                if alarm := self.explosion.update(self.step, self.guard.figures):
+                    self._live_through(alarm)
+                suspicious = self.explosion.suspicious
+        if self.keeper is not None and self.keeper.is_due(self.step) and not suspicious:
+            self._save()
+
+    def _live_through(self, alarm: Explosion) -> None:
+        """Roll back to a checkpoint from before, or stop."""
+        assert self.explosion is not None
+        load = self.max_rollbacks > 0
+        if self.keeper is None or not self.keeper.roll_back(alarm, load=load):
+            raise FloatingPointError(
+                f"step {self.step}: {alarm}. Lower the learning rates, look at the rows of these "
+                "steps, or let guard.explosion=rollback go on from the last sound checkpoint"
+            )
+        self.max_rollbacks -= 1
+        self.explosion.reset()
+
+    def _save(self, *, now: bool = False) -> None:
+        if self.keeper is not None:
+            # What comes after may be lost; what the checkpoint stands for is written down.
+            self.monitor.flush()
+            self.keeper.save(self._progress(), now=now)
+            self.monitor.resume()
+
+    def _progress(self) -> Progress:
+        return Progress(
+            self.step,
+            self.loader.state(self._taken),
+            learning_rates(self.optimizer),
+            self.history,
+            self.guard.skipped,
+        )
+
+    def _limit(self) -> int | None:
+        """Return the steps of the next segment; None: as many as there are rows."""
+        limits = [self._until_evaluation()]
         if self.max_steps is not None:
             limits.append(self.max_steps - self.step)
-        if self.evaluate_every is not None:
-            limits.append(self.evaluate_every - self.step % self.evaluate_every)
-        return min(limits, default=None)
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _until_evaluation(self) -> int | None:
+        """Return the steps until the next evaluation; 0 if it has not been done after the last."""
+        if self.evaluate_every is None:
+            return None
+        done = not self.step or any(entry["step"] == self.step for entry in self.history)
+        left = -self.step % self.evaluate_every
+        return self.evaluate_every if done and not left else left
 
     def _evaluate(self) -> None:
         report = self.evaluator.evaluate(self.model)
         self.history.append({"step": self.step, "tasks": report})
         self.monitor.evaluated(self.step, report, self.evaluator.unknown)
-
-
-def _steps(pipeline: TrainPipelineSparseDist[Batch, Outputs], loader: Loader) -> Iterator[Outputs]:
-    batches = iter(loader)
-    lockstep = Lockstep(batches, loader.reader.empty_batch)
-    try:
-        while True:
-            try:
-                yield pipeline.progress(lockstep)
-            except StopIteration:
-                return
-    finally:
-        batches.close()
+        if self.keeper is not None:
+            self.keeper.evaluated(self._progress())

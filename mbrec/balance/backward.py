@@ -36,13 +36,14 @@ class Statistics(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a backward pass leaves in the hook."""
+    """What a backward pass leaves in the hook; `local_KK` is this rank's own Gramian."""
 
     merged: Row
     weights_K: Tensor
     ok: Tensor
     gramian_KK: Tensor | None
     losses_K: Tensor | None
+    local_KK: Tensor | None = None
 
 
 class Backward:
@@ -55,6 +56,8 @@ class Backward:
 
     # Whether `step` wants the representation itself.
     reads_representation = False
+    # Whether `ok` is the verdict of all ranks.
+    decides_together = True
 
     def __init__(self, balancer: Balancer, group: dist.ProcessGroup | None) -> None:
         self.balancer = balancer
@@ -96,12 +99,13 @@ class GramianBackward(Backward):
         self, rows_K: Sequence[Row], shared: Row, observed: Observed, scale: LossScale
     ) -> Result:
         """See `Backward.step`."""
-        total_n = sum_over_ranks(pack(merge.gramian(rows_K), observed), self.group)
+        local_KK = merge.gramian(rows_K)
+        total_n = sum_over_ranks(pack(local_KK, observed), self.group)
         found = unpack(total_n, len(rows_K), observed, self.group, scale)
         gramian_KK, losses_K = found.gramian_KK, found.losses_K
         weights_K = self.balancer(gramian_KK, losses_K=losses_K, active_K=found.active_K)
         merged = weigh_rows(rows_K, weights_K, self.balancer.ok, scale)
-        return Result(merged, weights_K, self.balancer.ok, gramian_KK, losses_K)
+        return Result(merged, weights_K, self.balancer.ok, gramian_KK, losses_K, local_KK)
 
 
 @dataclass
@@ -119,6 +123,7 @@ class LaggedBackward(Backward):
     """
 
     balancer: GramianBalancer
+    decides_together = False
 
     def __init__(
         self, balancer: GramianBalancer, group: dist.ProcessGroup | None, accumulate: int
@@ -148,7 +153,8 @@ class LaggedBackward(Backward):
         """See `Backward.step`; statistics add up until the last micro-batch of a step."""
         if self._micro_batches == 0:
             self.finish()
-        local_n = pack(merge.gramian(rows_K), observed)
+        local_KK = merge.gramian(rows_K)
+        local_n = pack(local_KK, observed)
         ok = torch.isfinite(local_n).all()
         if self._local_n is None:
             self._local_n, self._observed = local_n, observed
@@ -169,7 +175,7 @@ class LaggedBackward(Backward):
                 # Once, so that there is something to show from the first step on.
                 self.finish()
         merged = weigh_rows(rows_K, weights_K, ok, scale)
-        return Result(merged, weights_K, ok, self._gramian_KK, self._losses_K)
+        return Result(merged, weights_K, ok, self._gramian_KK, self._losses_K, local_KK)
 
     def finish(self) -> None:
         """Wait for the statistics under way, and give them to the balancer.
@@ -212,7 +218,8 @@ class ElementwiseBackward(Backward):
     ) -> Result:
         """See `Backward.step`; the Gramian is there for the finite check and for a monitor."""
         summary_n = self.balancer.summarise(rows_K, shared, rank=rank_of(self.group))
-        local_n = pack(merge.gramian(rows_K), observed, summary_n)
+        local_KK = merge.gramian(rows_K)
+        local_n = pack(local_KK, observed, summary_n)
         total_n = sum_over_ranks(local_n, self.group)
         found = unpack(total_n, len(rows_K), observed, self.group, scale)
         self.balancer.check(found.gramian_KK, found.losses_K, found.active_K)
@@ -220,7 +227,7 @@ class ElementwiseBackward(Backward):
         parts, factors_K = self.balancer.merge(rows_K, found.rest_n, ok)
         merged = tuple(merge.filled_unless(ok, part, filler(scale)) for part in parts)
         weights_K = torch.where(ok, factors_K, 0.0)
-        return Result(merged, weights_K, ok, found.gramian_KK, found.losses_K)
+        return Result(merged, weights_K, ok, found.gramian_KK, found.losses_K, local_KK)
 
 
 def pack(gramian_KK: Tensor, observed: Observed, *rest: Tensor) -> Tensor:

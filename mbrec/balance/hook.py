@@ -56,6 +56,8 @@ class BalanceHook(nn.Module):
     Attributes:
         weights: float64 (K,), the effective weights on the raw gradients in the last backward.
         gramian: float64 (K, K), inner products over the global batch, or None before the first.
+        local_gramian: float64 (K, K), that of this rank's own rows, to find the rank of a value
+            that is not finite; or None.
         losses: float64 (K,), the observed losses over the global batch, or None.
         ok: bool tensor, False where the last backward met a non-finite value; it then merged to
             zero and changed no state.
@@ -104,6 +106,7 @@ class BalanceHook(nn.Module):
         self.register_buffer("ok", torch.tensor(True), persistent=False)
         self.register_buffer("skipped", torch.tensor(0), persistent=False)
         self.gramian: Tensor | None = None
+        self.local_gramian: Tensor | None = None
         self.losses: Tensor | None = None
         self._observed: Observed | None = None
         self._way = choose_way(balancer, process_group, parameters, lag, accumulate)
@@ -161,6 +164,11 @@ class BalanceHook(nn.Module):
             if values is not None and values.shape != shape:
                 raise ValueError(f"expected {shape[0]} {name}, got shape {tuple(values.shape)}")
         self._observed = Observed(losses_K.detach(), counts_K)
+
+    @property
+    def decides_together(self) -> bool:
+        """Whether `ok` is the verdict of all ranks: with statistics, and without `lag`."""
+        return self.statistics and self._way.decides_together
 
     @property
     def grad_norms(self) -> Tensor | None:
@@ -231,6 +239,7 @@ class BalanceHook(nn.Module):
         result = self._way.step(rows_K, parts, observed or Observed(), self.loss_scale)
         self.weights, self.ok = result.weights_K, result.ok
         self.gramian, self.losses = result.gramian_KK, result.losses_K
+        self.local_gramian = result.local_KK
         self.skipped += ~result.ok
         return result.merged
 

@@ -110,7 +110,7 @@ class NamedState(nn.Module):
                 f"dropped={sorted(dropped)}, got differences in "
                 f"{sorted(adapted.keys() ^ own.keys())}"
             )
-        if shares:
+        if shares and (new or dropped):  # else to the last bit what was saved
             weights = {task: adapted[f"weight.{task}"] for task in shares}
             rescale_shares(weights, shares, new & shares.keys())
         return adapted

@@ -33,11 +33,11 @@ def measure(config: configuration.Config) -> None:
     """Print rows/s of the job, of the bare loop with the hook and without, and the hook's time."""
     import torch.distributed as dist
 
-    from mbrec import build, distributed
+    from mbrec import build, distributed, resume
     from mbrec.bench.hook_time import hook_time
 
     runtime = distributed.start(timeout_s=config.runtime.timeout_s)
-    folder = build.run_folder(config, runtime)
+    folder = resume.run_folder(config, runtime)
     trainer, _ = build.trainer(config, runtime, folder)
     trainer.model.train()
     batches = endless(trainer)

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import takewhile
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 from pyarrow import fs
+
+from mbrec.data.manifest import NAME
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Store:
         `*` stays within a folder; `**/` is any number of folders. Hidden files are left out.
 
         Raises:
-            ValueError: naming a pattern that matches nothing.
+            ValueError: naming a pattern that matches nothing; or a link that leads out of the
+                folder, of a data set on this machine that has a manifest.
         """
         chosen: list[str] = []
         for pattern in patterns:
@@ -56,7 +59,18 @@ class Store:
             if not matches:
                 raise ValueError(f"expected Parquet files at {self.display(pattern)}, found none")
             chosen += matches
+        if self.is_local and self.exists(NAME):
+            self._check_links(chosen)
         return list(dict.fromkeys(chosen))
+
+    def _check_links(self, names: Sequence[str]) -> None:
+        home = Path(self.root).resolve()
+        for name in names:
+            if not (target := (home / name).resolve()).is_relative_to(home):
+                raise ValueError(
+                    f"{self.display(name)}: expected a file below {home}, as the data set has a "
+                    f"{NAME}, got a link to {target}"
+                )
 
     def _list(self, pattern: str) -> list[str]:
         """Return the files below the folders that a pattern names before its first wildcard."""
@@ -84,7 +98,7 @@ def open_store(path: str) -> Store:
     from the URI, as those libraries document.
 
     Raises:
-        ValueError: if nothing can read the URI.
+        ValueError: if nothing can read the URI, or it chains several.
     """
     if "://" not in path:
         return Store(fs.LocalFileSystem(), str(PurePosixPath(path)), path)
@@ -101,6 +115,10 @@ def open_store(path: str) -> Store:
 def _from_fsspec(path: str) -> tuple[fs.FileSystem, str]:
     import fsspec
 
+    if "::" in path:
+        # It would read one file system out of another: archives, caches, and lists of references,
+        # which are templates that it runs.
+        raise ValueError(f"expected the URI of a folder, got {path}, which chains several with ::")
     try:
         filesystem, root = fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:

@@ -254,7 +254,16 @@ class Columns:
         return [n for n, f in self.categorical.items() if f.out_of_vocabulary is oov]
 
     @property
+    def dense_inputs(self) -> list[str]:
+        """Names of the numerical module's inputs: the features, each before its indicator."""
+        names = []
+        for name, feature in self.numerical.items():
+            names.append(name)
+            if feature.missing is MissingNumber.indicator:
+                names.append(f"{name} (missing)")
+        return names
+
+    @property
     def dense_width(self) -> int:
         """Inputs of the numerical module: the numerical features and their indicators."""
-        indicator = MissingNumber.indicator
-        return len(self.numerical) + sum(f.missing is indicator for f in self.numerical.values())
+        return len(self.dense_inputs)

@@ -25,6 +25,9 @@ class CategoricalModule(nn.Module):
     Args:
         features: name -> feature; their order is that of the output's columns.
         embedding_dim: width of the tables that do not set their own.
+
+    Attributes:
+        widths: feature -> D_f, in the order of the output's columns.
     """
 
     def __init__(self, features: Mapping[str, Categorical], embedding_dim: int) -> None:
@@ -48,6 +51,7 @@ class CategoricalModule(nn.Module):
             is_weighted=any(feature.weights for feature in features.values()),
             device=torch.device("meta"),
         )
+        self.widths = dict(zip(features, dims, strict=True))
         self.names = list(features)
         self.out_features = sum(dims)
 

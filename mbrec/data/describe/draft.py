@@ -17,6 +17,7 @@ from mbrec.data.describe.scaling import number
 _WORD = re.compile(r"[A-Za-z_][\w.]*(/[\w.]+)*", re.ASCII)
 # What YAML takes for something other than a string.
 _MEANINGFUL = {"yes", "no", "on", "off", "true", "false", "null", "none", "y", "n"}
+_REFERENCE = re.compile(r"(\\*)\$\{")
 _COMMENT_AT = 64
 _BUCKETS = 10
 
@@ -229,13 +230,16 @@ def _scalar(value: Any) -> str:
         return str(int(value)) if value == math.floor(value) and abs(value) < 1e15 else repr(value)
     if (_WORD.fullmatch(value) and value.lower() not in _MEANINGFUL) or _is_pattern(value):
         return value
-    # What OmegaConf would take for a reference is escaped for it.
-    return json.dumps(value.replace("${", "\\${"), ensure_ascii=False)
+    # What OmegaConf would take for a reference is escaped for it, and the backslashes before that.
+    literal = _REFERENCE.sub(lambda match: match[1] * 2 + r"\${", value)
+    quoted = json.dumps(literal, ensure_ascii=False)
+    # YAML has no place for control characters, and takes some others for the end of a line.
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)
 
 
 def _is_pattern(text: str) -> bool:
     """Whether it is a path that YAML takes as it stands."""
-    return re.fullmatch(r"[A-Za-z_./][\w./*-]*", text, re.ASCII) is not None and (
+    return re.fullmatch(r"([A-Za-z_]|\.{0,2}/)[\w./*-]*", text, re.ASCII) is not None and (
         text.lower() not in _MEANINGFUL
     )
 

@@ -1,0 +1,241 @@
+"""The folders of checkpoints: their names, what makes one whole, and how it is verified.
+
+Reads and writes plain files; imports no torch, so that looking into a folder takes no time.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+MANIFEST, STATE, METADATA = "manifest.json", "state.json", ".metadata"
+BEST = "best.json"
+VERSION = 1
+UNFINISHED = ".tmp"
+# Kept for who wants to look, and never resumed from: what does not verify, and what was saved
+# when the model was exploding already.
+DAMAGED, EXPLODED = ".damaged", ".exploded"
+
+_NAME = re.compile(r"step_(\d{8,12})")
+_FILE = re.compile(r"\.metadata|state\.json|__\d{1,6}_\d{1,6}\.distcp")
+_LARGEST_MANIFEST = 16 << 20
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a checkpoint: its size in bytes, and the SHA-256 of these, in hex."""
+
+    bytes: int
+    sha256: str
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """Return the folder of a step's checkpoint.
+
+    >>> step_folder(Path("run/checkpoint"), 30).name
+    'step_00000030'
+    """
+    return checkpoints / f"step_{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """Return the step of a checkpoint's folder.
+
+    Raises:
+        ValueError: if that is not the name of one.
+    """
+    if not (match := _NAME.fullmatch(folder.name)):
+        raise ValueError(f"expected a checkpoint (a folder step_NNNNNNNN), got {folder}")
+    return int(match[1])
+
+
+def finished(checkpoints: Path) -> list[Path]:
+    """Return the folders of all checkpoints that were finished, oldest first."""
+    if not checkpoints.is_dir():
+        return []
+    found = [path for path in checkpoints.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted((path for path in found if path.is_dir()), key=step_of)
+
+
+def leftovers(checkpoints: Path) -> list[Path]:
+    """Return the folders of checkpoints that were begun and never finished."""
+    if not checkpoints.is_dir():
+        return []
+    names = {path: path.name.removesuffix(UNFINISHED) for path in checkpoints.iterdir()}
+    return sorted(p for p, name in names.items() if name != p.name and _NAME.fullmatch(name))
+
+
+def describe(path: Path) -> File:
+    """Return what a manifest says of a file."""
+    with path.open("rb") as file:
+        return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def write_manifest(folder: Path, files: dict[str, File]) -> None:
+    """Write the manifest of a checkpoint, durably."""
+    write_durably(folder / MANIFEST, _text(files))
+
+
+def read_manifest(folder: Path) -> dict[str, File]:
+    """Read the manifest of a checkpoint. It is not trusted: each entry is checked.
+
+    Raises:
+        ValueError: naming the file, and what is not as it should be.
+    """
+    path = folder / MANIFEST
+    text = read_text(path, _LARGEST_MANIFEST)
+    try:
+        content = json.loads(text)
+        files = {name: File(**entry) for name, entry in content["files"].items()}
+        fits = content["version"] == VERSION and all(map(_is_entry, files.items()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: expected a manifest of mbrec's, got {text!r:.100}") from error
+    # Written anew it must be the same text: a bit that flipped anywhere in it is found as well.
+    if not fits or _text(files) != text or not {STATE, METADATA} <= files.keys():
+        raise ValueError(
+            f"{path}: expected a manifest of version {VERSION} with {STATE} and {METADATA}, as "
+            f"mbrec writes it, got {text!r:.100}"
+        )
+    return files
+
+
+def verify(folder: Path, only: Iterable[str] | None = None) -> list[str]:
+    """Return what is wrong with a checkpoint, as messages; nothing if it is whole.
+
+    Args:
+        folder: of the checkpoint.
+        only: names of the files to hash; default: all. Sizes are compared for all.
+    """
+    if not folder.is_dir() or folder.is_symlink():
+        return [f"{folder}: expected the folder of a checkpoint, found none"]
+    try:
+        files = read_manifest(folder)
+    except (OSError, ValueError) as error:
+        return [str(error)]
+    present = {entry.name: entry for entry in os.scandir(folder)}
+    unlisted = sorted(present.keys() - files.keys() - {MANIFEST})
+    problems = [f"{folder / n}: expected only files of the manifest, got this" for n in unlisted]
+    hashed = files.keys() if only is None else set(only)
+    for name, file in files.items():
+        path = folder / name
+        # A link could lead anywhere; a checkpoint has none.
+        if name not in present or not present[name].is_file(follow_symlinks=False):
+            problems.append(f"{path}: expected a file of {file.bytes:,} bytes, found none")
+        elif (size := path.stat().st_size) != file.bytes:
+            problems.append(f"{path}: expected {file.bytes:,} bytes, got {size:,}")
+        elif name in hashed and (found := _sha256(path)) != file.sha256:
+            problems.append(f"{path}: expected SHA-256 {file.sha256[:16]}..., got {found[:16]}...")
+    return problems
+
+
+def newest_verified(
+    checkpoints: Path, check: Callable[[Path], list[str]] = verify
+) -> tuple[Path | None, list[str]]:
+    """Return the newest checkpoint that verifies, and what was wrong with the newer ones.
+
+    Args:
+        checkpoints: folder of all checkpoints of a run.
+        check: returns what is wrong with one.
+    """
+    problems = []
+    for folder in reversed(finished(checkpoints)):
+        if not (found := check(folder)):
+            return folder, problems
+        problems += found
+    return None, problems
+
+
+def publish(unfinished: Path, final: Path) -> None:
+    """Give a checkpoint its final name, once all in it is on the disk."""
+    sync_folder(unfinished)
+    unfinished.rename(final)
+    sync_folder(final.parent)
+
+
+def prune(checkpoints: Path, *, keep: int, also: set[int]) -> None:
+    """Delete all but the newest checkpoints, and some steps.
+
+    A folder loses its name first: one that is half deleted is never taken for a checkpoint.
+    """
+    for folder in finished(checkpoints)[:-keep]:
+        if step_of(folder) not in also:
+            doomed = folder.with_name(folder.name + UNFINISHED)
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
+
+
+def set_aside(folder: Path, why: str) -> Path:
+    """Take a checkpoint out of those that are resumed from; return its new name.
+
+    Args:
+        folder: of the checkpoint.
+        why: `DAMAGED` or `EXPLODED`.
+    """
+    name = folder.name + why
+    taken = [path.name for path in folder.parent.iterdir() if path.name.startswith(name)]
+    aside = folder.with_name(f"{name}{len(taken) or ''}")
+    folder.rename(aside)
+    sync_folder(folder.parent)
+    return aside
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of all files of a checkpoint."""
+    return sum(path.lstat().st_size for path in folder.iterdir())
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a small file, whole or not at all, and wait until it is on the disk."""
+    unfinished = path.with_name(path.name + UNFINISHED)
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_text(path: Path, largest: int) -> str:
+    """Return the content of a text file that is no link and not larger than it may be.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise ValueError(f"{path}: expected a file, found none")
+    if (found := path.stat().st_size) > largest:
+        raise ValueError(f"{path}: expected at most {largest:,} bytes, got {found:,}")
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text, got other bytes: {error}") from error
+
+
+def _text(files: dict[str, File]) -> str:
+    entries = {name: asdict(file) for name, file in sorted(files.items())}
+    return json.dumps({"version": VERSION, "files": entries}, indent=1) + "\n"
+
+
+def _is_entry(entry: tuple[str, File]) -> bool:
+    name, file = entry
+    sizes = type(file.bytes) is int and 0 <= file.bytes < 1 << 62
+    digest = isinstance(file.sha256, str) and re.fullmatch("[0-9a-f]{64}", file.sha256)
+    # The names are those that are written here: none leads out of the folder.
+    return bool(_FILE.fullmatch(name) and sizes and digest)
+
+
+def _sha256(path: Path) -> str:
+    return describe(path).sha256

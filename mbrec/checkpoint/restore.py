@@ -1,0 +1,194 @@
+"""Chooses the checkpoint to go on from, and loads it: exactly, or not at all."""
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.optim.keyed import CombinedOptimizer
+
+from mbrec.balance import BalanceHook
+from mbrec.checkpoint import folder, match, state, tensors
+from mbrec.checkpoint.match import BALANCER, Layout
+from mbrec.checkpoint.state import RunState
+
+log = logging.getLogger(__name__)
+
+
+def choose(path: str, run: Path) -> Path | None:
+    """Return the checkpoint to go on from, verified, or None to start anew. A collective.
+
+    Newer ones that do not verify are put aside, and are told loudly.
+
+    Args:
+        path: see `mbrec.checkpoint.settings.Resume`.
+        run: folder of this run.
+
+    Raises:
+        ValueError: on every rank, if there is none where one was asked for, or none is whole.
+    """
+    if path == "none":
+        return None
+    source = run if path == "auto" else Path(path)
+    if path != "auto" and not _same_everywhere(source.is_dir()):
+        raise ValueError(f"expected a checkpoint or the folder of a run in resume.path, got {path}")
+    if source in folder.finished(source.parent):
+        _refuse(verify_together(source))
+        return source
+    return newest(source, aside=path == "auto", needed=path != "auto")
+
+
+def newest(run: Path, *, aside: bool = False, needed: bool = True) -> Path | None:
+    """Return the newest checkpoint of a run that verifies. A collective.
+
+    Args:
+        run: its folder.
+        aside: rename those that do not verify, so that their steps can be saved again.
+        needed: whether it is an error if there is none at all.
+
+    Raises:
+        ValueError: on every rank, if none is whole, or there is none and one is needed.
+    """
+    checkpoints = run / "checkpoint"
+    found = [folder.finished(checkpoints)]
+    dist.broadcast_object_list(found, src=0)
+    problems: list[str] = []
+    damaged: list[Path] = []
+    for source in reversed(found[0]):
+        if not (wrong := verify_together(source)):
+            if problems and dist.get_rank() == 0:
+                log.warning("%s", _fell_back(source, problems))
+            if aside and dist.get_rank() == 0:
+                for path in damaged:
+                    folder.set_aside(path, folder.DAMAGED)
+            return source
+        problems += wrong
+        damaged.append(source)
+    _refuse(problems)
+    if needed:
+        raise ValueError(f"expected a checkpoint in {checkpoints}, found none")
+    return None
+
+
+def verify_together(source: Path) -> list[str]:
+    """Return what is wrong with a checkpoint; each rank hashes its share. A collective."""
+    problems: list[str] = []
+    try:
+        names = sorted(folder.read_manifest(source))
+    except (OSError, ValueError) as error:
+        names, problems = [], [str(error)]
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    if not problems:
+        problems = folder.verify(source, only=names[rank::world_size])
+    gathered: list[list[str]] = [problems] * world_size
+    dist.all_gather_object(gathered, problems)
+    return list(dict.fromkeys(problem for part in gathered for problem in part))
+
+
+def load(
+    source: Path,
+    model: DistributedModelParallel,
+    hook: BalanceHook | None,
+    optimizer: CombinedOptimizer | None,
+    now: Layout,
+    *,
+    allow_new: Collection[str] = (),
+    allow_dropped: Collection[str] = (),
+) -> RunState:
+    """Fill a model from a checkpoint, under any plan and number of ranks. A collective.
+
+    Args:
+        source: folder of a checkpoint that verified.
+        model: sharded.
+        hook: its hook.
+        optimizer: its optimizers; None loads the model alone.
+        now: the model's layout.
+        allow_new: what the checkpoint may lack; it stays as it is.
+        allow_dropped: what only the checkpoint has.
+
+    Returns:
+        what the checkpoint holds beside tensors.
+
+    Raises:
+        ValueError: on every rank and before anything is changed, if it does not fit.
+    """
+    saved_state = state.read(source)
+    before = layout_of(saved_state)
+    saved = tensors.inspect(source)
+    if optimizer is not None:
+        tensors.start_state(optimizer)
+    own = tensors.collect(model, optimizer)
+    wanted = "model." if optimizer is None else ""
+    sizes = {name: size for name, size in saved.sizes.items() if name.startswith(wanted)}
+    matched = match.match(
+        sizes, _sizes(own), before, now, allow_new=allow_new, allow_dropped=allow_dropped
+    )
+    filled = {name: own[name] for name in matched.kept if name in own}
+    balancer = [name for name in sizes if name.startswith(BALANCER)]
+    held = {n: torch.zeros(sizes[n], dtype=saved.dtypes[n]) for n in [*matched.resized, *balancer]}
+    state_dict = {"balancer." + name.removeprefix(BALANCER): held[name] for name in balancer}
+    if hook is not None:
+        # Refuses what does not fit before a tensor is read; it looks at names.
+        _adapted(hook, state_dict, before, now)
+    tensors.read(source, filled | held)
+    with torch.no_grad():
+        for name in matched.resized:
+            if name in own:
+                match.copy_kept(held[name], own[name], before, now)
+    if hook is not None:
+        hook.load_state_dict(_adapted(hook, state_dict, before, now))
+    return saved_state
+
+
+def layout_of(saved: RunState) -> Layout:
+    """Return the layout of the model that a checkpoint is of."""
+    return Layout(saved.tasks, saved.inputs, saved.tables, saved.plan)
+
+
+def roll_back(run: Path, last_good: int) -> Path | None:
+    """Put aside the checkpoints after a step; return the newest that is left. A collective.
+
+    Args:
+        run: folder of the run.
+        last_good: the last step whose parameters are known to be sound.
+    """
+    if dist.get_rank() == 0:
+        for source in folder.finished(run / "checkpoint"):
+            if folder.step_of(source) > last_good:
+                folder.set_aside(source, folder.EXPLODED)
+    dist.barrier()
+    return newest(run, aside=True, needed=False)
+
+
+def _adapted(
+    hook: BalanceHook, state_dict: dict[str, Tensor], before: Layout, now: Layout
+) -> dict[str, Tensor]:
+    new, dropped = set(now.tasks) - set(before.tasks), set(before.tasks) - set(now.tasks)
+    return hook.adapt_state_dict(state_dict, new=new, dropped=dropped)
+
+
+def _sizes(own: tensors.Tensors) -> dict[str, tuple[int, ...]]:
+    """Return the sizes of the tensors of all ranks: a table's state is with who holds the table."""
+    here = {name: tensors.size_of(value) for name, value in own.items()}
+    gathered = [here] * dist.get_world_size()
+    dist.all_gather_object(gathered, here)
+    return {name: size for part in gathered for name, size in part.items()}
+
+
+def _same_everywhere(found: bool) -> bool:
+    answers = [found]
+    dist.broadcast_object_list(answers, src=0)
+    return answers[0]
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise ValueError("expected a checkpoint that is whole, got\n  " + "\n  ".join(problems))
+
+
+def _fell_back(source: Path, problems: list[str]) -> str:
+    lines = ["FELL BACK to an older checkpoint, since newer ones are damaged:", *problems]
+    return "\n  ".join([*lines, f"going on from {source}; what came after it is trained again"])

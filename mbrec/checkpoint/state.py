@@ -1,0 +1,134 @@
+"""What a checkpoint holds beside tensors, as JSON. Imports no torch.
+
+It may come from anywhere: it is parsed key by key, never composed into a configuration or
+instantiated.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from mbrec.checkpoint.folder import STATE, read_text, write_durably
+
+VERSION = 1
+LARGEST = 256 << 20
+
+
+@dataclass
+class RunState:
+    """Where a run stands.
+
+    Attributes:
+        step: steps done.
+        position: which rows are unread, in all readers; see `mbrec.data.position`.
+        tasks: names, in row order.
+        inputs, tables, plan: see `mbrec.checkpoint.match.Layout`.
+        world_size: ranks that wrote it.
+        learning_rates: of the last step, by optimizer.
+        random: state of torch's generators of each rank, in hex: {"cpu": ..., "cuda": ...}.
+        balancer: its class, and its state by task name, for people: the tensors are what is loaded.
+        guard: what the guards count.
+        history: the evaluations so far: {"step", "tasks"}.
+        config: the settings of the run.
+        schema_hash: of the columns that the model reads.
+        versions: of the packages that wrote it.
+        time: when, in seconds since 1970.
+    """
+
+    step: int
+    position: dict[str, Any]
+    tasks: list[str]
+    inputs: dict[str, int]
+    tables: dict[str, list[str]]
+    plan: dict[str, str]
+    world_size: int
+    learning_rates: dict[str, float]
+    random: list[dict[str, str]]
+    balancer: dict[str, Any]
+    guard: dict[str, int]
+    history: list[dict[str, Any]]
+    config: dict[str, Any]
+    schema_hash: str
+    versions: dict[str, str]
+    time: float
+    config_hash: str = field(default="")
+
+    def __post_init__(self) -> None:
+        self.config_hash = self.config_hash or fingerprint(self.config)
+
+    def write(self, folder: Path) -> None:
+        """Write `state.json`, durably."""
+        text = json.dumps({"version": VERSION, **asdict(self)}, indent=1, allow_nan=False)
+        write_durably(folder / STATE, text + "\n")
+
+
+def read(folder: Path) -> RunState:
+    """Read the `state.json` of a checkpoint.
+
+    Raises:
+        ValueError: naming the file and the key that is not as it should be.
+    """
+    path = folder / STATE
+    text = read_text(path, LARGEST)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected JSON, got something else: {error}") from error
+    if not isinstance(content, dict) or content.pop("version", None) != VERSION:
+        raise ValueError(f"{path}: expected the state of a run, version {VERSION}")
+    kinds = get_type_hints(RunState)
+    if content.keys() != kinds.keys():
+        raise ValueError(
+            f"{path}: expected the keys {', '.join(kinds)}, got {', '.join(map(str, content))}"
+        )
+    for key, value in content.items():
+        if not _fits(value, kinds[key]):
+            raise ValueError(f"{path}: expected {kinds[key]} in '{key}', got {value!r:.100}")
+    found = RunState(**content)
+    if found.config_hash != fingerprint(found.config):
+        raise ValueError(f"{path}: expected the config that config_hash belongs to, got another")
+    return found
+
+
+def fingerprint(content: Any) -> str:
+    """Return a short hash of JSON values, whatever the order of their keys.
+
+    >>> fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    True
+    """
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the settings that differ, as `key: before -> now`.
+
+    >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+    ['a.b: 1 -> 3']
+    """
+    found = []
+    for key in dict.fromkeys([*before, *now]):
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a} -> {b}")
+    return found
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if origin is Any:
+        return True
+    if origin is int:
+        return type(value) is int and 0 <= value < 1 << 62
+    if origin is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if not isinstance(value, origin):
+        return False
+    parts = value if origin is list else value.values() if origin is dict else ()
+    return all(_fits(part, inner[-1]) for part in parts)

@@ -1,0 +1,102 @@
+"""Scores a model on all rows of a loader, over all ranks."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from mbrec.data.batch import Batch
+from mbrec.data.loader import Loader
+from mbrec.distributed import VOTED_BATCHES, Lockstep
+from mbrec.interrupt import Interrupt
+from mbrec.metrics import TaskMetrics
+from mbrec.model import Outputs
+from mbrec.monitor import progress_bar
+from mbrec.oracle import OracleGap
+from mbrec.unknown import UnknownIds
+
+Report = dict[str, dict[str, float | None]]
+
+# Without a sharded table nothing but the votes keeps ranks together: two of them can be under way.
+MARGIN = 3 * VOTED_BATCHES + 2
+
+
+class Evaluator:
+    """Scores a model on all rows of a loader, over all ranks.
+
+    Args:
+        pipeline: the model's pipeline; no batch of training may be in flight.
+        loader: the rows.
+        metrics: reset at each evaluation.
+        oracle: distance to the true probabilities, where the data has them.
+        unknown: counts ids outside the vocabularies.
+        total_steps: batches of the longest rank, for the progress bar.
+        progress: show one.
+        interrupt: looked at between batches.
+
+    Attributes:
+        unknown: of the last evaluation, feature -> fraction of ids outside the vocabulary.
+    """
+
+    def __init__(
+        self,
+        pipeline: TrainPipelineSparseDist[Batch, Outputs],
+        loader: Loader,
+        metrics: TaskMetrics,
+        oracle: OracleGap,
+        unknown: UnknownIds,
+        *,
+        total_steps: int,
+        progress: bool,
+        interrupt: Interrupt,
+    ) -> None:
+        self._pipeline, self._loader = pipeline, loader
+        self._metrics, self._oracle, self._unknown = metrics, oracle, unknown
+        self.unknown: dict[str, float] = {}
+        self._total_steps, self._progress = total_steps, progress
+        self._interrupt = interrupt
+
+    def evaluate(
+        self, model: torch.nn.Module, keep: Callable[[Outputs], None] | None = None
+    ) -> Report:
+        """Return task -> figure -> value.
+
+        Args:
+            model: the pipeline's; in eval mode during the pass, and as it was before after it.
+            keep: called with the outputs of each step, to keep predictions.
+
+        Raises:
+            Interrupted: on every rank after the same batch.
+        """
+        training = model.training
+        model.eval()
+        self._metrics.reset()
+        self._oracle.reset()
+        bar = progress_bar("evaluate", self._total_steps, shown=self._progress)
+        with torch.no_grad(), bar:
+            for outputs in self._steps():
+                self._metrics.update([outputs])
+                self._oracle.update(outputs)
+                self._unknown.update(outputs.unknown_2C)
+                if keep is not None:
+                    keep(outputs)
+                bar.update()
+        model.train(training)
+        report = self._metrics.compute()
+        for task, figures in self._oracle.compute().items():
+            report[task] |= figures
+        self.unknown = self._unknown.compute()
+        return report
+
+    def _steps(self) -> Iterator[Outputs]:
+        batches = iter(self._loader)
+        lockstep = Lockstep(batches, self._loader.reader.empty_batch)
+        try:
+            while True:
+                self._interrupt.check(MARGIN)
+                try:
+                    yield self._pipeline.progress(lockstep)
+                except StopIteration:
+                    return
+        finally:
+            batches.close()

@@ -1,0 +1,183 @@
+"""No value that is not finite reaches a table or a dense parameter, on any rank.
+
+Three places look, none of which adds a collective:
+
+* the hook, where the K gradients arrive: its collective makes the verdict the same on all ranks,
+  and it merges to zero (`BalanceHook.ok`);
+* `TableGuard`, below it, where the gradient leaves for the tables, which update themselves inside
+  backward: zero times an infinite activation is NaN, so the zeros are made anew there;
+* `FiniteGuard`, before the dense optimizer steps: gradients are summed over the ranks by then, and
+  one that is not finite on one rank is so on all.
+
+Shapes: B batch, D width of all embeddings.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchrec.optim.keyed import CombinedOptimizer, OptimizerWrapper
+
+from mbrec.balance import BalanceHook
+from mbrec.model import Heads, TableGuard
+
+log = logging.getLogger(__name__)
+
+
+class FiniteGuard(OptimizerWrapper):
+    """An optimizer that looks before it steps; give it to the pipeline in place of the one inside.
+
+    The look is one read from the device a step. With finite values it steps; else it leaves every
+    parameter, moment and balancer as it is, and stops, or goes on to the next batch.
+
+    Args:
+        optimizer: of the tables and the dense parameters.
+        parameters: of the model; those with a gradient are looked at.
+        heads: with the hook.
+        tables: the guard below the hook.
+        max_skipped: batches that may be left out.
+        inputs: names of the numerical inputs, in order.
+        features: categorical feature -> width of its embedding, in order.
+
+    Attributes:
+        step_number: of the step under way; the trainer sets it.
+        skipped: batches left out so far.
+        last_skipped: whether the last batch was.
+        figures: loss and gradient norm of the last step, over the global batch.
+
+    Raises:
+        ValueError: if batches may be left out, and that cannot be exact.
+    """
+
+    def __init__(
+        self,
+        optimizer: CombinedOptimizer,
+        parameters: Iterable[nn.Parameter],
+        heads: Heads,
+        tables: TableGuard,
+        *,
+        max_skipped: int,
+        inputs: Sequence[str],
+        features: Mapping[str, int],
+    ) -> None:
+        super().__init__(optimizer)
+        assert heads.hook is not None
+        self._hook: BalanceHook = heads.hook
+        if max_skipped and not self._hook.decides_together:
+            raise ValueError(
+                "expected guard.max_skipped=0 with hook.lag=1, or without the statistics of the "
+                "hook: the tables of other ranks have moved when a batch turns out not to be finite"
+            )
+        self._heads, self._tables = heads, tables
+        tables.hook_ok = lambda: self._hook.ok
+        self._max_skipped = max_skipped
+        self._inputs, self._features = list(inputs), dict(features)
+        self._parameters = list(parameters)
+        self.step_number = 0
+        self.skipped = 0
+        self.last_skipped = False
+        self.figures: dict[str, float] = {}
+
+    def step(self, closure: Any = None) -> None:
+        """Step, if everything is finite.
+
+        Raises:
+            FloatingPointError: naming step, rank, task and feature.
+        """
+        hook_ok, tables_ok, largest, loss, norm = self._look()
+        dense_ok = largest == largest and largest != torch.inf
+        self.last_skipped = not (hook_ok and tables_ok and dense_ok)
+        if not self.last_skipped:
+            self.figures = {"loss": loss, "gradient norm": norm}
+            if self._hook.losses is None or self._hook.gramian is None:
+                # No statistics over all ranks; dense gradients are the same on each.
+                self.figures = {"gradient norm": largest}
+            self._optimizer.step(closure=closure)
+            return
+        self._refuse(hook_ok=bool(hook_ok), agreed=not dense_ok or not hook_ok)
+
+    def _look(self) -> list[float]:
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        losses, gramian = self._hook.losses, self._hook.gramian
+        largest = nn.utils.get_total_norm(grads, torch.inf)
+        zero = largest.new_zeros((), dtype=torch.float64)
+        parts = [self._hook.ok, self._tables.ok, largest]
+        parts.append(zero if losses is None else losses.sum())
+        parts.append(zero if gramian is None else gramian.trace().sqrt())
+        return torch.stack([part.double() for part in parts]).tolist()
+
+    def _refuse(self, *, hook_ok: bool, agreed: bool) -> None:
+        """Leave the batch out, on all ranks, or stop."""
+        found = self._findings()
+        if not self._hook.decides_together and not hook_ok:
+            agreed = False
+        if agreed and dist.is_initialized() and dist.get_world_size() > 1:
+            gathered: list[list[str]] = [found] * dist.get_world_size()
+            dist.all_gather_object(gathered, found)
+            found = [text for part in gathered for text in part]
+        text = f"step {self.step_number}: expected finite losses and gradients, got " + (
+            "; ".join(found) or "a gradient below the representation that is not"
+        )
+        # With the hook's verdict no table has moved, on any rank; else some have.
+        if not hook_ok and agreed and self.skipped < self._max_skipped:
+            self.skipped += 1
+            if dist.get_rank() == 0:
+                log.warning("%s; batch left out (%d so far)", text, self.skipped)
+            return
+        more = ""
+        if self._max_skipped:
+            reason = "after as many" if self.skipped >= self._max_skipped else "since tables moved"
+            more = f"; no batch can be left out {reason} (guard.max_skipped={self._max_skipped})"
+        raise FloatingPointError(
+            f"{text}{more}. Nothing of it has reached a parameter. Look for outliers among the "
+            "inputs named, lower the learning rates, or leave such batches out with "
+            "guard.max_skipped=N"
+        )
+
+    def _findings(self) -> list[str]:
+        """Return what is not finite on this rank, from the inputs upwards."""
+        seen = self._heads.seen
+        if seen is None:
+            return []
+        batch, losses_K = seen
+        tasks = list(self._heads.mlps)
+        where = f" on rank {dist.get_rank()}"
+        found = [f"values of numerical feature '{name}'" for name in self._bad_inputs(batch)]
+        found += [
+            f"weights of the ids of feature '{name}'"
+            for name in self._features
+            if _bad(batch.sparse[name].weights_or_none())
+        ]
+        found += [f"embeddings of feature '{name}'" for name in self._bad_embeddings()]
+        labels = zip(tasks, batch.labels_BK.unbind(1), strict=True)
+        found += [f"labels of task '{task}'" for task, label_B in labels if _bad(label_B)]
+        found += ["sample weights"] if _bad(batch.weights_B) else []
+        losses = zip(tasks, losses_K.tolist(), strict=True)
+        found += [f"a loss of {v} of task '{task}'" for task, v in losses if not _finite(v)]
+        local_KK = self._hook.local_gramian
+        if local_KK is not None:
+            pairs = zip(tasks, local_KK.diagonal().tolist(), strict=True)
+            found += [f"a gradient of task '{task}'" for task, v in pairs if not _finite(v)]
+        return [text + where for text in found]
+
+    def _bad_inputs(self, batch: Any) -> list[str]:
+        columns = zip(self._inputs, batch.dense_BN.unbind(1), strict=True)
+        return [name for name, value_B in columns if _bad(value_B)]
+
+    def _bad_embeddings(self) -> list[str]:
+        features_BD = self._tables.features_BD
+        if features_BD is None:
+            return []
+        parts = features_BD.split(list(self._features.values()), 1)
+        return [n for n, part in zip(self._features, parts, strict=True) if _bad(part)]
+
+
+def _bad(values: Tensor | None) -> bool:
+    return values is not None and not bool(torch.isfinite(values).all())
+
+
+def _finite(value: float) -> bool:
+    return abs(value) < torch.inf

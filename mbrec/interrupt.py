@@ -1,0 +1,98 @@
+"""SIGTERM and SIGINT: all ranks stop after the same step, so that it can be saved."""
+
+import itertools
+import os
+import signal
+import time
+from types import FrameType
+from typing import Protocol
+
+# A terminal's Ctrl-C reaches each process, and torchrun passes it on at once: one wish, not two.
+PATIENCE_S = 2.0
+
+# Several jobs may run in one process group, on every rank in the same order.
+_jobs = itertools.count()
+
+
+class Store(Protocol):
+    """What all ranks can read and write; a store of torch.distributed."""
+
+    def check(self, keys: list[str]) -> bool:
+        """Return whether all keys are there."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """Return the value of a key, once it is there."""
+        ...
+
+    def compare_set(self, key: str, expected_value: str, desired_value: str) -> bytes:
+        """Set a key that is not there; return what it holds then."""
+        ...
+
+
+class Interrupted(Exception):
+    """The job was asked to stop, and every rank has stopped after the same step."""
+
+
+class Interrupt:
+    """A wish to stop that any rank may have, and all ranks follow after the same tick.
+
+    The first rank with the wish writes into the store at which tick to stop: a few ticks on, which
+    no rank can have passed, since every step waits for all ranks. Looking there costs a fiftieth of
+    what a collective does.
+
+    Args:
+        store: of the process group; None where there is one rank.
+    """
+
+    def __init__(self, store: Store | None = None) -> None:
+        self._store = store
+        self._key = f"interrupt/{next(_jobs)}"
+        self._tick = 0
+        self._reason: str | None = None
+        self._since = 0.0
+        self._agreed: tuple[int, str] | None = None
+
+    def request(self, reason: str) -> None:
+        """Ask all ranks to stop; may be called from a signal handler or another thread."""
+        self._reason = self._reason or reason
+
+    def check(self, margin: int = 2) -> None:
+        """Count a tick; every rank calls it between the same steps.
+
+        Args:
+            margin: ticks that another rank can be ahead of this one, and one more.
+
+        Raises:
+            Interrupted: on every rank at the same tick.
+        """
+        self._tick += 1
+        if self._store is None:
+            if self._reason is not None:
+                raise Interrupted(self._reason)
+            return
+        if self._agreed is None:
+            if self._reason is not None:
+                wish = f"{self._tick + margin} {self._reason}"
+                self._agreed = _parse(self._store.compare_set(self._key, "", wish))
+            elif self._store.check([self._key]):
+                self._agreed = _parse(self._store.get(self._key))
+        if self._agreed is not None and self._tick >= self._agreed[0]:
+            raise Interrupted(self._agreed[1])
+
+    def install(self) -> None:
+        """Take SIGTERM and SIGINT as wishes; a second one, a while later, ends at once."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._since and now - self._since > PATIENCE_S:
+            os._exit(128 + number)
+        self._since = self._since or now
+        self.request(signal.Signals(number).name)
+
+
+def _parse(value: bytes) -> tuple[int, str]:
+    tick, _, reason = value.decode().partition(" ")
+    return int(tick), reason

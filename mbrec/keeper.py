@@ -1,0 +1,192 @@
+"""Keeps a run: saves it, marks the best, and goes back when training explodes."""
+
+import logging
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.optim.keyed import CombinedOptimizer
+
+from mbrec.balance import BalanceHook
+from mbrec.checkpoint import folder, restore
+from mbrec.checkpoint.match import Layout
+from mbrec.checkpoint.saver import Saver
+from mbrec.checkpoint.settings import Checkpoints, find_best
+from mbrec.checkpoint.state import RunState, fingerprint
+from mbrec.explosion import Explosion
+from mbrec.trainer import History, Progress
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("mbrec", "torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "numpy", "pyarrow")
+# A model may be spoilt some steps before its loss shows it.
+STEPS_BEFORE = 5
+
+
+@dataclass
+class Kept:
+    """What is saved of a run.
+
+    Attributes:
+        model: sharded.
+        hook: its hook.
+        optimizer: of the tables and the dense parameters.
+        layout: of the model.
+        config: the settings, as JSON has them.
+    """
+
+    model: DistributedModelParallel
+    hook: BalanceHook
+    optimizer: CombinedOptimizer
+    layout: Layout
+    config: dict[str, Any]
+
+
+class RunKeeper:
+    """Keeps a run in its folder. Every call is a collective.
+
+    Args:
+        run: the folder.
+        kept: what is saved.
+        settings: when, and how much.
+        failed: called when too many saves have failed in a row.
+    """
+
+    def __init__(
+        self, run: Path, kept: Kept, settings: Checkpoints, failed: Callable[[str], None]
+    ) -> None:
+        self._run, self._kept, self._settings = run, kept, settings
+        self.saver = Saver(
+            run / "checkpoint",
+            kept.model,
+            kept.optimizer,
+            keep=settings.keep,
+            background=settings.background,
+            failed=failed,
+        )
+
+    def is_due(self, step: int) -> bool:
+        """Return whether a periodic save is due after a step."""
+        return self._settings.every is not None and step % self._settings.every == 0
+
+    def save(self, progress: Progress, *, now: bool = False) -> None:
+        """Save; in the background perhaps, or with `now` until it is on the disk.
+
+        Raises:
+            OSError: with `now` if that failed; else if too many have failed in a row.
+        """
+        save = self.saver.save_now if now else self.saver.save
+        save(self._state(progress))
+
+    def evaluated(self, progress: Progress) -> None:
+        """Take note of the last evaluation of a history; save if it is the best."""
+        if (name := self._settings.best) is None:
+            return
+        best = find_best(progress.history, name)
+        if best is not None and best.step == progress.step:
+            self.save(progress, now=True)
+            self.saver.mark_best(best, name)
+
+    def is_enough(self, history: History) -> bool:
+        """Return whether the evaluations have stopped to get better."""
+        name, patience = self._settings.best, self._settings.patience
+        if name is None or patience is None:
+            return False
+        best = find_best(history, name)
+        if best is None or best.since < patience:
+            return False
+        if dist.get_rank() == 0:
+            log.info("%s has not become better for %d evaluations; stopping", name, best.since)
+        return True
+
+    def roll_back(self, explosion: Explosion, *, load: bool) -> bool:
+        """Put aside what an explosion may have spoilt; load the last sound checkpoint.
+
+        The data goes on from where it is: the rows on which training exploded are not met again.
+
+        Args:
+            explosion: the alarm.
+            load: load the last sound checkpoint, if there is one.
+
+        Returns:
+            whether one was loaded.
+        """
+        self.saver.wait()
+        source = restore.roll_back(self._run, explosion.first - STEPS_BEFORE)
+        self.saver.last_step = None if source is None else folder.step_of(source)
+        if source is None or not load:
+            return False
+        kept = self._kept
+        restore.load(source, kept.model, kept.hook, kept.optimizer, kept.layout)
+        if dist.get_rank() == 0:
+            log.warning("%s; ROLLED BACK to %s, going on with later rows", explosion, source)
+        return True
+
+    def _state(self, progress: Progress) -> RunState:
+        kept, layout = self._kept, self._kept.layout
+        balancer = kept.hook.balancer
+        by_task = {
+            name: dict(zip(balancer.task_names, value_K.tolist(), strict=True))
+            for name, value_K in balancer.task_states().items()
+        }
+        return RunState(
+            step=progress.step,
+            position=progress.position,
+            tasks=layout.tasks,
+            inputs=layout.inputs,
+            tables=layout.tables,
+            plan=layout.plan,
+            world_size=dist.get_world_size(),
+            learning_rates=progress.learning_rates,
+            random=[random_state()],
+            balancer={"class": type(balancer).__name__, **by_task},
+            guard={"skipped": progress.skipped},
+            history=list(progress.history),
+            config=kept.config,
+            schema_hash=fingerprint(kept.config["data"]["columns"]),
+            versions=versions(),
+            time=time.time(),
+        )
+
+
+def random_state() -> dict[str, str]:
+    """Return the states of torch's generators on this rank, in hex."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return {name: state.numpy().tobytes().hex() for name, state in states.items()}
+
+
+def restore_random_state(states: dict[str, str]) -> None:
+    """Set torch's generators on this rank.
+
+    Raises:
+        ValueError: if a state is none.
+    """
+    for name, text in states.items():
+        try:
+            state = torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
+            if name == "cpu":
+                torch.set_rng_state(state)
+            elif torch.cuda.is_available():
+                torch.cuda.set_rng_state(state)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"expected the state of a generator ({name}): {error}") from error
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decide what a model does."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,193 @@
+"""The folder of a run, and the checkpoint that it goes on from."""
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch.distributed as dist
+from omegaconf import OmegaConf
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.optim.keyed import CombinedOptimizer
+
+from mbrec.balance import BalanceHook
+from mbrec.checkpoint import folder as checkpoints
+from mbrec.checkpoint import restore, state
+from mbrec.checkpoint.match import Layout
+from mbrec.checkpoint.state import RunState, differences
+from mbrec.config import Config
+from mbrec.distributed import Runtime
+from mbrec.interrupt import Interrupt
+from mbrec.keeper import Kept, RunKeeper, restore_random_state
+from mbrec.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+# Settings that say how a run is carried out, not what it computes.
+OUTSIDE = ("run.", "resume.", "monitor.", "runtime.", "checkpoint.")
+
+
+def run_folder(config: Config, runtime: Runtime) -> Path:
+    """Return the folder of this run, the same on every rank; rank 0 makes it.
+
+    Raises:
+        ValueError: on every rank, if a finished run is there, or a restart could not find it.
+    """
+    name = config.run.name or os.environ.get("MBREC_RUN_ID")
+    if name is None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        raise ValueError(
+            "expected run.name=NAME (or MBREC_RUN_ID) with --max-restarts, got none: a restart has "
+            "to find the run that it goes on with"
+        )
+    folder = Path(config.run.folder) / (name or time.strftime("%Y-%m-%d_%H-%M-%S"))
+    begun = (folder / "checkpoint").exists() and config.resume.path == "none"
+    chosen = [(folder, begun or (folder / "metrics.json").exists())]
+    dist.broadcast_object_list(chosen, src=0)
+    ((folder, taken),) = chosen
+    if taken:
+        raise ValueError(f"expected a new run, got run.name={folder.name}: {folder} holds one")
+    if runtime.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+    dist.barrier()
+    return folder
+
+
+def source(config: Config, run: Path) -> Path | None:
+    """Return the checkpoint that a run goes on from, or None. A collective.
+
+    Raises:
+        ValueError: on every rank, if there is none where one was asked for, or none is whole.
+    """
+    found = restore.choose(config.resume.path, run)
+    names = {"allow_new": config.resume.allow_new, "allow_dropped": config.resume.allow_dropped}
+    if found is None and any(names.values()):
+        given = ", ".join(f"resume.{key}" for key, value in names.items() if value)
+        raise ValueError(f"expected a checkpoint to resume from with {given}, found none")
+    return found
+
+
+class Sharded(Protocol):
+    """A model on its ranks; see `mbrec.build.Sharded`."""
+
+    @property
+    def model(self) -> DistributedModelParallel: ...
+    @property
+    def hook(self) -> BalanceHook | None: ...
+    @property
+    def optimizer(self) -> CombinedOptimizer: ...
+    @property
+    def inputs(self) -> dict[str, int]: ...
+
+
+def layout(config: Config, sharded: Sharded) -> Layout:
+    """Return what decides the names and sizes of the model's tensors."""
+    modules = cast(Mapping[str, Mapping[str, Any]], sharded.model.plan.plan)
+    placed = {table: plan for module in modules.values() for table, plan in module.items()}
+    plan = {}
+    for table in config.data.columns.tables:
+        ranks = placed[table].ranks or range(dist.get_world_size())
+        plan[table] = f"{placed[table].sharding_type} on {','.join(map(str, sorted(set(ranks))))}"
+    return Layout(list(config.tasks), sharded.inputs, config.data.columns.tables, plan)
+
+
+def load(config: Config, sharded: Sharded, source: Path) -> RunState:
+    """Fill model and optimizers from a checkpoint that verified. A collective.
+
+    Raises:
+        ValueError: on every rank, if it does not fit.
+    """
+    now = layout(config, sharded)
+    check_settings(state.read(source), config, now)
+    return restore.load(
+        source,
+        sharded.model,
+        sharded.hook,
+        sharded.optimizer,
+        now,
+        allow_new=config.resume.allow_new,
+        allow_dropped=config.resume.allow_dropped,
+    )
+
+
+def keeper(
+    config: Config, sharded: Sharded, run: Path, interrupt: Interrupt, source: Path | None
+) -> RunKeeper | None:
+    """Return what saves the run, or None where it is not saved. A collective."""
+    if not config.checkpoint.enabled:
+        return None
+    assert sharded.hook is not None
+    kept = Kept(
+        sharded.model, sharded.hook, sharded.optimizer, layout(config, sharded), plain(config)
+    )
+    made = RunKeeper(run, kept, config.checkpoint, failed=interrupt.request)
+    if source is not None and source.parent == run / "checkpoint":
+        made.saver.last_step = checkpoints.step_of(source)
+    return made
+
+
+def go_on(trainer: Trainer, saved: RunState, runtime: Runtime) -> None:
+    """Put a trainer where a checkpoint left off.
+
+    Raises:
+        ValueError: if the position is in other rows.
+    """
+    trainer.step, trainer.history = saved.step, list(saved.history)
+    trainer.guard.skipped = saved.guard.get("skipped", 0)
+    trainer.loader.reader.resume(saved.position)
+    trainer.start_within_epoch()
+    if saved.world_size == runtime.world_size:
+        restore_random_state(saved.random[runtime.rank])
+    if runtime.rank == 0:
+        log.info("resumed at step %d", saved.step)
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """Return the settings as JSON has them."""
+    content: Any = OmegaConf.to_container(
+        OmegaConf.structured(config), enum_to_str=True, resolve=True
+    )
+    return content
+
+
+def check_settings(saved: RunState, config: Config, now: Layout) -> None:
+    """Compare the settings of a checkpoint with those of the run that goes on from it.
+
+    What changes the meaning of what was learned is refused; the rest is told.
+
+    Raises:
+        ValueError: naming each feature that is read in another way than it was.
+    """
+    current = plain(config)
+    before, here = saved.config["data"]["columns"], current["data"]["columns"]
+    changed = _changed_features(before, here)
+    if changed:
+        raise ValueError(
+            "expected the features of the checkpoint, whose ids and scales the model has learned, "
+            "got others:\n  " + "\n  ".join(changed)
+        )
+    if dist.get_rank() != 0:
+        return
+    told = [d for d in differences(saved.config, current) if not d.startswith(OUTSIDE)]
+    if told:
+        log.warning("resumed with other settings than it was saved with:\n  %s", "\n  ".join(told))
+    if saved.world_size != dist.get_world_size():
+        log.warning(
+            "resumed on %d ranks, saved on %d: random states begin anew, the rest is the same",
+            dist.get_world_size(),
+            saved.world_size,
+        )
+    if saved.plan != now.plan:
+        log.info("tables are moved: %s -> %s", saved.plan, now.plan)
+
+
+def _changed_features(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    found = []
+    for kind in ("categorical", "numerical"):
+        both = [name for name in before[kind] if name in here[kind]]
+        old, new = ({n: part[kind][n] for n in both} for part in (before, here))
+        found += differences(old, new)
+    if list(before["numerical"]) != list(here["numerical"]):
+        found.append(f"numerical: {list(before['numerical'])} -> {list(here['numerical'])}")
+    return found

@@ -1,0 +1,70 @@
+"""How a run stands, for schedulers and people: `status.json` in its folder."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from mbrec.report import write_json
+
+NAME = "status.json"
+# As EX_TEMPFAIL of sysexits.h: the same command goes on.
+RESUMABLE_EXIT_CODE = 75
+
+
+class Stepping(Protocol):
+    """What counts steps; a trainer."""
+
+    step: int
+
+
+class Status:
+    """Writes how a run stands; to a file on rank 0 alone.
+
+    Args:
+        folder: of the run.
+        rank: of this process.
+
+    Attributes:
+        state: running; resumable (stopped, and the same command goes on); stopped (and not saved);
+            finished; failed.
+    """
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self._path = folder / NAME if rank == 0 else None
+        self._trainer: Stepping | None = None
+        self.state = "starting"
+        self.write("starting")
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return 0 if self._trainer is None else self._trainer.step
+
+    def follow(self, trainer: Stepping) -> None:
+        """Take the steps from a trainer from now on."""
+        self._trainer = trainer
+        self.write("running")
+
+    def write(self, state: str, *, reason: str = "") -> None:
+        """Write it.
+
+        Args:
+            state: see the attribute.
+            reason: why the run does not go on.
+        """
+        self.state = state
+        if self._path is not None:
+            content = {"state": state, "step": self.step, "reason": reason}
+            write_json(self._path, {**content, "time": time.time(), "pid": os.getpid()})
+
+    @contextmanager
+    def of_failure(self) -> Iterator[None]:
+        """Write that the run has failed, if it does."""
+        try:
+            yield
+        except Exception as error:
+            self.write("failed", reason=f"{type(error).__name__}: {error}")
+            raise

@@ -1,0 +1,136 @@
+"""A run that was cut goes on as if it had not been: to the last bit."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jobs import gather, parameters
+from ranks import run_ranks
+
+from mbrec.checkpoint import folder
+
+STEPS, CUTS = 100, [30, 50]
+SHARDING = "{user: table_wise, item: row_wise, tags: data_parallel}"
+JOB = [
+    "trainer.global_batch_size=128",
+    f"trainer.steps={STEPS}",
+    "trainer.epochs=9",
+    f"+model.sharding={SHARDING}",
+    "checkpoint.every=7",
+    "data.shuffle_rows=1000",
+]
+
+
+def run(data: str, run_folder: str, overrides: list[str], stop_at: int | None) -> dict[str, Any]:
+    """Train until a step, then ask to stop as a signal would; return what training changed."""
+    from jobs import compose
+
+    from mbrec import build, distributed, resume
+    from mbrec.checkpoint import tensors
+    from mbrec.interrupt import Interrupt, Interrupted
+
+    config = compose(Path(data), *overrides)
+    runtime = distributed.start()
+    # What a process that was just started would have.
+    torch.manual_seed(runtime.rank)
+    interrupt = Interrupt(runtime.store if runtime.world_size > 1 else None)
+    source = resume.source(config, Path(run_folder))
+    trainer, sharded = build.trainer(
+        config, runtime, Path(run_folder), source=source, interrupt=interrupt
+    )
+    record, losses, rates = trainer.monitor.record, [], []
+
+    def traced(step: int, outputs: Any, learning_rates: Any) -> None:
+        losses.append(outputs.losses_K.tolist())
+        rates.append(dict(learning_rates))
+        # A module that draws random numbers would.
+        torch.rand(3)
+        record(step, outputs, learning_rates)
+        if step == stop_at and runtime.rank == 0:
+            threading.Thread(target=interrupt.request, args=["a test"]).start()
+
+    trainer.monitor.record = traced
+    first = trainer.step
+    try:
+        trainer.fit()
+    except Interrupted:
+        pass
+    state = tensors.collect(sharded.model, sharded.optimizer)
+    return {
+        "first": first,
+        "step": trainer.step,
+        "losses": losses,
+        "rates": rates,
+        "tensors": parts(state),
+        "random": torch.get_rng_state().tolist(),
+        "position": trainer.loader.state(trainer._taken),
+        "threads": sorted(t.name for t in threading.enumerate() if "checkpoint" in t.name),
+    }
+
+
+def parts(state: dict[str, Any]) -> dict[str, Any]:
+    from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+
+    found = {}
+    for name, value in state.items():
+        if isinstance(value, ShardedTensor):
+            shards = [(s.metadata.shard_offsets, s.tensor) for s in value.local_shards()]
+        else:
+            shards = [([0] * value.dim(), value)]
+        found[name] = [(list(o), t.detach().clone().numpy()) for o, t in shards]
+    return found
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one["tensors"].keys() == other["tensors"].keys()
+    for name, shards in one["tensors"].items():
+        for (offsets, value), (there, found) in zip(shards, other["tensors"][name], strict=True):
+            assert offsets == there
+            assert value.tobytes() == found.tobytes(), name
+    assert one["random"] == other["random"]
+    assert one["position"] == other["position"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_data, tmp_path_factory):
+    ranks = tmp_path_factory.mktemp("undisturbed")
+    return run_ranks(run, 2, ranks, str(tiny_data), str(ranks / "run"), JOB, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("background", [True, False])
+def test_three_pieces_of_a_run_are_the_run_to_the_last_bit(
+    undisturbed, tiny_data, tmp_path, background
+):
+    job = [*JOB, f"checkpoint.background={str(background).lower()}"]
+    target = str(tmp_path / "run")
+    ends = [*(c - 2 for c in CUTS), None]
+    pieces = []
+    for end in ends:
+        ranks = tmp_path / f"piece_{end}"
+        ranks.mkdir()
+        pieces.append(run_ranks(run, 2, ranks, str(tiny_data), target, job, end))
+    # The wish comes from another thread, so it may be seen one step later.
+    for before, after in zip(pieces, pieces[1:], strict=False):
+        assert after[0]["first"] == before[0]["step"] == before[1]["step"]
+    assert pieces[0][0]["step"] in (CUTS[0], CUTS[0] + 1)
+    for rank in range(2):
+        whole = undisturbed[rank]
+        losses = [loss for piece in pieces for loss in piece[rank]["losses"]]
+        rates = [rate for piece in pieces for rate in piece[rank]["rates"]]
+        assert len(losses) == STEPS
+        assert losses == whole["losses"]
+        assert rates == whole["rates"]
+        assert_same(pieces[-1][rank], whole)
+
+
+@pytest.mark.slow
+def test_the_state_covers_tables_moments_and_the_balancer(undisturbed):
+    names = set(undisturbed[0]["tensors"]) | set(undisturbed[1]["tensors"])
+    for table in ("user", "item", "tags"):
+        (momentum,) = [n for n in names if n.startswith("optimizer.") and f"{table}.momentum1" in n]
+        assert f".{table}.weight." in momentum
+    assert any(name.endswith("exp_avg_sq") for name in names)
+    assert "model.heads.hook.balancer.weight.cvr" in names
