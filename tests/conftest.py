@@ -1,5 +1,7 @@
 """Settings and fixtures that every test shares."""
 
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -9,8 +11,67 @@ import torch
 # Two processes of a distributed test share two cores with the test itself.
 torch.set_num_threads(1)
 
-# Test modules import `ranks` and `jobs`, which lie beside this file.
+# Test modules import `ranks`, `jobs` and `faults`, which lie beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
+
+FAULTS = Path(__file__).parent / "faults"
+FIGURES: dict[str, dict[str, object]] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults")
+    group.addoption("--nightly", action="store_true", help="the long version of the fault suite")
+    group.addoption("--figures", type=Path, help="write the fault suite's figures to this JSON file")
+    group.addoption("--fault-seed", type=int, default=None, help="replay faults with this seed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The fault suite runs when it is asked for: by its mark, or by its path."""
+    wanted = "faults" in config.option.markexpr or any("faults" in a for a in config.args)
+    left = []
+    for item in items:
+        if FAULTS not in item.path.parents:
+            left.append(item)
+            continue
+        item.add_marker(pytest.mark.faults)
+        if wanted:
+            left.append(item)
+    if len(left) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in left])
+        items[:] = left
+
+
+@pytest.fixture
+def nightly(request: pytest.FixtureRequest) -> bool:
+    """Whether the long version was asked for."""
+    return bool(request.config.option.nightly)
+
+
+@pytest.fixture
+def fault_seed(request: pytest.FixtureRequest) -> int:
+    """A seed of this run, printed where a test fails; `--fault-seed N` replays it."""
+    given = request.config.option.fault_seed
+    seed = int.from_bytes(os.urandom(4), "little") if given is None else given
+    print(f"replay with --fault-seed {seed}")
+    return seed
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest):
+    """Call `figure("R2", kills=20, lost=0)`: what a fault test measured, for `--figures`."""
+
+    def note(row: str, **values: object) -> None:
+        FIGURES.setdefault(row, {}).update(values)
+
+    return note
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.option.figures
+    if path is not None and FIGURES:
+        rows = dict(sorted(FIGURES.items(), key=lambda item: (item[0][0], int(item[0][1:]))))
+        suite = "nightly" if session.config.option.nightly else "quick"
+        path.write_text(json.dumps({"suite": suite, "rows": rows}, indent=1) + "\n")
 
 
 @pytest.fixture(scope="session")
