@@ -5,6 +5,7 @@ the only readers of a `Config`.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -107,7 +108,7 @@ def balance_hook(config: Config, shared: SharedBottom) -> BalanceHook:
         if module is None:
             raise ValueError(f"expected a module of this model in hook.at, got {at.value}")
     # Its collective runs in backward, between the collectives of others.
-    group = dist.new_group()
+    group = dist.new_group(timeout=timedelta(seconds=config.runtime.timeout_s))
     assert isinstance(group, dist.ProcessGroup)
     return BalanceHook(
         balancer,

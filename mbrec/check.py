@@ -1,10 +1,11 @@
 """Checks a command line before anything is started: `python -m mbrec.check [key=value ...]`.
 
 Hydra tells a wrong key only after it has been started on every rank, at length; this tells it
-once, in a second, with the key that was probably meant.
+once, in a second, with the key that was probably meant. It prints the folder of the run.
 """
 
 import difflib
+import os
 import re
 import sys
 from pathlib import Path
@@ -20,18 +21,21 @@ from mbrec import config as configuration
 from mbrec.errors import plain_errors
 
 
-def check(overrides: list[str]) -> None:
+def check(overrides: list[str]) -> Path | None:
     """Compose and parse a configuration, and throw it away.
 
     Arguments that start with a dash are Hydra's own; nothing is checked beside them, except for a
     folder of further configurations (`--config-dir DIR`).
+
+    Returns:
+        the folder of the run, where it has a name.
 
     Raises:
         ValueError: in a few lines, what is wrong and what was probably meant.
     """
     overrides = _with_folder(overrides)
     if any(text.startswith("-") for text in overrides):
-        return
+        return None
     with initialize_config_module("mbrec.configs", version_base="1.3"):
         try:
             node = compose("train", overrides=overrides)
@@ -46,8 +50,11 @@ def check(overrides: list[str]) -> None:
     local = config.data.synthetic is None and "://" not in config.data.path
     if local and not Path(config.data.path).is_dir():
         raise ValueError(f"expected the folder of a data set in data.path, got {config.data.path}")
-    if config.run.name and (Path(config.run.folder) / config.run.name / "metrics.json").exists():
-        raise ValueError(f"expected a new run, got run.name={config.run.name}, which is finished")
+    name = config.run.name or os.environ.get("MBREC_RUN_ID")
+    folder = Path(config.run.folder) / name if name else None
+    if folder is not None and (folder / "metrics.json").exists():
+        raise ValueError(f"expected a new run, got run.name={folder.name}, which is finished")
+    return folder
 
 
 def parsed(node: DictConfig) -> configuration.Config:
@@ -117,7 +124,8 @@ def _check_tasks(config: configuration.Config, overrides: list[str]) -> None:
 def main() -> None:
     """Run the command line."""
     with plain_errors():
-        check(sys.argv[1:])
+        if (folder := check(sys.argv[1:])) is not None:
+            print(folder)
 
 
 def _describe(error: HydraException) -> str:

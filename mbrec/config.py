@@ -290,8 +290,7 @@ def load(path: str | Path, overrides: list[str]) -> Config:
         ValueError: if the file holds more than plain data, or a key or a value does not fit the
             schema.
     """
-    schema, saved = OmegaConf.structured(Config), plain_yaml.read(path)
-    plain_yaml.check_values(saved, Config, str(path))
+    schema, saved = OmegaConf.structured(Config), plain_yaml.read(path, Config)
     try:
         node = OmegaConf.merge(schema, saved, OmegaConf.from_dotlist(overrides))
         assert isinstance(node, DictConfig)

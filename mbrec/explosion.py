@@ -74,8 +74,8 @@ class Explosion:
 
     def __str__(self) -> str:
         return (
-            f"the {self.what} is {self.value:.4g} since step {self.first}, "
-            f"{self.value / self.median:,.0f} times its median before ({self.median:.4g})"
+            f"training explodes: the {self.what} has grown since step {self.first}, to "
+            f"{self.value:.4g}; its median before was {self.median:.4g}"
         )
 
 
@@ -124,6 +124,12 @@ class ExplosionGuard:
                 self._first.pop(name, None)
                 normal.append(value)
         return alarm
+
+    def not_finite(self, step: int) -> Explosion:
+        """Return the alarm of a step whose loss or gradient was not finite at all."""
+        what, first = min(self._first.items(), key=lambda item: item[1], default=("loss", step))
+        normal = self._normal.get(what)
+        return Explosion(first, what, math.inf, statistics.median(normal) if normal else math.nan)
 
     def reset(self) -> None:
         """Forget what was too large, after a roll-back; what is normal stays."""

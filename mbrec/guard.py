@@ -26,12 +26,15 @@ from mbrec.model import Heads, TableGuard
 
 log = logging.getLogger(__name__)
 
+# How findings begin that were in the batch already.
+_INPUTS = ("numerical feature", "weights of the ids of feature", "labels of task", "sample weights")
+
 
 class FiniteGuard(OptimizerWrapper):
     """An optimizer that looks before it steps; give it to the pipeline in place of the one inside.
 
     The look is one read from the device a step. With finite values it steps; else it leaves every
-    parameter, moment and balancer as it is, and stops, or goes on to the next batch.
+    parameter, moment and balancer as it is, and says so on all ranks at the same step.
 
     Args:
         optimizer: of the tables and the dense parameters.
@@ -46,6 +49,8 @@ class FiniteGuard(OptimizerWrapper):
         step_number: of the step under way; the trainer sets it.
         skipped: batches left out so far.
         last_skipped: whether the last batch was.
+        problem: why the job cannot go on, or None; on every rank at the same step.
+        inputs_at_fault: whether the problem was in the batch already.
         figures: loss and gradient norm of the last step, over the global batch.
 
     Raises:
@@ -79,16 +84,18 @@ class FiniteGuard(OptimizerWrapper):
         self.step_number = 0
         self.skipped = 0
         self.last_skipped = False
+        self.problem: str | None = None
+        self.inputs_at_fault = False
         self.figures: dict[str, float] = {}
 
     def step(self, closure: Any = None) -> None:
         """Step, if everything is finite.
 
         Raises:
-            FloatingPointError: naming step, rank, task and feature.
+            FloatingPointError: on a rank that alone knows of a value that is not finite.
         """
         hook_ok, tables_ok, largest, loss, norm = self._look()
-        dense_ok = largest == largest and largest != torch.inf
+        dense_ok = -torch.inf < largest < torch.inf
         self.last_skipped = not (hook_ok and tables_ok and dense_ok)
         if not self.last_skipped:
             self.figures = {"loss": loss, "gradient norm": norm}
@@ -96,8 +103,11 @@ class FiniteGuard(OptimizerWrapper):
                 # No statistics over all ranks; dense gradients are the same on each.
                 self.figures = {"gradient norm": largest}
             self._optimizer.step(closure=closure)
-            return
-        self._refuse(hook_ok=bool(hook_ok), agreed=not dense_ok or not hook_ok)
+        elif dense_ok and (hook_ok or not self._hook.decides_together):
+            # Overflow below the hook, where only this rank saw it: it ends, and so do the others.
+            raise FloatingPointError(self._describe(self._findings()))
+        else:
+            self._leave_out(tables_moved=bool(hook_ok))
 
     def _look(self) -> list[float]:
         grads = [p.grad for p in self._parameters if p.grad is not None]
@@ -109,59 +119,56 @@ class FiniteGuard(OptimizerWrapper):
         parts.append(zero if gramian is None else gramian.trace().sqrt())
         return torch.stack([part.double() for part in parts]).tolist()
 
-    def _refuse(self, *, hook_ok: bool, agreed: bool) -> None:
-        """Leave the batch out, on all ranks, or stop."""
-        found = self._findings()
-        if not self._hook.decides_together and not hook_ok:
-            agreed = False
-        if agreed and dist.is_initialized() and dist.get_world_size() > 1:
-            gathered: list[list[str]] = [found] * dist.get_world_size()
-            dist.all_gather_object(gathered, found)
-            found = [text for part in gathered for text in part]
-        text = f"step {self.step_number}: expected finite losses and gradients, got " + (
-            "; ".join(found) or "a gradient below the representation that is not"
-        )
-        # With the hook's verdict no table has moved, on any rank; else some have.
-        if not hook_ok and agreed and self.skipped < self._max_skipped:
+    def _leave_out(self, *, tables_moved: bool) -> None:
+        """Go on without the batch, or say why not. A collective."""
+        found = gathered = self._findings()
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            parts: list[list[str]] = [found] * dist.get_world_size()
+            dist.all_gather_object(parts, found)
+            gathered = [text for part in parts for text in part]
+        self.inputs_at_fault = any(text.startswith(_INPUTS) for text in gathered)
+        text = self._describe(gathered)
+        # With the hook's verdict no table has moved, on any rank.
+        if not tables_moved and self.skipped < self._max_skipped:
             self.skipped += 1
             if dist.get_rank() == 0:
-                log.warning("%s; batch left out (%d so far)", text, self.skipped)
+                log.warning("%s Batch left out, %d so far.", text, self.skipped)
             return
-        more = ""
         if self._max_skipped:
-            reason = "after as many" if self.skipped >= self._max_skipped else "since tables moved"
-            more = f"; no batch can be left out {reason} (guard.max_skipped={self._max_skipped})"
-        raise FloatingPointError(
-            f"{text}{more}. Nothing of it has reached a parameter. Look for outliers among the "
-            "inputs named, lower the learning rates, or leave such batches out with "
-            "guard.max_skipped=N"
+            reason = "tables have moved" if tables_moved else f"{self.skipped} were left out"
+            text += f" No batch can be left out (guard.max_skipped={self._max_skipped}): {reason}."
+        self.problem = text
+
+    def _describe(self, found: Sequence[str]) -> str:
+        what = "; ".join(found) or f"a gradient below the representation (rank {dist.get_rank()})"
+        return (
+            f"step {self.step_number}: expected finite values, got others: {what}. Nothing of it "
+            "has reached a parameter. Look for outliers among the inputs, lower the learning "
+            "rates, or leave such batches out with guard.max_skipped=N."
         )
 
     def _findings(self) -> list[str]:
         """Return what is not finite on this rank, from the inputs upwards."""
-        seen = self._heads.seen
-        if seen is None:
-            return []
-        batch, losses_K = seen
+        assert self._heads.seen is not None
+        batch, losses_K = self._heads.seen
         tasks = list(self._heads.mlps)
-        where = f" on rank {dist.get_rank()}"
-        found = [f"values of numerical feature '{name}'" for name in self._bad_inputs(batch)]
+        found = [f"{_INPUTS[0]} '{name}'" for name in self._bad_inputs(batch)]
         found += [
-            f"weights of the ids of feature '{name}'"
+            f"{_INPUTS[1]} '{name}'"
             for name in self._features
             if _bad(batch.sparse[name].weights_or_none())
         ]
-        found += [f"embeddings of feature '{name}'" for name in self._bad_embeddings()]
         labels = zip(tasks, batch.labels_BK.unbind(1), strict=True)
-        found += [f"labels of task '{task}'" for task, label_B in labels if _bad(label_B)]
-        found += ["sample weights"] if _bad(batch.weights_B) else []
+        found += [f"{_INPUTS[2]} '{task}'" for task, label_B in labels if _bad(label_B)]
+        found += [_INPUTS[3]] if _bad(batch.weights_B) else []
+        found += [f"embeddings of feature '{name}'" for name in self._bad_embeddings()]
         losses = zip(tasks, losses_K.tolist(), strict=True)
-        found += [f"a loss of {v} of task '{task}'" for task, v in losses if not _finite(v)]
+        found += [f"loss {v} of task '{task}'" for task, v in losses if not _finite(v)]
         local_KK = self._hook.local_gramian
         if local_KK is not None:
             pairs = zip(tasks, local_KK.diagonal().tolist(), strict=True)
-            found += [f"a gradient of task '{task}'" for task, v in pairs if not _finite(v)]
-        return [text + where for text in found]
+            found += [f"gradient of task '{task}'" for task, v in pairs if not _finite(v)]
+        return [f"{text} on rank {dist.get_rank()}" for text in found]
 
     def _bad_inputs(self, batch: Any) -> list[str]:
         columns = zip(self._inputs, batch.dense_BN.unbind(1), strict=True)

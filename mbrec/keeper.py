@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,16 @@ class RunKeeper:
         kept: what is saved.
         settings: when, and how much.
         failed: called when too many saves have failed in a row.
+        timeout: for a rank that does not answer.
     """
 
     def __init__(
-        self, run: Path, kept: Kept, settings: Checkpoints, failed: Callable[[str], None]
+        self,
+        run: Path,
+        kept: Kept,
+        settings: Checkpoints,
+        failed: Callable[[str], None],
+        timeout: timedelta,
     ) -> None:
         self._run, self._kept, self._settings = run, kept, settings
         self.saver = Saver(
@@ -70,6 +77,7 @@ class RunKeeper:
             keep=settings.keep,
             background=settings.background,
             failed=failed,
+            timeout=timeout,
         )
 
     def is_due(self, step: int) -> bool:

@@ -3,9 +3,10 @@
 `torchrun --standalone` opens a store that listens on every interface, without a password:
 whoever reaches the port can write to it. This one listens on 127.0.0.1. It is found by its name,
 
-    torchrun --nnodes 1 --rdzv-backend mbrec-loopback --nproc-per-node 2 -m mbrec.train
+    torchrun --rdzv-backend mbrec-loopback --rdzv-endpoint 127.0.0.1:0 --nproc-per-node 2 ...
 
-and every start of torchrun imports this file, so it imports nothing itself.
+where the endpoint is what it is anyway; without it torchrun remarks that there is none. Every start
+of torchrun imports this file, so it imports nothing heavy.
 """
 
 import socket
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "mbrec-loopback"
 ADDRESS = "127.0.0.1"
+ENDPOINT = f"{ADDRESS}:0"
 _TIMEOUT_S = 600
 
 
@@ -88,17 +90,17 @@ def create(parameters: "RendezvousParameters") -> LoopbackRendezvous:
     """Return the rendezvous of a job.
 
     Raises:
-        ValueError: if the job has more than one node, or an endpoint.
+        ValueError: if the job has more than one node, or another endpoint.
     """
     if parameters.max_nodes != 1:
         raise ValueError(
             f"expected one node with --rdzv-backend {NAME}, got --nnodes up to "
             f"{parameters.max_nodes}; several nodes meet with --rdzv-backend c10d"
         )
-    if parameters.endpoint:
+    if parameters.endpoint not in ("", ENDPOINT):
         raise ValueError(
-            f"expected no --rdzv-endpoint with --rdzv-backend {NAME}, which takes a free port of "
-            f"{ADDRESS}, got {parameters.endpoint}"
+            f"expected --rdzv-endpoint {ENDPOINT}, a free port of this machine, with "
+            f"--rdzv-backend {NAME}, got {parameters.endpoint}"
         )
     timeout_s = parameters.get_as_int("timeout", _TIMEOUT_S)
     return LoopbackRendezvous(parameters.run_id, timeout_s or _TIMEOUT_S)

@@ -8,16 +8,12 @@ the interpolations (`${...}`) that OmegaConf would add.
 import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from enum import Enum
 from pathlib import Path
 from types import UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
-
-try:  # PyYAML may have been built without libyaml, which is thirty times as fast.
-    from yaml import CSafeLoader as SafeLoader
-except ImportError:
-    from yaml import SafeLoader
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
@@ -27,14 +23,14 @@ MAX_DIGITS = 100
 _STR = "tag:yaml.org,2002:str"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _SCALARS = (_STR, *_NUMBERS, "tag:yaml.org,2002:bool", "tag:yaml.org,2002:null")
+_SINGLE = (str, int, float, bool, Enum)
 # YAML 1.1 would take 1e-8 for a string; OmegaConf, which wrote the file, takes it for a number.
 _FLOAT = re.compile(r"^[-+]?[0-9]+(?:_[0-9]+)*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
 
 
-class _Loader(SafeLoader):
-    """Resolves scalars as OmegaConf does; dates stay strings."""
-
-
+# Resolves scalars as OmegaConf does; dates stay strings. PyYAML may have been built without
+# libyaml, which is thirty times as fast.
+_Loader: Any = type("_Loader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {})
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, regexp) for tag, regexp in resolvers if tag in _SCALARS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -42,11 +38,16 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(_NUMBERS[1], _FLOAT, list("-+0123456789"))
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds.
+def read(path: str | Path, kind: type) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds, which OmegaConf may then merge into a schema.
+
+    Args:
+        path: of the file.
+        kind: the dataclass that it describes.
 
     Raises:
-        ValueError: naming the file, the line, and what is there that is no plain data.
+        ValueError: naming the file, and the line or key with what is no plain data, or has a
+            mapping or list in the place of a single value.
     """
     path = Path(path)
     if not path.is_file():
@@ -56,42 +57,35 @@ def read(path: str | Path) -> dict[str, Any]:
     if len(content) > MAX_BYTES:
         raise ValueError(f"{path}: expected at most {MAX_BYTES:,} bytes of YAML, got more")
     try:
-        return _Reader(path, content.decode("utf-8-sig")).document()
+        found = _Reader(path, content.decode("utf-8-sig")).document()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: expected YAML, got something else: {reason}") from error
+    try:
+        _check_values(found, kind, "")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return found
 
 
-def check_values(content: Any, kind: Any, where: str) -> None:
-    """Refuse a mapping or a list where a dataclass has a single value.
+def _check_values(content: Any, kind: Any, where: str) -> None:
+    """Refuse a mapping or a list in the place of a single value.
 
-    OmegaConf, which checks the rest, lets them pass as values of a `dict[str, str]` or a `list[str]`.
-
-    Args:
-        content: what was read.
-        kind: a dataclass, or the type of one of its fields.
-        where: what errors call it.
-
-    Raises:
-        ValueError: naming the value.
+    OmegaConf, which checks the rest, lets them pass within a `dict[str, str]` or a `list[str]`.
     """
     if get_origin(kind) in (Union, UnionType):
         kind = next(part for part in get_args(kind) if part is not type(None))
-    if kind is Any:
-        return
-    inner: dict[str, Any] = {}
-    if is_dataclass(kind) and isinstance(content, dict):
-        hints = get_type_hints(kind)
-        inner = {key: hints.get(key, Any) for key in content}
-    elif get_origin(kind) is dict and isinstance(content, dict):
-        inner = dict.fromkeys(content, get_args(kind)[1])
-    elif get_origin(kind) is list and isinstance(content, list):
+    origin, inner = get_origin(kind), get_args(kind)
+    if isinstance(content, dict) and (is_dataclass(kind) or origin is dict):
+        hints = {} if origin is dict else get_type_hints(kind)
+        for key, value in content.items():
+            of_key = inner[1] if origin is dict else hints.get(key, Any)
+            _check_values(value, of_key, f"{where}.{key}" if where else key)
+    elif isinstance(content, list) and origin is list:
         for number, value in enumerate(content):
-            check_values(value, get_args(kind)[0], f"{where}[{number}]")
-    elif isinstance(kind, type) and not is_dataclass(kind) and isinstance(content, dict | list):
-        raise ValueError(f"{where}: expected a single value, got {str(content)[:80]}")
-    for key, of_key in inner.items():
-        check_values(content[key], of_key, f"{where}.{key}")
+            _check_values(value, inner[0], f"{where}[{number}]")
+    elif isinstance(content, dict | list) and isinstance(kind, type) and issubclass(kind, _SINGLE):
+        raise ValueError(f"expected a single value in {where}, got {str(content)[:80]}")
 
 
 class _Reader:

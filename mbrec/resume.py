@@ -4,21 +4,26 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
+from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
 from mbrec.balance import BalanceHook
 from mbrec.checkpoint import folder as checkpoints
 from mbrec.checkpoint import restore, state
-from mbrec.checkpoint.match import Layout
+from mbrec.checkpoint.match import Layout, inputs_differ
 from mbrec.checkpoint.state import RunState, differences
 from mbrec.config import Config
 from mbrec.distributed import Runtime
+from mbrec.instantiate import instantiate
 from mbrec.interrupt import Interrupt
 from mbrec.keeper import Kept, RunKeeper, restore_random_state
 from mbrec.trainer import Trainer
@@ -60,7 +65,11 @@ def source(config: Config, run: Path) -> Path | None:
     Raises:
         ValueError: on every rank, if there is none where one was asked for, or none is whole.
     """
-    found = restore.choose(config.resume.path, run)
+    path = config.resume.path
+    # A restart, by the same command, goes on with what the run itself has saved since.
+    found = restore.choose("none" if path == "none" else "auto", run)
+    if path not in ("auto", "none"):
+        found = restore.choose(path, run) if found is None else _own(found, Path(path))
     names = {"allow_new": config.resume.allow_new, "allow_dropped": config.resume.allow_dropped}
     if found is None and any(names.values()):
         given = ", ".join(f"resume.{key}" for key, value in names.items() if value)
@@ -68,7 +77,7 @@ def source(config: Config, run: Path) -> Path | None:
     return found
 
 
-class Sharded(Protocol):
+class _Sharded(Protocol):
     """A model on its ranks; see `mbrec.build.Sharded`."""
 
     @property
@@ -81,7 +90,7 @@ class Sharded(Protocol):
     def inputs(self) -> dict[str, int]: ...
 
 
-def layout(config: Config, sharded: Sharded) -> Layout:
+def layout(config: Config, sharded: _Sharded) -> Layout:
     """Return what decides the names and sizes of the model's tensors."""
     modules = cast(Mapping[str, Mapping[str, Any]], sharded.model.plan.plan)
     placed = {table: plan for module in modules.values() for table, plan in module.items()}
@@ -92,14 +101,49 @@ def layout(config: Config, sharded: Sharded) -> Layout:
     return Layout(list(config.tasks), sharded.inputs, config.data.columns.tables, plan)
 
 
-def load(config: Config, sharded: Sharded, source: Path) -> RunState:
+def input_dims(config: Config, width: int) -> dict[str, list[int]]:
+    """Return the dimensions of each parameter of the interaction that are as wide as its input.
+
+    Found by building it, without memory, for two widths.
+
+    Raises:
+        ValueError: if more depends on that width, so that nobody knows what belongs to which input.
+    """
+
+    def build(width: int) -> tuple[Any, dict[str, list[int]]]:
+        with torch.device("meta"):
+            made = instantiate(
+                config.model.interaction,
+                width,
+                plugins=config.runtime.plugins,
+                kind=nn.Module,
+                package="mbrec.modules",
+                key="model.interaction._target_",
+            )
+        return made.out_features, {name: list(t.shape) for name, t in made.state_dict().items()}
+
+    (height, shapes), (other_height, others) = build(width), build(width + 1)
+    pairs = {n: zip(shape, others.get(n, ()), strict=False) for n, shape in shapes.items()}
+    found = {n: [d for d, p in enumerate(ps) if p == (width, width + 1)] for n, ps in pairs.items()}
+    wider = {n: [size + (d in found[n]) for d, size in enumerate(s)] for n, s in shapes.items()}
+    if (other_height, others) != (height, wider):
+        raise ValueError(
+            f"expected the features of the checkpoint with {config.model.interaction['_target_']}: "
+            "more in it depends on the width of its input than dimensions that are as wide"
+        )
+    return found
+
+
+def load(config: Config, sharded: _Sharded, source: Path) -> RunState:
     """Fill model and optimizers from a checkpoint that verified. A collective.
 
     Raises:
         ValueError: on every rank, if it does not fit.
     """
-    now = layout(config, sharded)
-    check_settings(state.read(source), config, now)
+    now, saved = layout(config, sharded), state.read(source)
+    check_settings(saved, config, now)
+    if inputs_differ(restore.layout_of(saved), now):
+        now = replace(now, input_dims=input_dims(config, sum(now.inputs.values())))
     return restore.load(
         source,
         sharded.model,
@@ -112,7 +156,7 @@ def load(config: Config, sharded: Sharded, source: Path) -> RunState:
 
 
 def keeper(
-    config: Config, sharded: Sharded, run: Path, interrupt: Interrupt, source: Path | None
+    config: Config, sharded: _Sharded, run: Path, interrupt: Interrupt, source: Path | None
 ) -> RunKeeper | None:
     """Return what saves the run, or None where it is not saved. A collective."""
     if not config.checkpoint.enabled:
@@ -121,7 +165,8 @@ def keeper(
     kept = Kept(
         sharded.model, sharded.hook, sharded.optimizer, layout(config, sharded), plain(config)
     )
-    made = RunKeeper(run, kept, config.checkpoint, failed=interrupt.request)
+    timeout = timedelta(seconds=config.runtime.timeout_s)
+    made = RunKeeper(run, kept, config.checkpoint, interrupt.request, timeout)
     if source is not None and source.parent == run / "checkpoint":
         made.saver.last_step = checkpoints.step_of(source)
     return made
@@ -191,3 +236,20 @@ def _changed_features(before: Mapping[str, Any], here: Mapping[str, Any]) -> lis
     if list(before["numerical"]) != list(here["numerical"]):
         found.append(f"numerical: {list(before['numerical'])} -> {list(here['numerical'])}")
     return found
+
+
+def _own(newest: Path, path: Path) -> Path:
+    """Return a run's newest checkpoint, unless an older one of the same run was asked for.
+
+    Raises:
+        ValueError: then; its steps could not be saved again.
+    """
+    asked, checkpoints = path.resolve(), newest.parent.resolve()
+    if asked.parent == checkpoints and asked != newest.resolve():
+        raise ValueError(
+            f"expected the newest checkpoint of the run, {newest}, in resume.path, got {path}; "
+            "run.name=NAME goes on from there in a new run"
+        )
+    if dist.get_rank() == 0 and checkpoints not in (asked / "checkpoint", asked.parent):
+        log.info("the run has checkpoints already: going on with them, not with %s", path)
+    return newest

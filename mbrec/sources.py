@@ -16,14 +16,23 @@ from mbrec.data.schema import Order
 log = logging.getLogger(__name__)
 
 
-def data_folder(config: Config, runtime: distributed.Runtime) -> str:
-    """Return the folder of the data set; rank 0 writes a synthetic one if it is not there."""
+def data_folder(config: Config, runtime: distributed.Runtime, *, write_it: bool = True) -> str:
+    """Return the folder of the data set; rank 0 writes a synthetic one if it is not there.
+
+    Raises:
+        ValueError: if it is not there, and is not to be written.
+    """
     settings = config.data.synthetic
     if settings is None:
         return config.data.path
     from mbrec.data.synthetic.files import write
 
     folder = Path(config.data.path) / settings.fingerprint
+    if not write_it and not folder.exists():
+        raise ValueError(
+            f"expected the synthetic data set of the run, {folder}; `python -m "
+            "mbrec.data.synthetic` writes it"
+        )
     if runtime.rank == 0 and not folder.exists():
         log.info("writing %s synthetic rows to %s", f"{settings.rows:,}", folder)
         write(settings, folder, progress=config.monitor.progress)
@@ -31,13 +40,18 @@ def data_folder(config: Config, runtime: distributed.Runtime) -> str:
     return str(folder)
 
 
-def open_data(config: Config, runtime: distributed.Runtime) -> Store:
+def open_data(config: Config, runtime: distributed.Runtime, *, write_it: bool = True) -> Store:
     """Return the data set; what its schema leaves out is filled in, in `config`, by its manifest.
+
+    Args:
+        config: of the run.
+        runtime: this process.
+        write_it: write a synthetic data set that is not there.
 
     Raises:
         ValueError: if the manifest does not say it, or the files are not those it lists.
     """
-    store = open_store(data_folder(config, runtime))
+    store = open_store(data_folder(config, runtime, write_it=write_it))
     found = None
     if store.exists(manifest.NAME):
         found = manifest.load(store.filesystem, store.root)
@@ -75,8 +89,9 @@ def evaluation_reader(
         config: of the run.
         runtime: this process.
         run: folder of a finished run, whose vocabularies are its model's; default: the data set's.
+            Its settings may come from anywhere, so nothing is written for them.
     """
-    store = open_data(config, runtime)
+    store = open_data(config, runtime, write_it=run is None)
     vocabularies = open_store(str(run)) if run else store
     return ParquetReader(
         store.find(config.data.evaluation),

@@ -33,15 +33,16 @@ def train(node: DictConfig) -> None:
 
     from mbrec import distributed, resume
     from mbrec.interrupt import Interrupt, Interrupted
-    from mbrec.peers import named_silence
+    from mbrec.peers import introduce, named_failures
     from mbrec.status import RESUMABLE_EXIT_CODE, Status
 
     runtime = distributed.start(timeout_s=config.runtime.timeout_s)
     interrupt = Interrupt(runtime.store if runtime.world_size > 1 else None)
     interrupt.install()
+    introduce(runtime.store, runtime.rank)
     folder = resume.run_folder(config, runtime)
     status = Status(folder, runtime.rank)
-    with named_silence(runtime.store, runtime.rank, runtime.world_size), status.of_failure():
+    with named_failures(runtime.store, runtime.rank, runtime.world_size), status.of_failure():
         try:
             _fit(config, runtime, folder, interrupt, status)
         except Interrupted as stop:

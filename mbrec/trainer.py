@@ -197,15 +197,20 @@ class Trainer:
             self._look_at(outputs)
 
     def _look_at(self, outputs: Outputs) -> None:
-        suspicious = False
-        if self.guard.last_skipped:
-            self.monitor.skip(self.step, self.guard.skipped)
-        else:
+        alarm = None
+        if not self.guard.last_skipped:
             self.monitor.record(self.step, outputs, learning_rates(self.optimizer))
             if self.explosion is not None:
-                if alarm := self.explosion.update(self.step, self.guard.figures):
-                    self._live_through(alarm)
-                suspicious = self.explosion.suspicious
+                alarm = self.explosion.update(self.step, self.guard.figures)
+        else:
+            self.monitor.skip(self.step, self.guard.skipped)
+            if self.guard.problem is not None:
+                if self.explosion is None or self.guard.inputs_at_fault:
+                    raise FloatingPointError(self.guard.problem)
+                alarm = self.explosion.not_finite(self.step)
+        if alarm is not None:
+            self._live_through(alarm)
+        suspicious = self.explosion is not None and self.explosion.suspicious
         if self.keeper is not None and self.keeper.is_due(self.step) and not suspicious:
             self._save()
 
@@ -215,10 +220,12 @@ class Trainer:
         load = self.max_rollbacks > 0
         if self.keeper is None or not self.keeper.roll_back(alarm, load=load):
             raise FloatingPointError(
-                f"step {self.step}: {alarm}. Lower the learning rates, look at the rows of these "
-                "steps, or let guard.explosion=rollback go on from the last sound checkpoint"
+                self.guard.problem
+                or f"step {self.step}: {alarm}. Lower the learning rates, look at the rows of "
+                "these steps, or let guard.explosion=rollback go on from the last sound checkpoint"
             )
         self.max_rollbacks -= 1
+        self.guard.problem = None
         self.explosion.reset()
 
     def _save(self, *, now: bool = False) -> None:

@@ -135,7 +135,23 @@ def test_nothing_runs_text_or_unpickles_or_starts_a_shell():
     for path in SOURCES:
         refused = [n for n in imports(path) if n == "torch.load" or n.split(".")[0] in unsafe]
         found += [f"{name_of(path)} {name}" for name in refused]
-    assert found == []
+    assert found == ["mbrec/checkpoint/metadata.py pickle"]
+
+
+def test_the_only_unpickler_is_one_that_knows_what_it_may_make():
+    path = ROOT / "mbrec/checkpoint/metadata.py"
+    parts = [n for p, n in nodes(ast.Attribute) if p == path and ast.unparse(n.value) == "pickle"]
+    used = {ast.unparse(node) for node in parts}
+    assert used == {"pickle.Unpickler", "pickle.UnpicklingError"}
+    # It is a base class, and never made itself.
+    calls = [ast.unparse(node.func) for p, node in nodes(ast.Call) if p == path]
+    assert "pickle.Unpickler" not in calls
+    assert calls.count("_Unpickler") == 1
+    (unpickler,) = [node for _, node in nodes(ast.ClassDef) if node.name == "_Unpickler"]
+    assert [ast.unparse(base) for base in unpickler.bases] == ["pickle.Unpickler"]
+    assert {"find_class", "persistent_load"} <= {getattr(n, "name", "") for n in unpickler.body}
+    names = [n for p, n in nodes(ast.Name) if p == path and n.id == "pickle"]
+    assert len(names) == len(parts)
 
 
 def test_the_balance_library_imports_torch_and_the_standard_library_alone():
@@ -161,7 +177,7 @@ def test_only_entry_points_import_build():
 
 
 def test_only_build_and_entry_points_import_config():
-    readers = {"mbrec/build.py", "mbrec/sources.py", "mbrec/check.py", "mbrec/evaluate.py"}
+    readers = {f"mbrec/{name}.py" for name in ("build", "sources", "resume", "check", "evaluate")}
     assert readers <= importers("mbrec.config") <= {*readers, *ENTRY_POINTS}
 
 

@@ -16,6 +16,7 @@ from jobs import compose
 from omegaconf import OmegaConf
 from ranks import run_ranks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch._C._distributed_c10d import HashStore
 
 from mbrec import config as configuration
 from mbrec import sources
@@ -26,7 +27,7 @@ from mbrec.data.stored import resolve
 from mbrec.data.writer import DatasetWriter
 from mbrec.distributed import Runtime
 
-ALONE = Runtime(0, 1, 1, torch.device("cpu"))
+ALONE = Runtime(0, 1, 1, torch.device("cpu"), HashStore())
 BATCH, STEPS = 64, 10
 COUNTED: dict[str, Any] = {"out_of_vocabulary": OutOfVocabulary.oov}
 COLUMNS = Columns(

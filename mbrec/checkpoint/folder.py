@@ -4,6 +4,7 @@ Reads and writes plain files; imports no torch, so that looking into a folder ta
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -63,7 +64,7 @@ def finished(checkpoints: Path) -> list[Path]:
 
 
 def leftovers(checkpoints: Path) -> list[Path]:
-    """Return the folders of checkpoints that were begun and never finished."""
+    """Return what is left of checkpoints that were begun and never finished, or half deleted."""
     if not checkpoints.is_dir():
         return []
     names = {path: path.name.removesuffix(UNFINISHED) for path in checkpoints.iterdir()}
@@ -166,7 +167,15 @@ def prune(checkpoints: Path, *, keep: int, also: set[int]) -> None:
         if step_of(folder) not in also:
             doomed = folder.with_name(folder.name + UNFINISHED)
             folder.rename(doomed)
-            shutil.rmtree(doomed)
+            delete(doomed)
+
+
+def delete(path: Path) -> None:
+    """Delete a folder and all in it; of a link, the link alone."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def set_aside(folder: Path, why: str) -> Path:
@@ -176,12 +185,27 @@ def set_aside(folder: Path, why: str) -> Path:
         folder: of the checkpoint.
         why: `DAMAGED` or `EXPLODED`.
     """
-    name = folder.name + why
-    taken = [path.name for path in folder.parent.iterdir() if path.name.startswith(name)]
-    aside = folder.with_name(f"{name}{len(taken) or ''}")
+    names = (folder.with_name(f"{folder.name}{why}{n or ''}") for n in itertools.count())
+    aside = next(path for path in names if not os.path.lexists(path))
     folder.rename(aside)
     sync_folder(folder.parent)
     return aside
+
+
+def read_best(checkpoints: Path) -> int | None:
+    """Return the step that was marked as the best, or None.
+
+    Raises:
+        OSError: if the mark is there and cannot be read.
+    """
+    path = checkpoints / BEST
+    if not path.exists():
+        return None
+    try:
+        step = json.loads(read_text(path, 1 << 16))["step"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise OSError(f"{path}: expected the step of the best checkpoint, got none") from error
+    return step if type(step) is int else None
 
 
 def size(folder: Path) -> int:

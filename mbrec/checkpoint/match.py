@@ -4,9 +4,10 @@ Shapes: I input width of the interaction.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 Size = tuple[int, ...]
@@ -14,6 +15,7 @@ BALANCER = "model.heads.hook.balancer."
 
 _TABLE = re.compile(r"\.embedding_bags\.([^.]+)\.")
 _TASK = re.compile(r"\.heads\.mlps\.([^.]+)\.")
+_INTERACTION = re.compile(r"(model|optimizer)\.bottom\.interaction\.(.+)")
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,15 @@ class Layout:
             and "(numerical)".
         tables: table -> the features that share it.
         plan: table -> its placement and ranks, as text.
+        input_dims: parameter of the interaction -> its dimensions that are as wide as its input;
+            needed where the inputs are not those of the checkpoint.
     """
 
     tasks: list[str]
     inputs: dict[str, int]
     tables: dict[str, list[str]]
     plan: dict[str, str]
+    input_dims: dict[str, list[int]] = field(default_factory=dict)
 
     def describe_plan(self) -> str:
         """Return the placement of each table."""
@@ -44,12 +49,13 @@ class Match:
 
     Attributes:
         kept: names that are loaded as they are.
-        resized: names whose columns or rows of kept inputs are loaded; the rest is as it began.
+        resized: name -> dimensions along which only what belongs to kept inputs is loaded, to
+            where these are now; the rest is as it began.
         new: names that nothing is loaded for.
     """
 
     kept: list[str] = field(default_factory=list)
-    resized: list[str] = field(default_factory=list)
+    resized: dict[str, list[int]] = field(default_factory=dict)
     new: list[str] = field(default_factory=list)
 
 
@@ -79,10 +85,12 @@ def match(
     _check_named("new", new, allow_new)
     _check_named("dropped", dropped, allow_dropped)
     _check_known(now, allow_new, allow_dropped)
+    _check_inputs(saved, before, now)
     saved = {name: size for name, size in saved.items() if not name.startswith(BALANCER)}
     own = {name: size for name, size in own.items() if not name.startswith(BALANCER)}
-    missing = [name for name in own.keys() - saved.keys() if owner(name) not in new]
-    unused = [name for name in saved.keys() - own.keys() if owner(name) not in dropped]
+    came, gone = _owners(now) - _owners(before), _owners(before) - _owners(now)
+    missing = [name for name in own.keys() - saved.keys() if owner(name) not in came]
+    unused = [name for name in saved.keys() - own.keys() if owner(name) not in gone]
     if missing or unused:
         parts = {"nothing saved for": missing, "no place for the saved": unused}
         raise ValueError(
@@ -92,55 +100,72 @@ def match(
         )
     result = Match(new=sorted(own.keys() - saved.keys()))
     for name in sorted(own.keys() & saved.keys()):
-        if own[name] == saved[name]:
-            result.kept.append(name)
-        elif dims(saved[name], own[name], before, now) is not None:
-            result.resized.append(name)
-        else:
+        along = dims(name, saved[name], own[name], before, now)
+        if along is None:
             raise ValueError(
                 f"expected size {list(own[name])} of {name}, got {list(saved[name])}"
                 + _plans(before, now)
             )
+        if along:
+            result.resized[name] = along
+        else:
+            result.kept.append(name)
     return result
 
 
-def owner(name: str) -> str | None:
+def owner(name: str) -> tuple[str, str] | None:
     """Return the task or table that a tensor belongs to alone.
 
     >>> owner("optimizer.heads.mlps.ctr.1.bias.exp_avg"), owner("model.bottom.numerical.x")
-    ('ctr', None)
+    (('task', 'ctr'), None)
     """
-    found = _TABLE.search(name) or _TASK.search(name)
-    return found[1] if found else None
+    for kind, pattern in (("table", _TABLE), ("task", _TASK)):
+        if found := pattern.search(name):
+            return kind, found[1]
+    return None
 
 
-def dims(saved: Size, own: Size, before: Layout, now: Layout) -> list[int] | None:
-    """Return the dimensions that went from the old input width to the new one, or None.
+def dims(name: str, saved: Size, own: Size, before: Layout, now: Layout) -> list[int] | None:
+    """Return the dimensions of a tensor along which the inputs are not where they were.
 
-    None also where the inputs are the same, or sizes differ elsewhere.
+    None where the sizes do not fit each other.
     """
-    if before.inputs == now.inputs or len(saved) != len(own):
-        return None
+    along: list[int] = []
+    if inputs_differ(before, now) and (parameter := _parameter(name)) is not None:
+        # A number that goes with a parameter, such as Adam's count of steps, has no dimension.
+        along = [dim for dim in now.input_dims[parameter] if dim < len(own)]
     widths = sum(before.inputs.values()), sum(now.inputs.values())
-    changed = [dim for dim, pair in enumerate(zip(saved, own, strict=True)) if pair[0] != pair[1]]
-    return changed if all((saved[d], own[d]) == widths for d in changed) else None
+    pairs = list(zip(saved, own, strict=False))
+    fits = all(pair == widths if d in along else pair[0] == pair[1] for d, pair in enumerate(pairs))
+    return along if fits and len(saved) == len(own) else None
 
 
-def copy_kept(saved: Tensor, own: Tensor, before: Layout, now: Layout) -> None:
-    """Copy what belongs to inputs that both have; the rest of `own` stays."""
-    changed = dims(tuple(saved.shape), tuple(own.shape), before, now)
-    assert changed is not None
-    source, target = saved, own
+def inputs_differ(before: Layout, now: Layout) -> bool:
+    """Return whether the interaction's input has other parts, or has them in another order."""
+    return list(before.inputs.items()) != list(now.inputs.items())
+
+
+def copy_kept(
+    saved: Tensor, own: Tensor, along: Sequence[int], before: Layout, now: Layout
+) -> None:
+    """Copy what belongs to inputs that both have; the rest of `own` stays.
+
+    Args:
+        saved: the tensor of the checkpoint.
+        own: that of the model.
+        along: the dimensions that are as wide as the input; see `dims`.
+        before: the layout of the checkpoint.
+        now: the layout of the model.
+    """
+    source, grid = saved.to(own.device), []
     old_i, new_i = kept_positions(before.inputs, now.inputs)
-    index: list[list[int]] = [list(range(size)) for size in own.shape]
-    for dim in changed:
-        source = source.index_select(dim, source.new_tensor(old_i).long())
-        index[dim] = new_i
-    grid = [
-        source.new_tensor(places).long().view([-1 if d == dim else 1 for d in range(own.dim())])
-        for dim, places in enumerate(index)
-    ]
-    target[tuple(grid)] = source
+    for dim, size in enumerate(own.shape):
+        if dim in along:
+            old = torch.tensor(old_i, dtype=torch.long, device=own.device)
+            source = source.index_select(dim, old)
+        places = new_i if dim in along else list(range(size))
+        grid.append(torch.tensor(places, dtype=torch.long, device=own.device))
+    own[torch.meshgrid(grid, indexing="ij")] = source
 
 
 def kept_positions(
@@ -157,6 +182,24 @@ def kept_positions(
         [old[name] + i for name in names for i in range(before[name])],
         [new[name] + i for name in names for i in range(now[name])],
     )
+
+
+def _parameter(name: str) -> str | None:
+    """Return which of the interaction's parameters a tensor is, or is an optimizer's state of."""
+    found = _INTERACTION.fullmatch(name)
+    if found is None:
+        return None
+    return found[2] if found[1] == "model" else found[2].rpartition(".")[0]
+
+
+def _check_inputs(saved: Mapping[str, Size], before: Layout, now: Layout) -> None:
+    """Refuse other inputs where it is not known which columns belong to which."""
+    unknown = {_parameter(name) for name in saved} - {None} - now.input_dims.keys()
+    if inputs_differ(before, now) and unknown:
+        raise ValueError(
+            f"expected the inputs of the checkpoint ({', '.join(before.inputs)}), in their order, "
+            f"got {', '.join(now.inputs)}"
+        )
 
 
 def _starts(inputs: Mapping[str, int]) -> dict[str, int]:
@@ -178,6 +221,11 @@ def _changed(before: Layout, now: Layout) -> tuple[set[str], set[str]]:
         features = here.inputs.keys() - there.inputs.keys() - along
         sides.append({*tables, *features, *(set(here.tasks) - set(there.tasks))})
     return sides[0], sides[1]
+
+
+def _owners(layout: Layout) -> set[tuple[str, str]]:
+    # A task and a table may have one name.
+    return {*(("table", t) for t in layout.tables), *(("task", t) for t in layout.tasks)}
 
 
 def _check_named(kind: str, found: set[str], allowed: Collection[str]) -> None:

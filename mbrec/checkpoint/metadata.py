@@ -1,55 +1,123 @@
 """Reads what torch.distributed.checkpoint wrote, without running what somebody else wrote.
 
-The format keeps its index as a pickle, and each tensor as a small file of `torch.save`. The index
-is read by an unpickler that knows the sixteen names it needs and no other; its content is then
-checked: only tensors, inside the files of the checkpoint's manifest, stored as they are.
+The format keeps its index as a pickle, and each tensor as a small file of `torch.save`, which has
+a pickle in it as well. Both are read by an unpickler that makes nothing but inert records, of the
+few names that it knows; what they hold is checked, and the index is then built anew from plain
+values: only tensors, inside the files of the checkpoint's manifest, stored as they are.
 """
 
 import io
+import itertools
 import math
-import pathlib
 import pickle
-import zipfile
-from collections.abc import Mapping
+import pickletools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint import filesystem, metadata
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
+    TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import ReadItem
 
 from mbrec.checkpoint.folder import METADATA, File
 
 LARGEST_INDEX = 1 << 30
 
-_INDEX = ["ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties"]
-_INDEX += ["TensorStorageMetadata", "_MEM_FORMAT_ENCODING"]
-_CLASSES: dict[tuple[str, str], Any] = {
-    ("pathlib", "PosixPath"): pathlib.PurePosixPath,
-    ("pathlib._local", "PosixPath"): pathlib.PurePosixPath,
-    ("torch", "Size"): torch.Size,
-    # A function that looks a name up in a table of layouts.
-    ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
-    (filesystem.__name__, "_StorageInfo"): filesystem._StorageInfo,
-} | {(metadata.__name__, name): getattr(metadata, name) for name in _INDEX}
+# The type and the size of what is stored in one place.
+Piece = tuple[torch.dtype, tuple[int, ...]]
+
+
+class Record:
+    """What the unpickler makes in the place of an object: how it would be made, and no more.
+
+    Attributes:
+        args: what it would be made of.
+        state: its attributes. That they are taken here keeps a pickle from setting those of a
+            class, whose objects are in use elsewhere.
+    """
+
+    args: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *args: Any) -> "Record":
+        record = super().__new__(cls)
+        record.args, record.state = args, None
+        return record
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+Kinds = Mapping[tuple[str, str], type[Record]]
+
+
+def kinds(*names: tuple[str, str]) -> Kinds:
+    """Return a class of records for each name, of a module and of what is in it."""
+    return {name: type(name[1], (Record,), {}) for name in names}
+
+
+_CLASSES = ["ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties"]
+_CLASSES += ["TensorStorageMetadata", "_MEM_FORMAT_ENCODING"]
+_INDEX = kinds(
+    *((metadata.__name__, name) for name in _CLASSES),
+    (filesystem.__name__, "_StorageInfo"),
+    ("pathlib", "PosixPath"),
+    ("pathlib._local", "PosixPath"),
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+)
+# What both need. LONG_BINPUT is not among it: ten bytes of it can take 64 GiB of memory.
+_OPCODES = {"PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINPUT", "BINGET", "LONG_BINGET"}
+_OPCODES |= {"GLOBAL", "STACK_GLOBAL", "NEWOBJ", "REDUCE", "BUILD", "NONE", "NEWTRUE", "NEWFALSE"}
+_OPCODES |= {"BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1"}
+_OPCODES |= {"EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE", "EMPTY_LIST", "APPEND"}
+_OPCODES |= {"APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"}
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, content: bytes, known: Kinds) -> None:
+        super().__init__(io.BytesIO(content))
+        self._known = known
+
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        if found := _CLASSES.get((module_name, global_name)):
+        if found := self._known.get((module_name, global_name)):
             return found
-        dtype = getattr(torch, global_name, None) if module_name == "torch" else None
+        # Not `getattr`: torch imports some of its modules when they are asked for.
+        dtype = vars(torch).get(global_name) if module_name == "torch" else None
         if isinstance(dtype, torch.dtype):
             return dtype
         raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
+
+    def persistent_load(self, pid: Any) -> Any:
+        return pid
+
+
+def unpickle(content: bytes, known: Kinds, *more: str) -> Any:
+    """Return what a pickle holds, with records for all that is no list, dict, text or number.
+
+    Args:
+        content: of it.
+        known: the names that it may have.
+        more: what it may do, besides what the index of a checkpoint does.
+    """
+    last, memo = "", dict[Any, str]()
+    for opcode, arg, _ in pickletools.genops(content):
+        name = opcode.name
+        if name not in _OPCODES and name not in more:
+            raise pickle.UnpicklingError(f"it does {name}")
+        if name in ("MEMOIZE", "BINPUT"):
+            memo[len(memo) if arg is None else arg] = last
+        # A tuple of twice one tuple of twice one tuple ...: small, and its hash takes a lifetime.
+        elif name.endswith("BINGET") and memo[arg].startswith("TUPLE"):
+            raise pickle.UnpicklingError("it has one tuple in several places")
+        last = name
+    return _Unpickler(content, known).load()
 
 
 def read_index(folder: Path, files: Mapping[str, File]) -> Metadata:
@@ -67,8 +135,7 @@ def read_index(folder: Path, files: Mapping[str, File]) -> Metadata:
         if path.is_symlink() or (size := path.stat().st_size) > LARGEST_INDEX:
             raise ValueError(f"expected a file of at most {LARGEST_INDEX:,} bytes")
         with path.open("rb") as file:
-            index = _Unpickler(io.BytesIO(file.read(size))).load()
-        _check_index(index, files)
+            return _index(unpickle(file.read(size), _INDEX), files)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # a pickle that is damaged can raise anything
@@ -76,137 +143,115 @@ def read_index(folder: Path, files: Mapping[str, File]) -> Metadata:
             f"{path}: expected an index of tensors as torch.distributed.checkpoint writes it, and "
             f"nothing that could run, got {type(error).__name__}: {error}"
         ) from error
+
+
+def _index(record: Any, files: Mapping[str, File]) -> Metadata:
+    """Build the index from what its pickle holds."""
+    fields = _fields(record, "Metadata")
+    tensors, stored = fields.get("state_dict_metadata"), fields.get("storage_data")
+    if type(tensors) is not dict or type(stored) is not dict:
+        raise ValueError("expected tensors and their places")
+    index = Metadata({name: _tensor(name, found) for name, found in tensors.items()})
+    pieces = pieces_of(index.state_dict_metadata)
+    places = {_key(key): _place(place, files) for key, place in stored.items()}
+    if places.keys() != pieces.keys() or len(places) != len(stored):
+        raise ValueError("expected a place for each piece of each tensor, and no other")
+    for key, place in places.items():
+        dtype, size = pieces[key]
+        if place.length < (least := math.prod(size) * dtype.itemsize):
+            raise ValueError(f"expected {least:,} bytes or more of {key.fqn}, got {place.length:,}")
+    ordered = sorted(places.values(), key=lambda place: (place.relative_path, place.offset))
+    for one, other in itertools.pairwise(ordered):
+        # Else a small file could say that it holds many large tensors.
+        if one.relative_path == other.relative_path and one.offset + one.length > other.offset:
+            raise ValueError(f"expected one tensor in each place of {one.relative_path}, got two")
+    index.storage_data = places
     return index
 
 
-class Reader(FileSystemReader):
-    """Reads the tensors of a checkpoint; see this module.
-
-    Args:
-        folder: of the checkpoint.
-        files: of its manifest.
-    """
-
-    def __init__(self, folder: Path, files: Mapping[str, File]) -> None:
-        super().__init__(folder)
-        self._folder, self._files = folder, files
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """Return the index, checked; see `read_index`."""
-        index = read_index(self._folder, self._files)
-        index.storage_meta = metadata.StorageMeta(load_id=self.load_id)
-        return index
-
-    def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
-        _check_stored(_Window(file, sinfo.offset, sinfo.length), sinfo.length)
-        return super()._slice_file(file, sinfo)
+def _fields(record: Any, name: str) -> dict[str, Any]:
+    """Return the attributes that an object of a class would get."""
+    if type(record).__name__ != name or not isinstance(record, Record):
+        raise ValueError(f"expected {name}, got {type(record).__name__}")
+    if type(record.state) is not dict:
+        raise ValueError(f"expected the attributes of {name}, got {type(record.state).__name__}")
+    return record.state
 
 
-class _Window(io.RawIOBase):
-    """A stretch of a file, as zipfile wants to see it (torch's own view cannot seek to its end)."""
-
-    def __init__(self, file: IO[bytes], start: int, length: int) -> None:
-        self._file, self._start, self._length, self._at = file, start, length, 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any, /) -> int:
-        self._file.seek(self._start + self._at)
-        content = self._file.read(max(0, min(len(buffer), self._length - self._at)))
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)
+def _tensor(name: Any, record: Any) -> TensorStorageMetadata:
+    if type(name) is not str or type(record).__name__ != "TensorStorageMetadata":
+        raise ValueError(f"expected tensors, got an object as {_text(name)}")
+    fields = _fields(record, "TensorStorageMetadata")
+    properties, size, found = (fields.get(key) for key in ("properties", "size", "chunks"))
+    state = properties.state if isinstance(properties, Record) else None
+    dtype = state[0] if type(state) is tuple and state else None
+    if not isinstance(dtype, torch.dtype) or type(found) is not list:
+        raise ValueError(f"expected a type and pieces of tensor {name!r:.100}")
+    chunks = []
+    for chunk in found:
+        parts = _fields(chunk, "ChunkStorageMetadata")
+        chunks.append(ChunkStorageMetadata(_size(parts.get("offsets")), _size(parts.get("sizes"))))
+    whole = _size(size)
+    filled = [chunk for chunk in chunks if math.prod(chunk.sizes)]
+    if any(len(c.offsets) != len(whole) or len(c.sizes) != len(whole) for c in chunks) or not (
+        _tiles(filled, whole) if math.prod(whole) else not filled
+    ):
+        raise ValueError(f"expected the whole of tensor {name!r:.100}, each element of it once")
+    return TensorStorageMetadata(TensorProperties(dtype), whole, chunks)
 
 
-class TensorsOnly(DefaultLoadPlanner):
-    """Loads tensors, and refuses objects: those would be unpickled."""
+def _tiles(chunks: Sequence[ChunkStorageMetadata], size: Sequence[int], dim: int = 0) -> bool:
+    """Return whether pieces cut straight through, along one dimension after the other, are all."""
+    if dim == len(size):
+        return len(chunks) == 1
 
-    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Refuse.
+    def stretch(chunk: ChunkStorageMetadata) -> tuple[int, int]:
+        return chunk.offsets[dim], chunk.sizes[dim]
 
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(f"expected a tensor, got an object as {read_item.dest_index.fqn}")
+    end = 0
+    for (start, length), part in itertools.groupby(sorted(chunks, key=stretch), stretch):
+        if start != end or not _tiles(list(part), size, dim + 1):
+            return False
+        end += length
+    return end == size[dim]
 
 
-def _check_index(index: object, files: Mapping[str, File]) -> None:
-    if not isinstance(index, Metadata):
-        raise ValueError(f"expected Metadata, got {type(index).__name__}")
-    if not isinstance(index.state_dict_metadata, dict) or not isinstance(index.storage_data, dict):
-        raise ValueError("expected tensors and their places")
-    for name, tensor in index.state_dict_metadata.items():
-        if not isinstance(name, str) or not isinstance(tensor, TensorStorageMetadata):
-            raise ValueError(f"expected a tensor, got an object as {name!r:.100}")
-        _check_tensor(name, tensor)
-    chunks = {
-        (name, tuple(chunk.offsets)): (tensor, chunk)
-        for name, tensor in index.state_dict_metadata.items()
-        if isinstance(tensor, TensorStorageMetadata)
+def _size(record: Any) -> torch.Size:
+    args = record.args if isinstance(record, Record) and type(record).__name__ == "Size" else ()
+    numbers = args[0] if len(args) == 1 and type(args[0]) is tuple else None
+    if numbers is None or not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
+        raise ValueError("expected a size, got something else")
+    return torch.Size(numbers)
+
+
+def pieces_of(tensors: Mapping[str, Any]) -> dict[MetadataIndex, Piece]:
+    """Return the pieces of all tensors of an index."""
+    return {
+        MetadataIndex(name, chunk.offsets): (tensor.properties.dtype, tuple(chunk.sizes))
+        for name, tensor in tensors.items()
         for chunk in tensor.chunks
     }
-    places = {_place(key): place for key, place in index.storage_data.items()}
-    if places.keys() != chunks.keys():
-        raise ValueError("expected a place for each piece of each tensor, and no other")
-    for key, place in places.items():
-        tensor, chunk = chunks[key]
-        least = math.prod(chunk.sizes) * tensor.properties.dtype.itemsize
-        _check_place(place, files, least)
 
 
-def _check_tensor(name: str, tensor: TensorStorageMetadata) -> None:
-    size = tensor.size
-    whole = isinstance(size, torch.Size) and isinstance(tensor.properties.dtype, torch.dtype)
-    if not whole or not isinstance(tensor.chunks, list):
-        raise ValueError(f"expected a size, a type and pieces of tensor {name!r:.100}")
-    elements = 0
-    for chunk in tensor.chunks:
-        if not isinstance(chunk, ChunkStorageMetadata) or len(chunk.sizes) != len(size):
-            raise ValueError(f"expected pieces of tensor {name!r:.100}, got {chunk!r:.100}")
-        ends = zip(chunk.offsets, chunk.sizes, size, strict=True)
-        if not all(start >= 0 and length >= 0 and start + length <= n for start, length, n in ends):
-            raise ValueError(f"expected a piece inside of {name!r:.100}, got {chunk!r:.100}")
-        elements += math.prod(chunk.sizes)
-    if elements != math.prod(size):
-        raise ValueError(f"expected all of tensor {name!r:.100}, got {elements:,} of its elements")
+def _key(record: Any) -> MetadataIndex:
+    fields = _fields(record, "MetadataIndex")
+    if type(fields.get("fqn")) is not str:
+        raise ValueError("expected the name of a tensor in the key of a place")
+    return MetadataIndex(fields["fqn"], _size(fields.get("offset")))
 
 
-def _place(key: object) -> tuple[str, tuple[int, ...]]:
-    if not isinstance(key, MetadataIndex):
-        raise ValueError(f"expected the name of a piece, got {key!r:.100}")
-    return key.fqn, tuple(key.offset or ())
+def _place(record: Any, files: Mapping[str, File]) -> filesystem._StorageInfo:
+    fields = _fields(record, "_StorageInfo")
+    name, offset, length = (fields.get(key) for key in ("relative_path", "offset", "length"))
+    if type(name) is not str or name not in files or type(offset) is not int:
+        raise ValueError(f"expected a place in a file of the manifest, got {_text(name)}")
+    if type(length) is not int or min(offset, length) < 0 or offset + length > files[name].bytes:
+        raise ValueError(f"expected a place inside of {name}, got another, at {offset}")
+    if fields.get("transform_descriptors"):
+        raise ValueError("expected tensors stored as they are, got some that were transformed")
+    return filesystem._StorageInfo(name, offset, length)
 
 
-def _check_place(place: Any, files: Mapping[str, File], least: int) -> None:
-    name, offset, length = place.relative_path, place.offset, place.length
-    numbers = all(type(number) is int and number >= 0 for number in (offset, length))
-    if not isinstance(name, str) or name not in files or not numbers:
-        raise ValueError(f"expected a place in a file of the manifest, got {name!r:.100}")
-    if offset + length > files[name].bytes or length < least:
-        raise ValueError(f"expected {least:,} bytes or more inside of {name}, got {length:,}")
-    if getattr(place, "transform_descriptors", None):
-        raise ValueError(f"expected tensors stored as they are, got {place.transform_descriptors}")
-
-
-def _check_stored(stored: io.RawIOBase, length: int) -> None:
-    """Refuse a stored tensor that would take more memory than it has bytes."""
-    try:
-        with zipfile.ZipFile(io.BufferedReader(stored)) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise ValueError(f"expected a tensor as torch.save writes it: {error}") from error
-    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if packed or sum(entry.file_size for entry in entries) > length:
-        raise ValueError("expected a tensor stored as it is, got one that is compressed")
+def _text(name: Any) -> str:
+    # Of what is no text it says the type alone: lists inside of lists could be long.
+    return f"{name!r:.100}" if type(name) is str else f"a {type(name).__name__}"

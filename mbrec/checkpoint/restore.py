@@ -118,29 +118,32 @@ def load(
     saved_state = state.read(source)
     before = layout_of(saved_state)
     saved = tensors.inspect(source)
-    if optimizer is not None:
-        tensors.start_state(optimizer)
     own = tensors.collect(model, optimizer)
     wanted = "model." if optimizer is None else ""
     sizes = {name: size for name, size in saved.sizes.items() if name.startswith(wanted)}
     matched = match.match(
         sizes, _sizes(own), before, now, allow_new=allow_new, allow_dropped=allow_dropped
     )
-    filled = {name: own[name] for name in matched.kept if name in own}
     balancer = [name for name in sizes if name.startswith(BALANCER)]
     held = {n: torch.zeros(sizes[n], dtype=saved.dtypes[n]) for n in [*matched.resized, *balancer]}
     state_dict = {"balancer." + name.removeprefix(BALANCER): held[name] for name in balancer}
     if hook is not None:
-        # Refuses what does not fit before a tensor is read; it looks at names.
-        _adapted(hook, state_dict, before, now)
-    tensors.read(source, filled | held)
-    with torch.no_grad():
-        for name in matched.resized:
-            if name in own:
-                match.copy_kept(held[name], own[name], before, now)
+        # Refuses what does not fit before a tensor is read; it looks at names and sizes.
+        _check_balancer(hook, saved_state, state_dict, now)
+    tensors.read(source, {name: own[name] for name in matched.kept if name in own} | held)
+    _fill_resized(held, own, matched, before, now)
     if hook is not None:
         hook.load_state_dict(_adapted(hook, state_dict, before, now))
     return saved_state
+
+
+@torch.no_grad()
+def _fill_resized(
+    held: tensors.Tensors, own: tensors.Tensors, matched: match.Match, before: Layout, now: Layout
+) -> None:
+    for name, along in matched.resized.items():
+        if name in own:
+            match.copy_kept(held[name], own[name], along, before, now)
 
 
 def layout_of(saved: RunState) -> Layout:
@@ -168,6 +171,29 @@ def _adapted(
 ) -> dict[str, Tensor]:
     new, dropped = set(now.tasks) - set(before.tasks), set(before.tasks) - set(now.tasks)
     return hook.adapt_state_dict(state_dict, new=new, dropped=dropped)
+
+
+def _check_balancer(
+    hook: BalanceHook, saved: RunState, state_dict: dict[str, Tensor], now: Layout
+) -> None:
+    own, before = hook.state_dict(), layout_of(saved)
+    here, there = type(hook.balancer).__name__, saved.balancer.get("class")
+    if here != there and (own or state_dict):
+        raise ValueError(
+            f"expected a checkpoint of the balancer {here}, got one of {there}: the state of "
+            "another method does not load"
+        )
+    for name, value in sorted(_adapted(hook, state_dict, before, now).items()):
+        if value.shape != own[name].shape:
+            raise ValueError(
+                f"expected size {list(own[name].shape)} of {name}, got {list(value.shape)}: the "
+                f"state of {here} belongs to the parameters that it balances at (hook.at)"
+            )
+        if value.dim() and match.inputs_differ(before, now):
+            raise ValueError(
+                f"expected the inputs of the checkpoint ({', '.join(before.inputs)}) with {here}, "
+                f"whose state {name} has an entry for each parameter, got {', '.join(now.inputs)}"
+            )
 
 
 def _sizes(own: tensors.Tensors) -> dict[str, tuple[int, ...]]:

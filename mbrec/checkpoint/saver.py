@@ -3,8 +3,10 @@
 import json
 import logging
 import shutil
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -36,6 +38,7 @@ class Saver:
         keep: how many of the newest checkpoints are kept.
         background: write from a copy in memory, while the caller goes on.
         failed: called in the background when the last save allowed to fail has failed.
+        timeout: for a rank that does not answer.
 
     Attributes:
         last_step: of the newest checkpoint that was written, or None.
@@ -51,15 +54,15 @@ class Saver:
         keep: int = 2,
         background: bool = True,
         failed: Callable[[str], None] = lambda reason: None,
+        timeout: timedelta | None = None,
     ) -> None:
         self.checkpoints = checkpoints
         self._model, self._optimizer = model, optimizer
         self._keep, self._background, self._failed = keep, background, failed
         # Its collectives run beside those of training, which must not mix with them.
-        group = dist.new_group(backend="gloo")
+        group = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(group, dist.ProcessGroup)
         self._group = group
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: tuple[int, Future[str | None]] | None = None
         self.last_step: int | None = None
         self.failures = 0
@@ -81,7 +84,7 @@ class Saver:
             self._finish(state.step, self._write(state, found[""]))
             return
         staged: dict[str, Tensors] = BlockingAsyncStager().stage(found)
-        self._under_way = state.step, self._thread.submit(self._write, state, staged[""])
+        self._under_way = state.step, _in_background(lambda: self._write(state, staged[""]))
 
     def wait(self) -> None:
         """Wait for the save under way.
@@ -111,11 +114,6 @@ class Saver:
             text = json.dumps({"step": best.step, "figure": name, "value": best.value})
             folder.write_durably(self.checkpoints / folder.BEST, text + "\n")
 
-    def close(self) -> None:
-        """Wait for the save under way, and end the thread."""
-        self.wait()
-        self._thread.shutdown()
-
     def _finish(self, step: int, problem: str | None) -> None:
         if problem is None:
             self.last_step, self.failures = step, 0
@@ -144,7 +142,7 @@ class Saver:
             return
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         for path in folder.leftovers(self.checkpoints):
-            shutil.rmtree(path)
+            folder.delete(path)
         if target.exists():
             raise OSError(f"{target}: expected a new folder, got one that is there")
         free = shutil.disk_usage(self.checkpoints).free
@@ -189,7 +187,7 @@ class Saver:
 
     def _prune(self) -> None:
         if dist.get_rank(self._group) == 0:
-            best = read_best(self.checkpoints)
+            best = folder.read_best(self.checkpoints)
             folder.prune(self.checkpoints, keep=self._keep, also=set() if best is None else {best})
 
     def _agree(self, part: Callable[[], None]) -> str | None:
@@ -197,7 +195,7 @@ class Saver:
         problem = None
         try:
             part()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a state that JSON has no text for
             problem = f"{error} (rank {dist.get_rank(self._group)})"
         problems: list[str | None] = [None] * dist.get_world_size(self._group)
         dist.all_gather_object(problems, problem, group=self._group)
@@ -211,17 +209,15 @@ class Saver:
             self._failed(problem)
 
 
-def read_best(checkpoints: Path) -> int | None:
-    """Return the step that was marked as the best, or None.
+def _in_background(part: Callable[[], str | None]) -> "Future[str | None]":
+    """Start a thread that does not keep a process alive whose peers are gone."""
+    future: Future[str | None] = Future()
 
-    Raises:
-        OSError: if the mark is there and cannot be read.
-    """
-    path = checkpoints / folder.BEST
-    if not path.exists():
-        return None
-    try:
-        step = json.loads(folder.read_text(path, 1 << 16))["step"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise OSError(f"{path}: expected the step of the best checkpoint, got none") from error
-    return step if type(step) is int else None
+    def run() -> None:
+        try:
+            future.set_result(part())
+        except Exception as error:  # raised again in the caller's thread
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="checkpoint", daemon=True).start()
+    return future

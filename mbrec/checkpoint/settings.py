@@ -82,7 +82,8 @@ def find_best(history: Sequence[Mapping[str, Any]], name: str) -> Best | None:
     """
     task, _, figure = name.rpartition(".")
     sign = 1.0 if FIGURES[figure] else -1.0
-    values = [(entry["step"], entry["tasks"][task].get(figure)) for entry in history]
+    # A run may have gone on with a task that it did not begin with.
+    values = [(entry["step"], entry["tasks"].get(task, {}).get(figure)) for entry in history]
     known = [(sign * v, i, step) for i, (step, v) in enumerate(values) if v is not None]
     if not known:
         return None

@@ -75,9 +75,16 @@ def read(folder: Path) -> RunState:
     path = folder / STATE
     text = read_text(path, LARGEST)
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, got something else: {error}") from error
+    try:
+        return _parse(path, content)
+    except RecursionError as error:
+        raise ValueError(f"{path}: expected fewer lists inside of lists") from error
+
+
+def _parse(path: Path, content: Any) -> RunState:
     if not isinstance(content, dict) or content.pop("version", None) != VERSION:
         raise ValueError(f"{path}: expected the state of a run, version {VERSION}")
     kinds = get_type_hints(RunState)
@@ -120,6 +127,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
     return found
 
 
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no number that is written here")
+    return value
+
+
 def _fits(value: Any, kind: Any) -> bool:
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if origin is Any:
@@ -127,7 +140,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin is int:
         return type(value) is int and 0 <= value < 1 << 62
     if origin is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) is float or _fits(value, int)
     if not isinstance(value, origin):
         return False
     parts = value if origin is list else value.values() if origin is dict else ()

@@ -18,7 +18,8 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
 from mbrec.checkpoint.folder import read_manifest
-from mbrec.checkpoint.metadata import Reader, TensorsOnly, read_index
+from mbrec.checkpoint.metadata import read_index
+from mbrec.checkpoint.stored import Reader, TensorsOnly
 
 Tensors = dict[str, Any]
 
@@ -45,6 +46,8 @@ def collect(model: DistributedModelParallel, optimizer: CombinedOptimizer | None
     """
     found: Tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     if optimizer is not None:
+        # Before the first step too: what is saved then is complete, and what is loaded has a place.
+        start_state(optimizer)
         for param, values in optimizer.state_dict()["state"].items():
             # Without the name of the optimizer; a table has the same state under any placement.
             name = param.partition(".")[2]
@@ -138,4 +141,4 @@ def _nested(tensors: Tensors) -> dict[str, Tensors]:
     for key, value in tensors.items():
         part, _, name = key.partition(".")
         parts[part][name] = value
-    return parts
+    return {part: values for part, values in parts.items() if values}

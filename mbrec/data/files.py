@@ -60,16 +60,20 @@ class Store:
                 raise ValueError(f"expected Parquet files at {self.display(pattern)}, found none")
             chosen += matches
         if self.is_local and self.exists(NAME):
-            self._check_links(chosen)
+            self.check_links(chosen)
         return list(dict.fromkeys(chosen))
 
-    def _check_links(self, names: Sequence[str]) -> None:
+    def check_links(self, names: Sequence[str]) -> None:
+        """Refuse links that lead out of a folder on this machine.
+
+        Raises:
+            ValueError: naming the link, and where it leads.
+        """
         home = Path(self.root).resolve()
         for name in names:
             if not (target := (home / name).resolve()).is_relative_to(home):
                 raise ValueError(
-                    f"{self.display(name)}: expected a file below {home}, as the data set has a "
-                    f"{NAME}, got a link to {target}"
+                    f"{self.display(name)}: expected a file below {home}, got a link to {target}"
                 )
 
     def _list(self, pattern: str) -> list[str]:

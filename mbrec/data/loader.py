@@ -1,6 +1,8 @@
 """Runs a reader ahead of training: a thread, or worker processes."""
 
+import os
 import queue
+import signal
 import threading
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -41,9 +43,29 @@ class Loader:
                 batch_size=None,
                 num_workers=self.num_workers,
                 prefetch_factor=PREFETCHED_BATCHES,
+                worker_init_fn=obey_parent_alone,
             )
             return prefetch(iter(loader), pin_memory=self.pin_memory)
         return prefetch(iter(self.reader), pin_memory=self.pin_memory)
+
+
+def obey_parent_alone(worker: int) -> None:
+    """Let a reader process end when its rank says so or has died, and on no other signal.
+
+    A scheduler and a terminal signal every process of a job; a rank that is to save itself still
+    needs its readers.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_wait_for_parent, args=[os.getppid()], daemon=True).start()
+
+
+def _wait_for_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        found = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+        if found is not None and found.si_pid == parent:
+            os._exit(0)
+    os._exit(1)
 
 
 class _Failure:

@@ -225,6 +225,10 @@ class Columns:
             raise ValueError("expected at least one categorical column, got none")
         if both := sorted(set(self.categorical) & set(self.numerical)):
             raise ValueError(f"expected different names of features, got {', '.join(both)} twice")
+        # A run saves its settings, and reads them back as plain data.
+        for name in (*self.categorical, *self.numerical, *self.labels):
+            if "${" in name:
+                raise ValueError(f"expected names of features and labels without ${{, got {name}")
         seen = [f.column or name for name, f in self.categorical.items()]
         seen += [f.weights for f in self.categorical.values() if f.weights]
         seen += [f.column or name for name, f in self.numerical.items()]

@@ -98,6 +98,8 @@ def save_vocabularies(columns: Columns, store: Store, folder: Path) -> None:
 
 
 def _load(file: str, store: Store) -> pa.Array:
+    if store.is_local:
+        store.check_links([file])
     try:
         with store.filesystem.open_input_file(store.path(file)) as source:
             table = pq.read_table(source, page_checksum_verification=True)

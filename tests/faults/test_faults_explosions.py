@@ -1,0 +1,127 @@
+"""Training that explodes is stopped or rolled back, and normal training is left alone (R12)."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobs import compose
+from ranks import run_ranks
+
+from mbrec.checkpoint import folder
+
+STEPS = 110
+JOB = ["trainer.global_batch_size=64", f"trainer.steps={STEPS}", "trainer.epochs=9"]
+JOB += ["checkpoint.every=10", "checkpoint.keep=99", "data.shuffle_rows=2000"]
+
+
+def explode(trainer: Any, sharded: Any, kind: str, at: int) -> None:
+    """From step `at` on, multiply the learning rates by 1e4, or the labels' scale by 1e3."""
+    warm_up, heads = trainer.warmup.step, sharded.model.module.heads
+
+    def changed(step: int) -> None:
+        warm_up(step)
+        if step == at and kind == "labels":
+            heads.task_weights.mul_(1e3)
+        if step >= at and kind == "rates":
+            for group in trainer.optimizer.param_groups:
+                group["lr"] *= 1e4
+
+    trainer.warmup.step = changed
+
+
+def attempt(data: str, run: str, seed: int, kind: str | None, options: list[str]) -> dict[str, Any]:
+    from mbrec import build, distributed
+
+    config = compose(Path(data), *JOB, f"trainer.seed={seed}", *options)
+    trainer, sharded = build.trainer(config, distributed.start(), Path(run))
+    at = random.Random(seed).randint(40, 90)
+    if kind is not None:
+        explode(trainer, sharded, kind, at)
+    warm_up, calm = trainer.warmup.step, trainer.max_rollbacks
+
+    def ending(step: int) -> None:
+        # What made it explode is over once it was rolled back.
+        if kind is not None and trainer.max_rollbacks < calm:
+            trainer.warmup.step = type(trainer.warmup).step.__get__(trainer.warmup)
+            sharded.model.module.heads.task_weights.fill_(1.0)
+        warm_up(step)
+
+    trainer.warmup.step = ending
+    message, losses, record = "", [], trainer.monitor.record
+
+    def traced(step: int, outputs: Any, rates: Any) -> None:
+        losses.append(float(outputs.losses_K.sum()))
+        record(step, outputs, rates)
+
+    trainer.monitor.record = traced
+    try:
+        trainer.fit()
+    except FloatingPointError as error:
+        message = str(error)
+    names = sorted(path.name for path in (Path(run) / "checkpoint").glob("step_*"))
+    return {"at": at, "message": message, "step": trainer.step, "losses": losses, "names": names}
+
+
+def attempts(data: str, run: str, cases: list[tuple[int, str | None, list[str]]]) -> list[Any]:
+    return [attempt(data, f"{run}/{i}", *case) for i, case in enumerate(cases)]
+
+
+def good(result: dict[str, Any]) -> list[int]:
+    return [int(name[5:]) for name in result["names"] if "." not in name]
+
+
+def test_every_explosion_is_caught_in_time_and_no_normal_run_is(
+    tiny_data, tmp_path, nightly, fault_seed, figure
+):
+    count = 20 if nightly else 4
+    seeds = [(fault_seed + i) % 2**31 for i in range(count)]
+    kinds = [("rates", "labels")[i % 2] for i in range(count)]
+    cases = [(seed, kind, []) for seed, kind in zip(seeds, kinds, strict=True)]
+    cases += [(seed, None, []) for seed in seeds]
+    (results,) = run_ranks(
+        attempts, 1, tmp_path, str(tiny_data), str(tmp_path / "runs"), cases, timeout_s=280
+    )
+    latest = 0
+    for case, result in zip(cases[:count], results[:count], strict=True):
+        assert result["message"], case
+        delay = result["step"] - result["at"] + 1
+        assert 0 < delay <= 10, (case, delay)
+        latest = max(latest, delay)
+        # What was saved while it exploded is not what a restart would take.
+        assert good(result), case
+        assert max(good(result)) < result["at"], (case, result["names"])
+    for case, result in zip(cases[count:], results[count:], strict=True):
+        assert (result["message"], result["step"]) == ("", STEPS), case
+    figure("R12", explosions=count, caught=count, latest_step=latest, normal=count, false_alarms=0)
+
+
+def test_a_rolled_back_run_goes_on_from_before_with_later_rows(tiny_data, tmp_path):
+    options = ["guard.explosion=rollback"]
+    cases = [(7, "rates", options), (8, "labels", options)]
+    for results in run_ranks(attempts, 2, tmp_path, str(tiny_data), str(tmp_path / "runs"), cases):
+        for case, result in zip(cases, results, strict=True):
+            assert (result["message"], result["step"]) == ("", STEPS), case
+            before = result["losses"][20 : result["at"] - 1]
+            assert max(result["losses"][-10:]) < 3 * max(before), case
+            aside = [name for name in result["names"] if folder.EXPLODED in name]
+            assert all(int(name[5:13]) >= result["at"] - 5 for name in aside), case
+            assert STEPS in good(result)
+
+
+def test_a_roll_back_without_a_sound_checkpoint_stops(tiny_data, tmp_path):
+    options = ["guard.explosion=rollback", "checkpoint.every=null"]
+    ((result,),) = run_ranks(
+        attempts, 1, tmp_path, str(tiny_data), str(tmp_path / "runs"), [(7, "rates", options)]
+    )
+    assert "explodes" in result["message"] or "finite" in result["message"]
+
+
+@pytest.mark.parametrize("balancer", ["equal", "multibalance_paper"])
+def test_an_explosion_is_seen_without_statistics_of_the_hook_too(tiny_data, tmp_path, balancer):
+    options = [f"balancer={balancer}", "monitor.balance=false"]
+    ((result,),) = run_ranks(
+        attempts, 1, tmp_path, str(tiny_data), str(tmp_path / "runs"), [(3, "labels", options)]
+    )
+    assert result["message"]
+    assert result["step"] - result["at"] < 10

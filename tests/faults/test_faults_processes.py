@@ -1,0 +1,167 @@
+"""Processes that are signalled, die or hang, in every place (R1, R8, R9, R10)."""
+
+import json
+import random
+import signal
+import time
+
+import pytest
+from processes import Job, parent_of, with_signal
+
+from mbrec.checkpoint import folder
+
+LONG = ["trainer.epochs=1000", "checkpoint.every=10", "checkpoint.keep=3"]
+# So often that a signal mostly meets an evaluation.
+EVALUATING = ["trainer.epochs=1000", "trainer.evaluate_every=1", "checkpoint.every=10"]
+
+
+def saved(job: Job) -> bool:
+    return bool(job.steps)
+
+
+def assert_resumable(job: Job) -> None:
+    assert job.status["state"] == "resumable", job.text[-3000:]
+    newest, problems = folder.newest_verified(job.run / "checkpoint")
+    assert newest is not None and not problems
+    assert folder.step_of(newest) == job.status["step"]
+
+
+def gone(job: Job, seconds: float = 5.0) -> bool:
+    """Whether no process of the job is left, after a while at most."""
+    end = time.monotonic() + seconds
+    while job.members() and time.monotonic() < end:
+        time.sleep(0.05)
+    return not job.members()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "number"),
+    [
+        ("training", [*LONG, "data.num_workers=1"], signal.SIGTERM),
+        ("evaluation", EVALUATING, signal.SIGINT),
+    ],
+)
+def test_a_signal_saves_the_run_within_seconds_and_the_same_command_goes_on(
+    tiny_data, tmp_path, figure, nightly, fault_seed, name, options, number
+):
+    """The signal goes to every process, readers included, as a scheduler or a terminal sends it."""
+    choose, slowest, repeats = random.Random(fault_seed), 0.0, 5 if nightly else 1
+    for attempt in range(repeats):
+        with Job(tmp_path, tiny_data, options, torchrun=None) as job:
+            before = job.steps[-1] if attempt else 0
+            job.wait_for(lambda job, before=before: any(step > before for step in job.steps))
+            time.sleep(choose.random() / 2)
+            start = time.monotonic()
+            for pid in job.members():
+                with_signal(pid, number)
+            job.wait_for(lambda job: job.status["state"] == "resumable", 60)
+            slowest = max(slowest, time.monotonic() - start)
+            assert job.end() == 75
+            assert_resumable(job)
+            assert gone(job)
+            assert "mbrec/trainer.py" not in job.text  # the traces are of torchrun alone
+    assert slowest < 6.0
+    figure("R10", **{f"{name}_seconds": round(slowest, 2), f"{name}_signals": repeats})
+    step = job.status["step"]
+    ends = [f"trainer.steps={step + 20}", "trainer.evaluate_every=null"]
+    with Job(tmp_path, tiny_data, [*options, *ends], torchrun=None) as job:
+        assert job.end() == 0, job.text[-3000:]
+        assert f"resumed at step {step}" in job.text
+        assert job.status["state"] == "finished"
+
+
+def test_a_second_signal_ends_the_job_at_once_and_what_was_saved_stays(tiny_data, tmp_path):
+    with Job(tmp_path, tiny_data, LONG, torchrun=[]) as job:
+        job.wait_for(saved)
+        (rank_0, rank_1) = (job.ranks()[rank] for rank in (0, 1))
+        with_signal(rank_1, signal.SIGSTOP)  # so that the save cannot end
+        with_signal(rank_0, signal.SIGTERM)
+        time.sleep(2.5)
+        with_signal(rank_0, signal.SIGTERM)
+        with_signal(rank_1, signal.SIGKILL)
+        assert job.end() != 0
+        newest, _ = folder.newest_verified(job.run / "checkpoint")
+        assert newest is not None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_ends_the_job_and_is_named(
+    tiny_data, tmp_path, figure, nightly, rank
+):
+    if rank == 0 and not nightly:
+        pytest.skip("the long version kills rank 0 as well")
+    with Job(tmp_path, tiny_data, LONG, torchrun=[]) as job:
+        job.wait_for(saved)
+        ranks = job.ranks()
+        start = time.monotonic()
+        with_signal(ranks[rank], signal.SIGKILL)
+        job.wait_for(lambda job: not job.ranks(), 20)
+        survivors = time.monotonic() - start
+        assert job.end(20) != 0
+        ended = time.monotonic() - start
+        assert f"rank {rank} no longer answers" in job.text, job.text[-3000:]
+        assert gone(job)
+        newest, _ = folder.newest_verified(job.run / "checkpoint")
+        assert newest is not None
+    assert survivors < 5
+    assert ended < 10
+    figure("R8", **{f"killed_rank_{rank}_seconds": round(ended, 2), "left_behind": 0})
+    figure("R8", **{f"survivors_of_rank_{rank}_seconds": round(survivors, 2)})
+
+
+def test_a_rank_that_hangs_ends_the_job_after_the_time_out_and_is_named(
+    tiny_data, tmp_path, figure
+):
+    options = [*LONG, "runtime.timeout_s=6"]
+    with Job(tmp_path, tiny_data, options, torchrun=[]) as job:
+        job.wait_for(saved)
+        start = time.monotonic()
+        with_signal(job.ranks()[1], signal.SIGSTOP)
+        assert job.end(60) != 0
+        seconds = time.monotonic() - start
+        assert "rank 1 no longer answers" in job.text, job.text[-3000:]
+        assert gone(job)
+    assert seconds < 6 + 5
+    figure("R8", time_out_seconds=6, hung_rank_seconds=round(seconds, 2))
+
+
+def test_a_killed_launcher_leaves_no_process(tiny_data, tmp_path):
+    with Job(tmp_path, tiny_data, LONG, torchrun=[]) as job:
+        job.wait_for(saved)
+        with_signal(job.process.pid, signal.SIGKILL)
+        assert gone(job, 10), job.text[-3000:]
+        assert "torchrun no longer answers" in job.text
+
+
+def test_a_killed_reader_process_is_named(tiny_data, tmp_path):
+    with Job(tmp_path, tiny_data, [*LONG, "data.num_workers=1"], torchrun=[]) as job:
+        job.wait_for(saved)
+        ranks = set(job.ranks().values())
+        readers = [pid for pid in job.members() if parent_of(pid) in ranks]
+        assert len(readers) >= 2
+        with_signal(readers[0], signal.SIGKILL)
+        assert job.end(60) != 0
+        assert "a reader process that is killed" in job.text, job.text[-3000:]
+        assert gone(job)
+
+
+def test_a_restart_after_a_kill_goes_on_at_the_first_try_and_ends_as_if_nothing_had_been(
+    tiny_data, tmp_path, figure, nightly, fault_seed
+):
+    options = ["trainer.steps=40", "trainer.epochs=9", "trainer.evaluate_every=20"]
+    options += ["checkpoint.every=10", "checkpoint.keep=2"]
+    (tmp_path / "undisturbed").mkdir()
+    with Job(tmp_path / "undisturbed", tiny_data, options, torchrun=[]) as job:
+        assert job.end() == 0, job.text[-3000:]
+        expected = json.loads((job.run / "metrics.json").read_text())["history"]
+    repeats = 30 if nightly else 1
+    for repeat in range(repeats):
+        (tmp_path / str(repeat)).mkdir()
+        with Job(tmp_path / str(repeat), tiny_data, options, ["--max-restarts", "1"]) as job:
+            job.wait_for(saved)
+            with_signal(job.ranks()[(repeat + fault_seed) % 2], signal.SIGKILL)
+            assert job.end() == 0, job.text[-3000:]
+            assert "resumed at step" in job.text
+            found = json.loads((job.run / "metrics.json").read_text())["history"]
+        assert found == expected
+    figure("R9", restarts=repeats, recovered_at_the_first=repeats, same_result=repeats)
