@@ -22,7 +22,7 @@ from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader
 from mbrec.data.parquet import ParquetReader
 from mbrec.evaluator import Evaluator
-from mbrec.explosion import ExplosionGuard, OnExplosion
+from mbrec.explosion import explosion_guard
 from mbrec.guard import FiniteGuard
 from mbrec.instantiate import instantiate
 from mbrec.interrupt import Interrupt
@@ -120,9 +120,11 @@ def balance_hook(config: Config, shared: SharedBottom) -> BalanceHook:
     )
 
 
-def ranker(config: Config, world_size: int, *, with_hook: bool = True) -> Ranker:
+def ranker(
+    config: Config, world_size: int, *, with_hook: bool = True, with_guard: bool = True
+) -> Ranker:
     """Return the unsharded model. A collective, if it has the hook."""
-    shared = bottom(config, guard=TableGuard() if with_hook else None)
+    shared = bottom(config, guard=TableGuard() if with_hook and with_guard else None)
     hook = balance_hook(config, shared) if with_hook else None
     width = shared.interaction.out_features
     assert isinstance(width, int)
@@ -136,14 +138,20 @@ def ranker(config: Config, world_size: int, *, with_hook: bool = True) -> Ranker
     return Ranker(shared, heads)
 
 
-def shard(config: Config, runtime: distributed.Runtime, *, with_hook: bool = True) -> Sharded:
+def shard(
+    config: Config,
+    runtime: distributed.Runtime,
+    *,
+    with_hook: bool = True,
+    with_guard: bool = True,
+) -> Sharded:
     """Return the model of a configuration, sharded, its tables filled, with its optimizers.
 
     Without the hook, and the guard that needs it, it is the model that `Equal` must equal bit for
     bit, and the baseline of every speed.
     """
     torch.manual_seed(config.trainer.seed)
-    model = ranker(config, runtime.world_size, with_hook=with_hook)
+    model = ranker(config, runtime.world_size, with_hook=with_hook, with_guard=with_guard)
     inputs, parameters = model.bottom.widths, count_parameters(model)
     sharded = sharding.shard(
         model,
@@ -161,7 +169,9 @@ def shard(config: Config, runtime: distributed.Runtime, *, with_hook: bool = Tru
         table_lr=settings.table_lr,
         table_eps=settings.table_eps,
     )
-    guard = _finite_guard(config, model, sharded, optimizer) if with_hook else None
+    guard = None
+    if with_hook and with_guard:
+        guard = _finite_guard(config, model, sharded, optimizer)
     pipeline = TrainPipelineSparseDist(
         sharded, guard or optimizer, runtime.device, execute_all_batches=True
     )
@@ -243,7 +253,7 @@ def trainer(
         sharded.guard,
         interrupt,
         epochs=settings.epochs,
-        explosion=_explosion_guard(config),
+        explosion=explosion_guard(config.guard),
         max_rollbacks=config.guard.rollbacks,
         keeper=resume.keeper(config, sharded, folder, interrupt, source),
         max_steps=settings.steps,
@@ -252,15 +262,6 @@ def trainer(
     if saved:
         resume.go_on(built, saved, runtime)
     return built, sharded
-
-
-def _explosion_guard(config: Config) -> ExplosionGuard | None:
-    settings = config.guard
-    if settings.explosion is OnExplosion.off:
-        return None
-    return ExplosionGuard(
-        factor=settings.factor, window=settings.window, patience=settings.patience
-    )
 
 
 def _monitor(

@@ -134,3 +134,12 @@ class ExplosionGuard:
     def reset(self) -> None:
         """Forget what was too large, after a roll-back; what is normal stays."""
         self._first.clear()
+
+
+def explosion_guard(settings: Guard) -> ExplosionGuard | None:
+    """Return the guard that the settings describe, or None where it is off."""
+    if settings.explosion is OnExplosion.off:
+        return None
+    return ExplosionGuard(
+        factor=settings.factor, window=settings.window, patience=settings.patience
+    )

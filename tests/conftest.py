@@ -21,7 +21,9 @@ FIGURES: dict[str, dict[str, object]] = {}
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--nightly", action="store_true", help="the long version of the fault suite")
-    group.addoption("--figures", type=Path, help="write the fault suite's figures to this JSON file")
+    group.addoption(
+        "--figures", type=Path, help="write the fault suite's figures to this JSON file"
+    )
     group.addoption("--fault-seed", type=int, default=None, help="replay faults with this seed")
 
 

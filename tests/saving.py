@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,14 @@ def run_state(step: int, **changes: Any) -> RunState:
 
 @contextmanager
 def saver(run: Path, model: Any = None, **settings: Any) -> Iterator[Saver]:
-    """Save into the folder of a run; ends the saver's thread. A collective."""
+    """Save into the folder of a run; nothing is under way in the end. A collective."""
     settings = {"background": False} | settings
     found = Saver(run / "checkpoint", model or Plain(), None, **settings)
     try:
         yield found
     finally:
-        found._thread.shutdown()
+        with suppress(OSError):
+            found.wait()
 
 
 def save(run: Path, *steps: int, **settings: Any) -> list[Path]:

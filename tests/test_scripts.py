@@ -140,8 +140,38 @@ def test_training_starts_the_processes_asked_for_with_the_arguments_given(train)
     assert started[0] == "setup"
     assert started[1] == "-m mbrec.check run.name=a b"
     assert started[2:] == [
-        "-m torch.distributed.run --standalone --nproc-per-node 3 -m mbrec.train run.name=a b",
+        "-m torch.distributed.run --rdzv-backend mbrec-loopback --rdzv-endpoint 127.0.0.1:0 "
+        "--nproc-per-node 3 --max-restarts 0 -m mbrec.train run.name=a b",
     ]
+
+
+FAKE_JOB = """#!/bin/sh
+case "$*" in
+*mbrec.check*) echo run ;;
+*mbrec.train*) mkdir -p run; {status} exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "status", "code"),
+    [
+        ("", """echo '{"state": "resumable", "step": 3}' > run/status.json;""", 75),
+        ("", """echo '{"state": "failed", "step": 3}' > run/status.json;""", 1),
+        ("", "", 1),
+        # Of an earlier job, which this one did not get as far as: no scheduler may loop on it.
+        ('{"state": "resumable", "step": 3}', "", 1),
+    ],
+)
+def test_training_returns_75_if_the_same_command_goes_on(tmp_path, before, status, code):
+    root = tmp_path / "root"
+    executable(root / "scripts/train.sh", (ROOT / "scripts/train.sh").read_text())
+    executable(root / "scripts/setup.sh", "#!/bin/sh\n")
+    executable(root / ".venv/bin/python", FAKE_JOB.format(status=status))
+    if before:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/status.json").write_text(before)
+    assert run(root / "scripts/train.sh", cwd=tmp_path).returncode == code
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def refused(tiny_data, tmp_path):
     return refused
 
 
+@pytest.mark.faults
 def test_a_table_that_does_not_fit_is_told_by_name_and_size_on_every_rank(refused):
     message = refused(*LARGE, f"runtime.memory_gb={2**20 / 2**30}")
     assert "2 ranks with 1,048,576 bytes (1.00 MiB) for tables on each" in message

@@ -1,8 +1,9 @@
 """Measures a job and the hook in it: `torchrun --nproc-per-node 2 -m mbrec.bench [key=value ...]`.
 
 Takes the same settings as training. The job is the real one: Parquet reader, vote of the ranks,
-hook, monitor. The loop has the same model without the hook, the same optimizers and pipeline, on
-batches held in memory, and runs once more with the hook. Blocks of the three take turns.
+hook, guards, monitor. The loop has the same model without the hook, the same optimizers and
+pipeline, on batches held in memory; it runs once more with the hook, and with hook and guard.
+Blocks of the four take turns.
 """
 
 import statistics
@@ -42,7 +43,8 @@ def measure(config: configuration.Config) -> None:
     trainer.model.train()
     batches = endless(trainer)
     bare = build.shard(config, runtime, with_hook=False)
-    hooked = build.shard(config, runtime)
+    hooked = build.shard(config, runtime, with_guard=False)
+    guarded = build.shard(config, runtime)
     kept = list(islice(batches, BATCHES_IN_MEMORY))
 
     def job() -> None:
@@ -57,12 +59,12 @@ def measure(config: configuration.Config) -> None:
         except StopIteration:
             return
 
-    for sharded in (bare, hooked):
+    for sharded in (bare, hooked, guarded):
         sharded.model.train()
     steps = 10
     loop(bare)
     steps = block_steps(partial(loop, bare), steps)
-    blocks = [job, partial(loop, bare), partial(loop, hooked)]
+    blocks = [job, *(partial(loop, sharded) for sharded in (bare, hooked, guarded))]
     seconds = timing.interleave(blocks, dist.barrier, rounds=ROUNDS)
     batches.close()
     trainer.monitor.close()
@@ -97,21 +99,28 @@ def block_steps(block: Callable[[], object], steps: int) -> int:
 
 
 def describe(
-    rows: int, steps: int, job: list[float], bare: list[float], hooked: list[float]
+    rows: int,
+    steps: int,
+    job: list[float],
+    bare: list[float],
+    hooked: list[float],
+    guarded: list[float],
 ) -> str:
-    """Return medians of rows/s, the job's share of the bare loop, and the hook's QPS drop."""
+    """Return medians of rows/s, the job's share of the loops, and the drops of hook and guard."""
     share = timing.spread([b / a for a, b in zip(job, bare, strict=True)])
-    same = timing.spread([b / a for a, b in zip(job, hooked, strict=True)])
+    same = timing.spread([b / a for a, b in zip(job, guarded, strict=True)])
     speeds = {"job": job, "bare loop": bare, "bare loop, hook": hooked}
+    speeds |= {"bare loop, hook, guard": guarded}
     lines = [
-        f"{name:<16}{rows / statistics.median(seconds):>10,.0f} rows/s, "
+        f"{name:<23}{rows / statistics.median(seconds):>10,.0f} rows/s, "
         f"{1e3 * statistics.median(seconds) / steps:.2f} ms a step"
         for name, seconds in speeds.items()
     ]
     lines += [
         f"job / bare loop {share.text(3)}",
-        f"job / bare loop of the same model, with the hook {same.text(3)}",
+        f"job / bare loop of the same model, with hook and guard {same.text(3)}",
         f"QPS drop of the hook {timing.drop(bare, hooked).text()} %",
+        f"QPS drop of the guard {timing.drop(hooked, guarded).text()} %",
         f"(medians and 95 % intervals, {len(job)} rounds of {steps} steps each)",
     ]
     return "\n".join(lines)

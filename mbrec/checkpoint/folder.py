@@ -127,10 +127,8 @@ def verify(folder: Path, only: Iterable[str] | None = None) -> list[str]:
         # A link could lead anywhere; a checkpoint has none.
         if name not in present or not present[name].is_file(follow_symlinks=False):
             problems.append(f"{path}: expected a file of {file.bytes:,} bytes, found none")
-        elif (size := path.stat().st_size) != file.bytes:
-            problems.append(f"{path}: expected {file.bytes:,} bytes, got {size:,}")
-        elif name in hashed and (found := _sha256(path)) != file.sha256:
-            problems.append(f"{path}: expected SHA-256 {file.sha256[:16]}..., got {found[:16]}...")
+        elif problem := _difference(path, file, hashed=name in hashed):
+            problems.append(f"{path}: {problem}")
     return problems
 
 
@@ -253,13 +251,20 @@ def _text(files: dict[str, File]) -> str:
     return json.dumps({"version": VERSION, "files": entries}, indent=1) + "\n"
 
 
+def _difference(path: Path, file: File, *, hashed: bool) -> str | None:
+    try:
+        if (size := path.stat().st_size) != file.bytes:
+            return f"expected {file.bytes:,} bytes, got {size:,}"
+        if hashed and (found := describe(path).sha256) != file.sha256:
+            return f"expected SHA-256 {file.sha256}, got {found}"
+    except OSError as error:  # a disk may not give back what it has
+        return f"expected a file that can be read, got {error}"
+    return None
+
+
 def _is_entry(entry: tuple[str, File]) -> bool:
     name, file = entry
     sizes = type(file.bytes) is int and 0 <= file.bytes < 1 << 62
     digest = isinstance(file.sha256, str) and re.fullmatch("[0-9a-f]{64}", file.sha256)
     # The names are those that are written here: none leads out of the folder.
     return bool(_FILE.fullmatch(name) and sizes and digest)
-
-
-def _sha256(path: Path) -> str:
-    return describe(path).sha256

@@ -8,11 +8,12 @@ from mbrec.bench.hook_time import HookTime, hook_time
 
 def test_the_report_has_the_rates_the_share_and_the_drop():
     bare, hooked, whole = [1.0] * 11, [1.25] * 11, [2.0] * 9 + [1.0, 4.0]
-    text = job.describe(100, 10, whole, bare, hooked)
+    text = job.describe(100, 10, whole, bare, hooked, guarded=[1.5625] * 11)
     assert "50 rows/s, 200.00 ms a step" in text
     assert "100 rows/s, 100.00 ms a step" in text
     assert "job / bare loop 0.500 (0.500 to 0.500)" in text
     assert "QPS drop of the hook 20.00 (20.00 to 20.00) %" in text
+    assert "QPS drop of the guard 20.00 (20.00 to 20.00) %" in text
     assert "11 rounds of 10 steps each" in text
 
 

@@ -97,6 +97,20 @@ def test_a_checkpoint_that_is_a_link_is_refused(checkpoints, tmp_path):
     assert folder.newest_verified(checkpoints)[0] == checkpoints / "step_00000010"
 
 
+def test_a_file_that_cannot_be_read_is_a_defect_like_others(checkpoints, monkeypatch):
+    def fail(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    newest, describe = checkpoints / "step_00000020", folder.describe
+    monkeypatch.setattr(
+        folder, "describe", lambda path: (fail if path.parent == newest else describe)(path)
+    )
+    problems = folder.verify(newest)
+    assert len(problems) == len(FILES) - 1
+    assert f"{newest / DATA}: expected a file that can be read, got" in problems[-1]
+    assert folder.newest_verified(checkpoints) == (checkpoints / "step_00000010", problems)
+
+
 def test_some_files_alone_are_hashed_and_all_are_counted(checkpoints):
     source = checkpoints / "step_00000020"
     path = source / DATA

@@ -219,11 +219,3 @@ def test_the_best_checkpoint_is_kept(tmp_path):
                 target.mark_best(Best(step=2, value=0.5, since=0), "ctr.ne")
     assert folder.read_best(tmp_path / "checkpoint") == 2
     assert steps(tmp_path) == [2, 4]
-
-
-def test_closing_ends_the_thread(tmp_path):
-    with saver(tmp_path, background=True) as target:
-        target.save(run_state(1))
-        target.close()
-    assert steps(tmp_path) == [1]
-    assert [t.name for t in threading.enumerate() if t.name.startswith("checkpoint")] == []

@@ -145,6 +145,7 @@ def message(files: list[str], columns: Columns) -> str:
 PLACE = "row group 1, row 1"
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("case", VALUES, ids=[case.name for case in VALUES])
 def test_bad_value_is_refused_with_its_place_and_a_remedy(case: Case, tmp_path: Path) -> None:
     values = [*[case.good] * 6, case.bad, case.good]
@@ -227,6 +228,7 @@ def test_row_group_that_would_fill_the_memory_is_refused(
     assert "write the file again with smaller row groups" in str(caught.value)
 
 
+@pytest.mark.faults
 def test_small_file_with_an_immense_list_is_refused_before_it_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def undisturbed(log: Any) -> Any:
     return find
 
 
+@pytest.mark.faults
 @BOTH_ORDERS
 @pytest.mark.parametrize("workers", [0, 1, 2, 4])
 @pytest.mark.parametrize("cut", CUTS)
@@ -158,6 +159,7 @@ def read_leg(log: Any, state: Any, leg: Any, **options: Any) -> tuple[list[list[
     return [rank[:taken] for rank in rows], saved(reader.state(taken, workers))
 
 
+@pytest.mark.faults
 @settings(deadline=None, max_examples=60)
 @given(
     layouts,

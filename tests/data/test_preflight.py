@@ -52,6 +52,7 @@ def problems(files: list[str]) -> list[str]:
     return str(caught.value).splitlines()
 
 
+@pytest.mark.faults
 def test_all_differences_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     without = changed(user=None, click=None)
     strings = changed(age=["1", "2"], tags=[["a"], []])
@@ -132,6 +133,7 @@ def test_only_the_footers_are_read(tmp_path: Path) -> None:
     assert check_files([file], ENCODER, LOCAL) == expected
 
 
+@pytest.mark.faults
 def test_a_thousand_files_are_checked_in_their_order(tmp_path: Path) -> None:
     good, bad = write(tmp_path, good=GOOD, bad=changed(user=None))
     names = [f"{i:04}.parquet" for i in range(1_000)]

@@ -92,6 +92,7 @@ def _page(data: bytes) -> tuple[int, int]:
     raise AssertionError("expected a header with a checksum")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_changed_bit_of_a_page_header_is_an_error_or_changes_no_row(
     name: str, options: dict[str, Any], tmp_path: Path

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 from jobs import compose
 from ranks import run_ranks
-from saving import run_state, saver
+from saving import Plain, run_state, saver
 
 from mbrec.checkpoint import folder, state, tensors
+from mbrec.checkpoint.saver import Saver
 
 SAVED = "saved"
 
@@ -42,31 +44,40 @@ def kill_after(seconds: float) -> None:
 
 
 def save_until_killed(config: Any, run: str, background: bool, victim: int, after_s: float) -> None:
-    """Go on from the newest checkpoint, and save step after step of a real model."""
-    from mbrec import build, distributed, resume
+    """Go on from the newest checkpoint, and save step after step of a model."""
     from mbrec.checkpoint import restore
-    from mbrec.interrupt import Interrupt
-    from mbrec.trainer import Progress
+
+    newest = restore.newest(Path(run), needed=False)
+    step = 0 if newest is None else folder.step_of(newest)
+    target = real(config, run, background, newest) if config else plain(run, background, newest)
+    if dist.get_rank() == victim:
+        kill_after(after_s)
+    for later in range(step + 1, step + 10_000):
+        # The first is the step that the last kill has perhaps left unfinished.
+        save = target.save_now if later == step + 1 else target.save
+        save(run_state(later))
+        if dist.get_rank() == 0 and target.last_step is not None:
+            note(Path(run), target.last_step)
+
+
+def plain(run: str, background: bool, newest: Path | None) -> Saver:
+    """Return what saves a model of three tensors, loaded."""
+    model = Plain()
+    if newest is not None:
+        tensors.read(newest, tensors.collect(model, None))  # type: ignore
+    return Saver(Path(run) / "checkpoint", model, None, background=background)  # type: ignore
+
+
+def real(config: Any, run: str, background: bool, newest: Path | None) -> Saver:
+    """Return what saves the model of a job and its optimizers, loaded."""
+    from mbrec import build, distributed
 
     runtime = distributed.start()
     build.open_data(config, runtime)
-    sharded = build.shard(config, runtime)
-    config.checkpoint.background = background
-    keeper = resume.keeper(config, sharded, Path(run), Interrupt(), None)
-    assert keeper is not None
-    layout, step = resume.layout(config, sharded), 0
-    if (newest := restore.newest(Path(run), needed=False)) is not None:
-        step = folder.step_of(newest)
-        loaded = restore.load(newest, sharded.model, sharded.hook, sharded.optimizer, layout)
-        assert loaded.step == step
-    if runtime.rank == victim:
-        kill_after(after_s)
-    for later in range(step + 1, step + 10_000):
-        progress = Progress(later, {}, {"dense": 0.1}, [], 0)
-        # The first is the step that the last kill has perhaps left unfinished.
-        keeper.save(progress, now=later == step + 1)
-        if runtime.rank == 0 and keeper.saver.last_step is not None:
-            note(Path(run), keeper.saver.last_step)
+    built = build.shard(config, runtime)
+    if newest is not None:
+        tensors.read(newest, tensors.collect(built.model, built.optimizer))
+    return Saver(Path(run) / "checkpoint", built.model, built.optimizer, background=background)
 
 
 def check(run: Path) -> None:
@@ -80,30 +91,32 @@ def check(run: Path) -> None:
     # The kill may have come between the save and the note of it; in the background, a save later.
     assert noted(run) <= step <= noted(run) + 2
     assert state.read(newest).step == step
-    assert len(tensors.inspect(newest).sizes) > 20
+    assert len(tensors.inspect(newest).sizes) >= 3
+    note(run, step)
 
 
-@pytest.mark.parametrize(("world_size", "kills"), [(1, 14), (2, 6)])
 def test_a_kill_at_any_moment_leaves_the_last_checkpoint_whole(
-    tiny_data, tmp_path, fault_seed, nightly, figure, world_size, kills
+    tiny_data, tmp_path, fault_seed, nightly, figure
 ):
-    kills, draw = kills * 10 if nightly else kills, random.Random(fault_seed)
-    config, run = compose(tiny_data), tmp_path / "run"
-    run.mkdir()
-    steps, cut = 0, 0
+    kills, draw, cut = 200 if nightly else 20, random.Random(fault_seed), 0
+    config = compose(tiny_data)
+    runs = {False: tmp_path / "plain", True: tmp_path / "real"}
     for n in range(kills):
-        ranks = tmp_path / f"ranks_{n}"
-        ranks.mkdir()
-        args = (config, str(run), draw.random() < 0.5, draw.randrange(world_size))
-        with pytest.raises(RuntimeError, match="died"):
-            run_ranks(
-                save_until_killed, world_size, ranks, *args, draw.uniform(0, 0.3), timeout_s=60
-            )
+        (ranks := tmp_path / f"ranks_{n}").mkdir()
+        (run := runs[n % 2 == 1]).mkdir(exist_ok=True)
+        # The same run goes on, on one rank and on two.
+        world_size = 1 + n // 2 % 2
+        args = (draw.random() < 0.5, draw.randrange(world_size), draw.uniform(0, 0.3))
+        model = config if n % 2 else None
+        # A rank whose peer was killed fails in a collective, or is killed as well.
+        with pytest.raises(RuntimeError, match=r"died|gloo"):
+            run_ranks(save_until_killed, world_size, ranks, model, str(run), *args, timeout_s=60)
         check(run)
         cut += bool(folder.leftovers(run / "checkpoint"))
-        steps += 1
-    figure("R2", **{f"kills_{world_size}_ranks": steps, f"amid_a_save_{world_size}_ranks": cut})
-    figure("R2", lost=0)
+    # Not every kill meets a save, but a test where none does proves nothing.
+    assert cut > 0
+    assert min(noted(run) for run in runs.values()) > 0
+    figure("R2", kills=kills, amid_a_save=cut, lost=0)
 
 
 # Where a process kills itself: what is replaced, and by what.
@@ -159,25 +172,16 @@ def points() -> dict[str, tuple[Any, str, Any, bool]]:
     def renaming(end: str, *, after: bool) -> tuple[Any, str, Any, bool]:
         return Path, "rename", dying_on(rename, end, after=after), after
 
+    written, listed = dying_after(tensors.write), dying_after(folder.write_manifest)
     return {
         "before the tensors": (tensors, "write", die, False),
         "amid the tensors": (filesystem, "_write_item", dying_at(filesystem._write_item, 2), False),
         "before the index": (writer, "finish", die, False),
-        "after the tensors": (tensors, "write", dying_after(tensors.write), False),
+        "after the tensors": (tensors, "write", written, False),
         "before the manifest": (folder, "write_manifest", die, False),
         "amid the manifest": renaming("json.tmp", after=False),
-        "after the manifest": (
-            folder,
-            "write_manifest",
-            dying_after(folder.write_manifest),
-            False,
-        ),
-        "before the rename": (
-            Path,
-            "rename",
-            dying_on(rename, f"0{unfinished}", after=False),
-            False,
-        ),
+        "after the manifest": (folder, "write_manifest", listed, False),
+        "before the rename": renaming("0.tmp", after=False),
         "after the rename": renaming("0.tmp", after=True),
         "before a deletion": (folder, "prune", die, True),
         "amid a deletion, its name gone": (shutil, "rmtree", die, True),
@@ -187,8 +191,6 @@ def points() -> dict[str, tuple[Any, str, Any, bool]]:
 
 def save_and_die(run: str, step: int, point: str) -> None:
     """Save a step, which must clean up; then die in the save of the next one, at a named point."""
-    from saving import Plain
-
     checkpoints = Path(run) / "checkpoint"
     with saver(Path(run), Plain(), keep=1) as target:
         target.save_now(run_state(step))
@@ -215,7 +217,7 @@ def test_a_kill_at_each_named_point_leaves_a_whole_checkpoint(tmp_path, figure):
         assert len(left) == (0 if point in ("after the rename", "before a deletion") else 1), point
         # The next save is of the step that was cut, or the one after that.
         step = folder.step_of(newest) + 10
-    figure("R2", points=list(points()), lost=0)
+    figure("R2", points=list(points()))
 
 
 def test_the_points_are_ones_that_a_save_passes(tmp_path):

@@ -1,0 +1,126 @@
+"""All ranks stop at the same tick, whoever wishes it and whenever."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mbrec.interrupt import Interrupt, Interrupted
+
+
+class Shared:
+    """A store in memory, as several ranks see it."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.values for key in keys)
+
+    def get(self, key: str) -> bytes:
+        return self.values[key]
+
+    def compare_set(self, key: str, expected_value: str, desired_value: str) -> bytes:
+        assert expected_value == ""
+        return self.values.setdefault(key, desired_value.encode())
+
+
+def ranks(count: int) -> list[Interrupt]:
+    """Interrupts of ranks of one job: of the same key."""
+    store, made = Shared(), [Interrupt() for _ in range(count)]
+    for interrupt in made:
+        interrupt._store, interrupt._key = store, made[0]._key
+    return made
+
+
+def test_one_rank_stops_at_the_next_look():
+    interrupt = Interrupt()
+    interrupt.check()
+    interrupt.request("SIGTERM")
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        interrupt.check()
+
+
+@given(data=st.data(), count=st.integers(2, 5))
+@settings(max_examples=200, deadline=None)
+def test_ranks_that_are_at_most_a_step_apart_stop_after_the_same_one(data, count):
+    """Ranks take turns in any order that waiting for each other once a step allows."""
+    made, wishes = (
+        ranks(count),
+        data.draw(st.dictionaries(st.integers(0, count - 1), st.integers(0, 6), min_size=1)),
+    )
+    ticks, stopped = [0] * count, {}
+    while len(stopped) < count:
+        running = [r for r in range(count) if r not in stopped]
+        slowest = min(ticks[r] for r in range(count))
+        # The collectives of step t need every rank: nobody looks again before all have begun it.
+        able = [r for r in running if ticks[r] <= slowest]
+        rank = data.draw(st.sampled_from(able or running))
+        if wishes.get(rank) == ticks[rank]:
+            made[rank].request(f"of rank {rank}")
+        ticks[rank] += 1
+        try:
+            made[rank].check()
+        except Interrupted:
+            stopped[rank] = ticks[rank]
+    assert len(set(stopped.values())) == 1
+
+
+def test_the_first_wish_is_the_one_that_is_told():
+    first, second = ranks(2)
+    first.request("SIGTERM")
+    second.request("another")
+    reasons = []
+    for _ in range(4):
+        for interrupt in (first, second):
+            try:
+                interrupt.check()
+            except Interrupted as stop:
+                reasons.append(str(stop))
+    assert reasons[:2] == ["SIGTERM", "SIGTERM"]
+
+
+def test_two_jobs_of_one_process_do_not_see_each_others_wishes():
+    store = Shared()
+    first, second = Interrupt(store), Interrupt(store)
+    first.request("the first")
+    for _ in range(5):
+        second.check()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_a_wish(number):
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    interrupt = Interrupt()
+    try:
+        interrupt.install()
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # as torchrun passes on what a terminal has sent to all
+        with pytest.raises(Interrupted, match=signal.Signals(number).name):
+            interrupt.check()
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+
+
+def test_a_second_signal_a_while_later_ends_the_process_at_once():
+    code = (
+        "import os, signal, mbrec.interrupt as m; m.PATIENCE_S = -1.0; i = m.Interrupt(); "
+        "i.install(); os.kill(os.getpid(), 15); os.kill(os.getpid(), 15); print('still there')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "")
+
+
+def test_a_wish_may_come_from_another_thread():
+    interrupt = Interrupt()
+    thread = threading.Thread(target=interrupt.request, args=["a full disk"])
+    thread.start()
+    thread.join()
+    with pytest.raises(Interrupted, match="a full disk"):
+        interrupt.check()
