@@ -43,10 +43,13 @@ class Interrupt:
 
     Args:
         store: of the process group; None where there is one rank.
+
+    Attributes:
+        store: may be set once there is one; a wish from before is kept.
     """
 
     def __init__(self, store: Store | None = None) -> None:
-        self._store = store
+        self.store = store
         self._key = f"interrupt/{next(_jobs)}"
         self._tick = 0
         self._reason: str | None = None
@@ -67,16 +70,16 @@ class Interrupt:
             Interrupted: on every rank at the same tick.
         """
         self._tick += 1
-        if self._store is None:
+        if self.store is None:
             if self._reason is not None:
                 raise Interrupted(self._reason)
             return
         if self._agreed is None:
             if self._reason is not None:
                 wish = f"{self._tick + margin} {self._reason}"
-                self._agreed = _parse(self._store.compare_set(self._key, "", wish))
-            elif self._store.check([self._key]):
-                self._agreed = _parse(self._store.get(self._key))
+                self._agreed = _parse(self.store.compare_set(self._key, "", wish))
+            elif self.store.check([self._key]):
+                self._agreed = _parse(self.store.get(self._key))
         if self._agreed is not None and self._tick >= self._agreed[0]:
             raise Interrupted(self._agreed[1])
 

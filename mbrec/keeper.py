@@ -101,6 +101,8 @@ class RunKeeper:
         if best is not None and best.step == progress.step:
             self.save(progress, now=True)
             self.saver.mark_best(best, name)
+        elif self.is_enough(progress.history) and best is not None and dist.get_rank() == 0:
+            log.info("%s was best after step %d; stopping early", name, best.step)
 
     def is_enough(self, history: History) -> bool:
         """Return whether the evaluations have stopped to get better."""
@@ -108,11 +110,7 @@ class RunKeeper:
         if name is None or patience is None:
             return False
         best = find_best(history, name)
-        if best is None or best.since < patience:
-            return False
-        if dist.get_rank() == 0:
-            log.info("%s has not become better for %d evaluations; stopping", name, best.since)
-        return True
+        return best is not None and best.since >= patience
 
     def roll_back(self, explosion: Explosion, *, load: bool) -> bool:
         """Put aside what an explosion may have spoilt; load the last sound checkpoint.

@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from mbrec import check
 from mbrec.errors import plain_errors
+from mbrec.interrupt import Interrupt, Interrupted
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from mbrec.config import Config
     from mbrec.distributed import Runtime
-    from mbrec.interrupt import Interrupt
     from mbrec.status import Status
 
 log = logging.getLogger("mbrec")
@@ -28,17 +28,18 @@ def train(node: DictConfig) -> None:
         SystemExit: with status 75, if the job was asked to stop and the same command goes on.
     """
     config = check.parsed(node)
+    # torch takes seconds to import, and a signal in them is no reason to lose the run.
+    interrupt = Interrupt()
+    interrupt.install()
 
     import torch.distributed as dist
 
     from mbrec import distributed, resume
-    from mbrec.interrupt import Interrupt, Interrupted
     from mbrec.peers import introduce, named_failures
     from mbrec.status import RESUMABLE_EXIT_CODE, Status
 
     runtime = distributed.start(timeout_s=config.runtime.timeout_s)
-    interrupt = Interrupt(runtime.store if runtime.world_size > 1 else None)
-    interrupt.install()
+    interrupt.store = runtime.store if runtime.world_size > 1 else None
     introduce(runtime.store, runtime.rank)
     folder = resume.run_folder(config, runtime)
     status = Status(folder, runtime.rank)
@@ -56,7 +57,7 @@ def train(node: DictConfig) -> None:
 
 
 def _fit(
-    config: "Config", runtime: "Runtime", folder: Path, interrupt: "Interrupt", status: "Status"
+    config: "Config", runtime: "Runtime", folder: Path, interrupt: Interrupt, status: "Status"
 ) -> None:
     from mbrec import build, report, resume
     from mbrec.data.stored import save_vocabularies

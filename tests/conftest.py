@@ -32,11 +32,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = "faults" in config.option.markexpr or any("faults" in a for a in config.args)
     left = []
     for item in items:
-        if FAULTS not in item.path.parents:
-            left.append(item)
-            continue
-        item.add_marker(pytest.mark.faults)
-        if wanted:
+        if FAULTS in item.path.parents:
+            item.add_marker(pytest.mark.faults)
+            if not wanted:
+                continue
+        if config.option.nightly or not item.get_closest_marker("nightly"):
             left.append(item)
     if len(left) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in left])

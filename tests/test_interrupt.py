@@ -34,7 +34,7 @@ def ranks(count: int) -> list[Interrupt]:
     """Interrupts of ranks of one job: of the same key."""
     store, made = Shared(), [Interrupt() for _ in range(count)]
     for interrupt in made:
-        interrupt._store, interrupt._key = store, made[0]._key
+        interrupt.store, interrupt._key = store, made[0]._key
     return made
 
 

@@ -91,13 +91,7 @@ def match(
     came, gone = _owners(now) - _owners(before), _owners(before) - _owners(now)
     missing = [name for name in own.keys() - saved.keys() if owner(name) not in came]
     unused = [name for name in saved.keys() - own.keys() if owner(name) not in gone]
-    if missing or unused:
-        parts = {"nothing saved for": missing, "no place for the saved": unused}
-        raise ValueError(
-            "expected a checkpoint of this model, got "
-            + "; ".join(f"{what} {_some(names)}" for what, names in parts.items() if names)
-            + _plans(before, now)
-        )
+    _check_all_placed(missing, unused, _plans(before, now))
     result = Match(new=sorted(own.keys() - saved.keys()))
     for name in sorted(own.keys() & saved.keys()):
         along = dims(name, saved[name], own[name], before, now)
@@ -190,6 +184,12 @@ def _parameter(name: str) -> str | None:
     if found is None:
         return None
     return found[2] if found[1] == "model" else found[2].rpartition(".")[0]
+
+
+def _check_all_placed(missing: list[str], unused: list[str], plans: str) -> None:
+    parts = {"nothing saved for": missing, "no place for the saved": unused}
+    if found := "; ".join(f"{what} {_some(names)}" for what, names in parts.items() if names):
+        raise ValueError(f"expected a checkpoint of this model, got {found}{plans}")
 
 
 def _check_inputs(saved: Mapping[str, Size], before: Layout, now: Layout) -> None:

@@ -216,7 +216,7 @@ def _in_background(part: Callable[[], str | None]) -> "Future[str | None]":
     def run() -> None:
         try:
             future.set_result(part())
-        except Exception as error:  # raised again in the caller's thread
+        except BaseException as error:  # raised again in the caller's thread
             future.set_exception(error)
 
     threading.Thread(target=run, name="checkpoint", daemon=True).start()

@@ -48,7 +48,7 @@ class Resume:
     Attributes:
         path: `auto` takes the newest checkpoint in the run's own folder that is whole, and starts
             anew where there is none; `none` starts anew; or the folder of a checkpoint or of
-            another run.
+            another run, to begin with: a restart goes on with what the run itself has saved.
         allow_new: tasks, tables and features that the checkpoint may lack; they start anew.
         allow_dropped: those that only the checkpoint has; what belongs to them is left out.
     """

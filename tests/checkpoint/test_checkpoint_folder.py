@@ -107,7 +107,7 @@ def test_a_file_that_cannot_be_read_is_a_defect_like_others(checkpoints, monkeyp
     )
     problems = folder.verify(newest)
     assert len(problems) == len(FILES) - 1
-    assert f"{newest / DATA}: expected a file that can be read, got" in problems[-1]
+    assert f"{newest / DATA}: expected a file that can be read, got" in "".join(problems)
     assert folder.newest_verified(checkpoints) == (checkpoints / "step_00000010", problems)
 
 

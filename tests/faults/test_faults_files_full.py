@@ -202,7 +202,7 @@ def fill_up(run: str) -> list[Any]:
                     break
         names = sorted(path.name for path in target.checkpoints.iterdir())
         whole = [folder.verify(path) for path in folder.finished(target.checkpoints)]
-        for old in (1, 2):
+        for old in (1, 2, 3):
             shutil.rmtree(folder.step_folder(target.checkpoints, old))
         target.save_now(run_state(step))
     return [first, step, names, whole, told.texts]

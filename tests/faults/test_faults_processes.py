@@ -62,6 +62,8 @@ def test_a_signal_saves_the_run_within_seconds_and_the_same_command_goes_on(
             assert "mbrec/trainer.py" not in job.text  # the traces are of torchrun alone
     assert slowest < 6.0
     figure("R10", **{f"{name}_seconds": round(slowest, 2), f"{name}_signals": repeats})
+    if name == "evaluation" and not nightly:
+        return
     step = job.status["step"]
     ends = [f"trainer.steps={step + 20}", "trainer.evaluate_every=null"]
     with Job(tmp_path, tiny_data, [*options, *ends], torchrun=None) as job:
@@ -70,6 +72,7 @@ def test_a_signal_saves_the_run_within_seconds_and_the_same_command_goes_on(
         assert job.status["state"] == "finished"
 
 
+@pytest.mark.nightly
 def test_a_second_signal_ends_the_job_at_once_and_what_was_saved_stays(tiny_data, tmp_path):
     with Job(tmp_path, tiny_data, LONG, torchrun=[]) as job:
         job.wait_for(saved)
@@ -84,12 +87,8 @@ def test_a_second_signal_ends_the_job_at_once_and_what_was_saved_stays(tiny_data
         assert newest is not None
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_is_killed_ends_the_job_and_is_named(
-    tiny_data, tmp_path, figure, nightly, rank
-):
-    if rank == 0 and not nightly:
-        pytest.skip("the long version kills rank 0 as well")
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.nightly), 1])
+def test_a_rank_that_is_killed_ends_the_job_and_is_named(tiny_data, tmp_path, figure, rank):
     with Job(tmp_path, tiny_data, LONG, torchrun=[]) as job:
         job.wait_for(saved)
         ranks = job.ranks()
@@ -123,6 +122,39 @@ def test_a_rank_that_hangs_ends_the_job_after_the_time_out_and_is_named(
         assert gone(job)
     assert seconds < 6 + 5
     figure("R8", time_out_seconds=6, hung_rank_seconds=round(seconds, 2))
+
+
+BROKEN = """
+import os
+import torch.distributed as dist
+from mbrec.balance import MultiBalance
+
+class Broken(MultiBalance):
+    def weigh(self, *args):
+        if self.step == 15 and dist.get_rank() == 1:
+            if os.environ["HOW"] == "exit":
+                os._exit(0)
+            raise RuntimeError("broken on purpose")
+        return super().weigh(*args)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [("exit", "rank 1 no longer"), pytest.param("raise", "on purpose", marks=pytest.mark.nightly)],
+)
+def test_a_rank_that_leaves_or_fails_ends_the_job(tiny_data, tmp_path, monkeypatch, how, told):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("HOW", how)
+    options = [*LONG, "balancer=custom", "balancer._target_=broken.Broken"]
+    with Job(tmp_path, tiny_data, [*options, "runtime.plugins=[broken]"], torchrun=[]) as job:
+        assert job.end(60) != 0
+        assert told in job.text, job.text[-3000:]
+        assert gone(job)
+        newest, _ = folder.newest_verified(job.run / "checkpoint")
+        assert newest is not None
+        assert folder.step_of(newest) == 10
 
 
 def test_a_killed_launcher_leaves_no_process(tiny_data, tmp_path):
