@@ -205,8 +205,12 @@ def check_settings(saved: RunState, config: Config, now: Layout) -> None:
         ValueError: naming each feature that is read in another way than it was.
     """
     current = plain(config)
-    before, here = saved.config["data"]["columns"], current["data"]["columns"]
-    changed = _changed_features(before, here)
+    try:
+        changed = _changed_features(saved.config["data"]["columns"], current["data"]["columns"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"expected the columns of a run in its checkpoint, got none: {error}"
+        ) from error
     if changed:
         raise ValueError(
             "expected the features of the checkpoint, whose ids and scales the model has learned, "
