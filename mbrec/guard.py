@@ -105,7 +105,7 @@ class FiniteGuard(OptimizerWrapper):
             self._optimizer.step(closure=closure)
         elif dense_ok and (hook_ok or not self._hook.decides_together):
             # Overflow below the hook, where only this rank saw it: it ends, and so do the others.
-            raise FloatingPointError(self._describe(self._findings()))
+            raise FloatingPointError(self._describe({dist.get_rank(): self._findings()}))
         else:
             self._leave_out(tables_moved=bool(hook_ok))
 
@@ -121,13 +121,10 @@ class FiniteGuard(OptimizerWrapper):
 
     def _leave_out(self, *, tables_moved: bool) -> None:
         """Go on without the batch, or say why not. A collective."""
-        found = gathered = self._findings()
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            parts: list[list[str]] = [found] * dist.get_world_size()
-            dist.all_gather_object(parts, found)
-            gathered = [text for part in parts for text in part]
-        self.inputs_at_fault = any(text.startswith(_INPUTS) for text in gathered)
-        text = self._describe(gathered)
+        found: list[list[str]] = [self._findings()] * dist.get_world_size()
+        dist.all_gather_object(found, found[0])
+        self.inputs_at_fault = any(t.startswith(_INPUTS) for part in found for t in part)
+        text = self._describe(dict(enumerate(found)))
         # With the hook's verdict no table has moved, on any rank.
         if not tables_moved and self.skipped < self._max_skipped:
             self.skipped += 1
@@ -139,8 +136,19 @@ class FiniteGuard(OptimizerWrapper):
             text += f" No batch can be left out (guard.max_skipped={self._max_skipped}): {reason}."
         self.problem = text
 
-    def _describe(self, found: Sequence[str]) -> str:
-        what = "; ".join(found) or f"a gradient below the representation (rank {dist.get_rank()})"
+    def _describe(self, found: Mapping[int, Sequence[str]]) -> str:
+        """Return the message.
+
+        Args:
+            found: rank -> its findings.
+        """
+        ranks: dict[str, list[str]] = {}
+        for rank, findings in found.items():
+            for text in findings:
+                ranks.setdefault(text, []).append(str(rank))
+        parts = [f"{text} on rank {', '.join(where)}" for text, where in ranks.items()]
+        below = f"a gradient below the representation (seen on rank {dist.get_rank()})"
+        what = "; ".join(parts) or below
         return (
             f"step {self.step_number}: expected finite values, got others: {what}. Nothing of it "
             "has reached a parameter. Look for outliers among the inputs, lower the learning "
@@ -162,13 +170,14 @@ class FiniteGuard(OptimizerWrapper):
         found += [f"{_INPUTS[2]} '{task}'" for task, label_B in labels if _bad(label_B)]
         found += [_INPUTS[3]] if _bad(batch.weights_B) else []
         found += [f"embeddings of feature '{name}'" for name in self._bad_embeddings()]
-        losses = zip(tasks, losses_K.tolist(), strict=True)
-        found += [f"loss {v} of task '{task}'" for task, v in losses if not _finite(v)]
+        losses = dict(zip(tasks, losses_K.tolist(), strict=True))
+        found += [f"loss {v} of task '{task}'" for task, v in losses.items() if not _finite(v)]
         local_KK = self._hook.local_gramian
         if local_KK is not None:
             pairs = zip(tasks, local_KK.diagonal().tolist(), strict=True)
-            found += [f"gradient of task '{task}'" for task, v in pairs if not _finite(v)]
-        return [f"{text} on rank {dist.get_rank()}" for text in found]
+            bad = [task for task, v in pairs if not _finite(v) and _finite(losses[task])]
+            found += [f"gradient of task '{task}'" for task in bad]
+        return found
 
     def _bad_inputs(self, batch: Any) -> list[str]:
         columns = zip(self._inputs, batch.dense_BN.unbind(1), strict=True)

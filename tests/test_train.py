@@ -144,7 +144,7 @@ def test_a_run_that_diverges_stops_and_names_the_step_and_the_task(run, balancer
     arguments += ["optimizer.dense_lr=1e30", "monitor.balance=false"]
     done = command(script, *arguments, cwd=run[0].parents[1])
     assert done.returncode != 0
-    assert re.search(r"step \d: expected a finite .* of task", done.stderr)
+    assert re.search(r"step \d: expected finite .* loss \S+ of task 'ctr' on rank 0", done.stderr)
     assert not (run[0].parent / f"diverged_{balancer}" / "metrics.json").exists()
 
 

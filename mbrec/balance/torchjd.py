@@ -9,6 +9,8 @@ from torch import Tensor
 
 from mbrec.balance.balancer import GramianBalancer
 
+# Beside a trace of 1, and below the noise of products in float32.
+RIDGE = 1e-7
 _PACKAGE = "torchjd.aggregation"
 
 
@@ -72,11 +74,20 @@ class TorchJD(GramianBalancer):
         before = generator.get_state()
         try:
             generator.manual_seed(self.seed + int(self.step))
-            part_K = self._weighting(part_KK / part_KK.trace())
+            part_K = self._weigh_active(part_KK / part_KK.trace())
         finally:
             generator.set_state(before)
         self.step.add_(1)
         return weights_K.index_copy(0, among, part_K.to(weights_K))
+
+    def _weigh_active(self, scaled_KK: Tensor) -> Tensor:
+        try:
+            return self._weighting(scaled_KK)
+        except Exception:
+            # Products in float32 can make the Gramian of opposed gradients indefinite in its last
+            # bits, by the machine, and solvers of quadratic programs refuse that with errors of
+            # their own. What is wrong otherwise fails again.
+            return self._weighting(scaled_KK + RIDGE * torch.eye(len(scaled_KK)).to(scaled_KK))
 
 
 def _find(name: str, arguments: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:

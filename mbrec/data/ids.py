@@ -169,7 +169,8 @@ def _known(
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
     if vocabulary is not None:
-        found = pc.call_function("index_in", [column], pc.SetLookupOptions(vocabulary))
+        sought = _of_type(column, vocabulary.type)
+        found = pc.call_function("index_in", [sought], pc.SetLookupOptions(vocabulary))
         if not found.null_count:
             return found.to_numpy(zero_copy_only=False).astype(np.int64)
         outside = found.is_null().to_numpy(zero_copy_only=False)
@@ -182,6 +183,20 @@ def _known(
     outside = (ids < 0) | (ids >= size)
     kept = np.where(outside, 0, ids).astype(np.int64)
     return _outside(kept, outside, column, feature, where, rows, f"an id in [0, {size})", _RAISE)
+
+
+def _of_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return integers as a vocabulary has them, null where its type cannot hold them."""
+    both = pa.types.is_integer(column.type) and pa.types.is_integer(kind)
+    if not both or pa.types.is_uint64(column.type) == pa.types.is_uint64(kind):
+        return column
+    if pa.types.is_uint64(kind):
+        fits = pc.call_function("greater_equal", [column, pa.scalar(0, column.type)])
+    else:
+        kind, largest = pa.int64(), pa.scalar(2**63 - 1, pa.uint64())
+        fits = pc.call_function("less_equal", [column, largest])
+    nothing = pa.scalar(None, column.type)
+    return pc.call_function("if_else", [fits, column, nothing]).cast(kind)
 
 
 def _outside(

@@ -118,7 +118,12 @@ def test_problems_side_by_side_are_solved_as_if_alone(simplex):
     together = solve(Q, b, simplex=simplex)
     for k in range(4):
         alone = solve(Q[k], b[k], simplex=simplex)
-        torch.testing.assert_close(together[k], alone, rtol=1e-9, atol=1e-9)
+        if torch.linalg.matrix_rank(Q[k]) == len(Q[k]):
+            torch.testing.assert_close(together[k], alone, rtol=1e-9, atol=1e-9)
+        # Along a direction without curvature rounding decides, which differs between machines and
+        # between one problem and several; what is minimised does not depend on it.
+        slopes = (Q[k] @ together[k], Q[k] @ alone)
+        torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-9)
 
 
 @proven

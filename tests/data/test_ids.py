@@ -96,6 +96,22 @@ def outcome(*args: Any) -> Any:
     return ids.tolist()
 
 
+@pytest.mark.parametrize(
+    ("ids", "known", "expected"),
+    [
+        (pa.array([7, 2**63, 5], pa.uint64()), pa.array([5, -3, 7]), [2, 3, 0]),
+        (pa.array([7, -1, 5], pa.int8()), pa.array([5, 2**63, 7], pa.uint64()), [2, 3, 0]),
+        (pa.array([7, 2**63], pa.uint64()), pa.array([5, 2**63], pa.uint64()), [2, 1]),
+    ],
+)
+def test_ids_beyond_the_type_of_the_vocabulary_are_outside_of_it(ids, known, expected):
+    feature = Categorical(len(known), vocabulary="v.parquet", out_of_vocabulary=OOV)
+    assert encode_ids(ids, feature, WHERE, known).tolist() == expected
+    strict = replace(feature, out_of_vocabulary=ERROR)
+    with pytest.raises(ValueError, match=r"row group 3, row [01], column 'c'"):
+        encode_ids(ids, strict, WHERE, known)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_id_is_the_row_that_the_policy_says(data: st.DataObject) -> None:

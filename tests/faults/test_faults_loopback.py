@@ -201,7 +201,7 @@ def test_while_a_job_runs_it_listens_on_loopback_alone(job, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [1, 1, 1, 0], ids=["1", "1_again", "1_once_more", "0"])
+@pytest.mark.parametrize("victim", [pytest.param(1, marks=pytest.mark.nightly), 0])
 def test_a_job_whose_rank_was_killed_starts_again_and_ends_well(victim, job, tmp_path):
     process = job(victim, "--max-restarts", "1")
     process.wait(timeout=240)
