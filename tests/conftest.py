@@ -51,10 +51,10 @@ def nightly(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def fault_seed(request: pytest.FixtureRequest) -> int:
-    """A seed of this run, printed where a test fails; `--fault-seed N` replays it."""
+    """A seed of this run, printed where a test fails; `--fault-seed=N` replays it."""
     given = request.config.option.fault_seed
     seed = int.from_bytes(os.urandom(4), "little") if given is None else given
-    print(f"replay with --fault-seed {seed}")
+    print(f"replay with --fault-seed={seed}")
     return seed
 
 

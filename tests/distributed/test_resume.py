@@ -93,9 +93,8 @@ def undisturbed(tiny_data, tmp_path_factory):
     return run_ranks(run, 2, ranks, str(tiny_data), str(ranks / "run"), JOB, None)
 
 
-@pytest.mark.faults
 @pytest.mark.slow
-@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("background", [pytest.param(True, marks=pytest.mark.faults), False])
 def test_three_pieces_of_a_run_are_the_run_to_the_last_bit(
     undisturbed, tiny_data, tmp_path, background, figure
 ):

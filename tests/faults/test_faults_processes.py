@@ -111,7 +111,7 @@ def test_a_rank_that_is_killed_ends_the_job_and_is_named(tiny_data, tmp_path, fi
 def test_a_rank_that_hangs_ends_the_job_after_the_time_out_and_is_named(
     tiny_data, tmp_path, figure
 ):
-    options = [*LONG, "runtime.timeout_s=6"]
+    options = [*LONG, "runtime.timeout_s=4"]
     with Job(tmp_path, tiny_data, options, torchrun=[]) as job:
         job.wait_for(saved)
         start = time.monotonic()
@@ -120,8 +120,8 @@ def test_a_rank_that_hangs_ends_the_job_after_the_time_out_and_is_named(
         seconds = time.monotonic() - start
         assert "rank 1 no longer answers" in job.text, job.text[-3000:]
         assert gone(job)
-    assert seconds < 6 + 5
-    figure("R8", time_out_seconds=6, hung_rank_seconds=round(seconds, 2))
+    assert seconds < 4 + 5
+    figure("R8", time_out_seconds=4, hung_rank_seconds=round(seconds, 2))
 
 
 BROKEN = """
