@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import timedelta
@@ -79,12 +80,15 @@ class Saver:
         self.wait()
         if state.step == self.last_step:
             return
+        begun = time.perf_counter()
         found = {"": tensors.collect(self._model, self._optimizer)}
         if not self._background:
-            self._finish(state.step, self._write(state, found[""]))
+            self._finish(state.step, self._write(state, found[""], 0.0))
             return
         staged: dict[str, Tensors] = BlockingAsyncStager().stage(found)
-        self._under_way = state.step, _in_background(lambda: self._write(state, staged[""]))
+        # So long training has stood still.
+        copied = time.perf_counter() - begun
+        self._under_way = state.step, _in_background(lambda: self._write(state, staged[""], copied))
 
     def wait(self) -> None:
         """Wait for the save under way.
@@ -122,8 +126,9 @@ class Saver:
         if self.failures >= MAX_FAILURES:
             raise OSError(f"{self.failures} checkpoints in a row could not be written: {problem}")
 
-    def _write(self, state: RunState, found: Tensors) -> str | None:
+    def _write(self, state: RunState, found: Tensors, copied: float) -> str | None:
         """Write a checkpoint; return what went wrong, on every rank the same."""
+        begun = time.perf_counter()
         target = folder.step_folder(self.checkpoints, state.step)
         unfinished = target.with_name(target.name + folder.UNFINISHED)
         problem = self._agree(lambda: self._prepare(unfinished, target, found))
@@ -133,6 +138,15 @@ class Saver:
             problem = self._publish(state, unfinished, target)
         if problem is not None:
             self._give_up(state.step, unfinished, problem)
+        elif dist.get_rank(self._group) == 0:
+            size, written = folder.size(target) / 1e6, time.perf_counter() - begun
+            log.info(
+                "saved %s: %.1f MB, copied in %.3f s, %.2f s to the disk",
+                target,
+                size,
+                copied,
+                written,
+            )
         return problem
 
     def _prepare(self, unfinished: Path, target: Path, found: Tensors) -> None:
