@@ -17,7 +17,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from mbrec import distributed, optim, resume, sharding
 from mbrec.balance import BalanceHook, Balancer
-from mbrec.config import Boundary, Config
+from mbrec.config import Config
 from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader
 from mbrec.data.parquet import ParquetReader
@@ -28,6 +28,7 @@ from mbrec.instantiate import instantiate
 from mbrec.interrupt import Interrupt
 from mbrec.metrics import TaskMetrics
 from mbrec.model import Heads, Outputs, Ranker, SharedBottom, TableGuard, count_parameters
+from mbrec.model_settings import Boundary
 from mbrec.modules.categorical import CategoricalModule
 from mbrec.modules.numerical import NumericalModule
 from mbrec.monitor import Monitor

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mbrec import config as configuration
 from mbrec.errors import plain_errors
+from mbrec.model_settings import Boundary
 
 
 def check(overrides: list[str]) -> Path | None:
@@ -100,7 +101,7 @@ def _check_balancer(config: configuration.Config) -> None:
         key="balancer._target_",
         num_tasks=len(config.tasks),
     )
-    below = config.hook.at is not configuration.Boundary.representation
+    below = config.hook.at is not Boundary.representation
     # Any module will do: the real one is made on each rank.
     BalanceHook(balancer, parameters=nn.Linear(1, 1) if below else None, lag=config.hook.lag)
 

@@ -1,12 +1,12 @@
 """The typed schema of the configuration. Imports nothing heavy: `--help` reads it.
 
 A task, a column and the synthetic world are their own schema (`Task`, `Columns`, `Synthetic`);
-here are the settings that belong to no such object. Only `mbrec.build` reads a `Config`.
+here are the settings that belong to no such object. Who may read a `Config` is in
+`mbrec.build`.
 """
 
 import os
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mbrec.checkpoint.settings import Checkpoints, Resume
 from mbrec.data.schema import Columns, Order
 from mbrec.data.synthetic import Synthetic
 from mbrec.explosion import Guard
+from mbrec.model_settings import Hook, Model
 from mbrec.tasks import Reduction, Task
 
 
@@ -50,78 +51,6 @@ class Data:
         _check_at_least(0, self, "shuffle_rows", "num_workers")
 
 
-class Sharding(Enum):
-    """Where an embedding table is, in TorchRec's terms.
-
-    `table_wise` keeps it whole on one rank, `row_wise` splits its rows among all, and
-    `data_parallel` keeps a copy and a dense gradient on each, for small tables.
-    """
-
-    table_wise = "table_wise"
-    row_wise = "row_wise"
-    column_wise = "column_wise"
-    data_parallel = "data_parallel"
-
-
-@dataclass
-class Model:
-    """The shared bottom.
-
-    Attributes:
-        embedding_dim: width of each embedding table that does not set its own.
-        numerical: widths of the numerical module's layers.
-        interaction: a `_target_` node, called with the width of its input.
-        sharding: table -> where it is; the planner chooses for the others.
-    """
-
-    embedding_dim: int = 32
-    numerical: list[int] = field(default_factory=lambda: [64])
-    interaction: dict[str, Any] = field(default_factory=dict)
-    sharding: dict[str, Sharding] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for table, kind in self.sharding.items():
-            if kind is Sharding.column_wise:
-                raise ValueError(
-                    f"expected model.sharding.{table} to be table_wise, row_wise or data_parallel, "
-                    "got column_wise: row-wise Adagrad keeps one momentum a row, column-wise "
-                    "shards would keep one each, and train another model than one rank does"
-                )
-
-
-class Boundary(Enum):
-    """Whose K gradients are balanced."""
-
-    representation = "representation"
-    interaction = "interaction"
-    numerical = "numerical"
-    categorical = "categorical"
-
-
-@dataclass
-class Hook:
-    """The hook between the shared bottom and the heads.
-
-    Attributes:
-        at: the representation, or the parameters of a module below it (the baselines of the
-            paper's Table 2; `categorical` is refused, as there).
-        lag: 1 merges with the weights of the step before, and hides the collective.
-    """
-
-    at: Boundary = Boundary.representation
-    lag: int = 0
-
-    def __post_init__(self) -> None:
-        if self.at is Boundary.categorical:
-            raise ValueError(
-                "expected hook.at to be representation, interaction or numerical, got categorical: "
-                "a fused table applies each row's gradient inside backward, so its K gradients "
-                "never exist side by side (the N/A of the paper's Table 2)"
-            )
-        if self.lag not in (0, 1):
-            raise ValueError(f"expected hook.lag to be 0 or 1, got {self.lag}")
-
-
 @dataclass
 class Optimizer:
     """Row-wise Adagrad for the tables, Adam for the rest.
@@ -139,7 +68,10 @@ class Optimizer:
     warmup_steps: int = 5
 
     def __post_init__(self) -> None:
-        _check_at_least(0, self, "table_lr", "table_eps", "dense_lr", "warmup_steps")
+        _check_at_least(0, self, "table_lr", "dense_lr", "warmup_steps")
+        if not self.table_eps > 0:
+            # A gradient of zero on a row that was never met would be 0 / 0.
+            raise ValueError(f"expected table_eps to be positive, got {self.table_eps}")
 
 
 @dataclass
@@ -277,6 +209,8 @@ def parse(node: DictConfig) -> Config:
     if best is not None and best.rpartition(".")[0] not in config.tasks:
         tasks = ", ".join(config.tasks)
         raise ValueError(f"expected a task ({tasks}) in checkpoint.best, got {best}")
+    if config.checkpoint.patience is not None and config.trainer.evaluate_every is None:
+        raise ValueError("expected trainer.evaluate_every with checkpoint.patience, got null")
     return config
 
 

@@ -60,8 +60,9 @@ def start(*, timeout_s: int = 600) -> Runtime:
     world_size = int(os.environ["WORLD_SIZE"])
     local_world_size = int(os.environ.setdefault("LOCAL_WORLD_SIZE", str(world_size)))
     if local_world_size == world_size and sys.platform == "linux":
-        # On one machine gloo needs no other interface, and listens on none.
+        # On one machine no other interface is needed, and none is listened on.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
     device = torch.device("cpu")
     if cuda:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -6,8 +6,10 @@ He et al. 2024 mark such runs "NEX" in their Table 3.
 import math
 import statistics
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 # With fewer values before, nothing is called normal yet.
 MIN_VALUES = 20
@@ -124,6 +126,26 @@ class ExplosionGuard:
                 self._first.pop(name, None)
                 normal.append(value)
         return alarm
+
+    def state(self) -> dict[str, list[float]]:
+        """Return what is normal: the last values of each figure."""
+        return {name: list(values) for name, values in self._normal.items()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on with what `state` returned.
+
+        Raises:
+            ValueError: if that are no finite numbers.
+        """
+        for name, values in state.items():
+            good = isinstance(values, list) and all(
+                isinstance(v, float | int) and math.isfinite(v) for v in values
+            )
+            if not good:
+                raise ValueError(
+                    f"expected finite numbers as the normal {name}, got {values!r:.100}"
+                )
+            self._normal[name] = deque(values, maxlen=self._window)
 
     def not_finite(self, step: int) -> Explosion:
         """Return the alarm of a step whose loss or gradient was not finite at all."""

@@ -9,6 +9,9 @@ Three places look, none of which adds a collective:
 * `FiniteGuard`, before the dense optimizer steps: gradients are summed over the ranks by then, and
   one that is not finite on one rank is so on all.
 
+Weights of ids multiply gradients inside the tables, behind all of these; the reader refuses those
+that are not finite.
+
 Shapes: B batch, D width of all embeddings.
 """
 
@@ -22,12 +25,12 @@ from torch import Tensor, nn
 from torchrec.optim.keyed import CombinedOptimizer, OptimizerWrapper
 
 from mbrec.balance import BalanceHook
-from mbrec.model import Heads, TableGuard
+from mbrec.model import LARGEST_GRADIENT, Heads, TableGuard
 
 log = logging.getLogger(__name__)
 
 # How findings begin that were in the batch already.
-_INPUTS = ("numerical feature", "weights of the ids of feature", "labels of task", "sample weights")
+_INPUTS = ("numerical feature", "labels of task", "sample weights")
 
 
 class FiniteGuard(OptimizerWrapper):
@@ -95,7 +98,7 @@ class FiniteGuard(OptimizerWrapper):
             FloatingPointError: on a rank that alone knows of a value that is not finite.
         """
         hook_ok, tables_ok, largest, loss, norm = self._look()
-        dense_ok = -torch.inf < largest < torch.inf
+        dense_ok = largest < LARGEST_GRADIENT
         self.last_skipped = not (hook_ok and tables_ok and dense_ok)
         if not self.last_skipped:
             self.figures = {"loss": loss, "gradient norm": norm}
@@ -161,14 +164,9 @@ class FiniteGuard(OptimizerWrapper):
         batch, losses_K = self._heads.seen
         tasks = list(self._heads.mlps)
         found = [f"{_INPUTS[0]} '{name}'" for name in self._bad_inputs(batch)]
-        found += [
-            f"{_INPUTS[1]} '{name}'"
-            for name in self._features
-            if _bad(batch.sparse[name].weights_or_none())
-        ]
         labels = zip(tasks, batch.labels_BK.unbind(1), strict=True)
-        found += [f"{_INPUTS[2]} '{task}'" for task, label_B in labels if _bad(label_B)]
-        found += [_INPUTS[3]] if _bad(batch.weights_B) else []
+        found += [f"{_INPUTS[1]} '{task}'" for task, label_B in labels if _bad(label_B)]
+        found += [_INPUTS[2]] if _bad(batch.weights_B) else []
         found += [f"embeddings of feature '{name}'" for name in self._bad_embeddings()]
         losses = dict(zip(tasks, losses_K.tolist(), strict=True))
         found += [f"loss {v} of task '{task}'" for task, v in losses.items() if not _finite(v)]

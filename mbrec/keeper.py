@@ -22,7 +22,7 @@ from mbrec.checkpoint.saver import Saver
 from mbrec.checkpoint.settings import Checkpoints, find_best
 from mbrec.checkpoint.state import RunState, fingerprint
 from mbrec.explosion import Explosion
-from mbrec.trainer import History, Progress
+from mbrec.progress import History, Progress
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class RunKeeper:
         run: the folder.
         kept: what is saved.
         settings: when, and how much.
+        load: fills the model and its optimizers from a checkpoint that verified.
         failed: called when too many saves have failed in a row.
         timeout: for a rank that does not answer.
     """
@@ -66,10 +67,13 @@ class RunKeeper:
         run: Path,
         kept: Kept,
         settings: Checkpoints,
+        *,
+        load: Callable[[Path], object],
         failed: Callable[[str], None],
         timeout: timedelta,
     ) -> None:
         self._run, self._kept, self._settings = run, kept, settings
+        self._load = load
         self.saver = Saver(
             run / "checkpoint",
             kept.model,
@@ -93,15 +97,28 @@ class RunKeeper:
         save = self.saver.save_now if now else self.saver.save
         save(self._state(progress))
 
+    def wait(self) -> None:
+        """Wait for the save under way.
+
+        Raises:
+            OSError: if too many have failed in a row.
+        """
+        self.saver.wait()
+
     def evaluated(self, progress: Progress) -> None:
         """Take note of the last evaluation of a history; save if it is the best."""
         if (name := self._settings.best) is None:
             return
         best = find_best(progress.history, name)
-        if best is not None and best.step == progress.step:
-            self.save(progress, now=True)
-            self.saver.mark_best(best, name)
-        elif self.is_enough(progress.history) and best is not None and dist.get_rank() == 0:
+        if best is None:
+            if dist.get_rank() == 0:
+                log.warning("no evaluation has %s yet; no checkpoint is kept as the best", name)
+        elif best.step == progress.step:
+            self.save(progress)
+            self.wait()
+            if self.saver.last_step == progress.step:
+                self.saver.mark_best(best, name)
+        elif self.is_enough(progress.history) and dist.get_rank() == 0:
             log.info("%s was best after step %d; stopping early", name, best.step)
 
     def is_enough(self, history: History) -> bool:
@@ -112,7 +129,7 @@ class RunKeeper:
         best = find_best(history, name)
         return best is not None and best.since >= patience
 
-    def roll_back(self, explosion: Explosion, *, load: bool) -> bool:
+    def roll_back(self, explosion: Explosion, *, load: bool) -> int | None:
         """Put aside what an explosion may have spoilt; load the last sound checkpoint.
 
         The data goes on from where it is: the rows on which training exploded are not met again.
@@ -122,18 +139,17 @@ class RunKeeper:
             load: load the last sound checkpoint, if there is one.
 
         Returns:
-            whether one was loaded.
+            the step that was loaded, or None.
         """
-        self.saver.wait()
+        self.wait()
         source = restore.roll_back(self._run, explosion.first - STEPS_BEFORE)
         self.saver.last_step = None if source is None else folder.step_of(source)
         if source is None or not load:
-            return False
-        kept = self._kept
-        restore.load(source, kept.model, kept.hook, kept.optimizer, kept.layout)
+            return None
+        self._load(source)
         if dist.get_rank() == 0:
             log.warning("%s; ROLLED BACK to %s, going on with later rows", explosion, source)
-        return True
+        return folder.step_of(source)
 
     def _state(self, progress: Progress) -> RunState:
         kept, layout = self._kept, self._kept.layout
@@ -153,7 +169,7 @@ class RunKeeper:
             learning_rates=progress.learning_rates,
             random=[random_state()],
             balancer={"class": type(balancer).__name__, **by_task},
-            guard={"skipped": progress.skipped},
+            guard={"skipped": progress.skipped, "normal": progress.normal},
             history=list(progress.history),
             config=kept.config,
             schema_hash=fingerprint(kept.config["data"]["columns"]),

@@ -3,9 +3,10 @@
 Shapes: K tasks, S steps, P numbers kept of a step.
 """
 
+import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,14 @@ from mbrec.metrics import TaskMetrics
 from mbrec.model import Outputs
 from mbrec.unknown import UnknownIds
 
+log = logging.getLogger(__name__)
+
 
 class Monitor:
     """Keeps each step's scalars on the device and writes them every few steps.
 
-    Only rank 0 writes; NE and calibration are of the rows since the last writing, on all ranks.
+    Only rank 0 writes them; NE and calibration are of the rows since the last writing, on all
+    ranks.
 
     Args:
         tasks: names, in row order.
@@ -48,6 +52,10 @@ class Monitor:
         progress: show one.
         first_step: steps done before, by the run that is resumed; what that one wrote of later
             steps is hidden.
+
+    Attributes:
+        rows_per_second: of training so far.
+        flushed: called at each writing.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class Monitor:
     ) -> None:
         self.tasks = list(tasks)
         self.rows_per_second = 0.0
+        self.flushed: Callable[[], None] = lambda: None
         self._hook, self._metrics, self._unknown = hook, metrics, unknown
         self._every, self._rows_per_step = every, rows_per_step
         self._writer = FileWriter(str(folder)) if dist.get_rank() == 0 else None
@@ -123,6 +132,7 @@ class Monitor:
             self._unknown.update(outputs.unknown_2C)
         self._write(last, {f"out_of_vocabulary/{n}": s for n, s in self._unknown.compute().items()})
         self._show(dict(zip(figures, rows[-1], strict=True)))
+        self.flushed()
         self._steps, self._outputs = [], []
         self._since = time.perf_counter()
 
@@ -165,8 +175,7 @@ class Monitor:
 
     def close(self) -> None:
         """Finish the files."""
-        if self._writer:
-            self._writer.close()
+        self._on_disk(lambda writer: writer.close())
 
     def _pack(self, outputs: Outputs) -> Tensor:
         """Return what a step's figures are computed from: one operation, no sync."""
@@ -224,7 +233,17 @@ class Monitor:
             for tag, value in scalars.items()
             if value is not None
         ]
-        self._writer.add_summary(Summary(value=values), step, wall_time)
+        self._on_disk(lambda w: w.add_summary(Summary(value=values), step, wall_time))
+
+    def _on_disk(self, part: Callable[[FileWriter], object]) -> None:
+        """Write with TensorBoard's writer, until that cannot: a full disk is no reason to stop."""
+        if self._writer is None:
+            return
+        try:
+            part(self._writer)
+        except OSError as error:
+            self._writer = None
+            log.warning("TensorBoard's files could not be written, and end here: %s", error)
 
 
 def progress_bar(name: str, total: int, *, shown: bool, done: int = 0) -> "tqdm[Any]":

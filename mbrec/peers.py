@@ -39,20 +39,49 @@ def introduce(store: Store, rank: int) -> None:
     store.set(f"process/{rank}", f"{socket.gethostname()} {os.getpid()}")
 
 
+def suspects(store: Store, silent: list[int]) -> list[int]:
+    """Return those of the silent ranks that are surely gone or stopped; all, if none surely is.
+
+    The others may only be busy: they have not come to the collective that failed.
+    """
+    sure = [rank for rank in silent if _state(_process(store, rank)) in ("gone", "T", "Z")]
+    return sure or silent
+
+
 def end_hung(store: Store, ranks: list[int]) -> None:
-    """Kill those of the silent ranks that torchrun started beside this one.
+    """Kill those of the ranks that torchrun started beside this one.
 
     The job is over, and torchrun would wait half a minute for one that is stopped. A process that
     torchrun did not start, whose number one of them may have had, is left alone.
     """
     for rank in ranks:
-        if not store.check([f"process/{rank}"]):
-            continue
-        host, _, pid = store.get(f"process/{rank}").decode().rpartition(" ")
+        pid = _process(store, rank)
         with suppress(OSError):
-            parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
-            if host == socket.gethostname() and int(parent) == os.getppid():
-                os.kill(int(pid), signal.SIGKILL)
+            if pid is not None and _stat(pid)[1] == str(os.getppid()):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _process(store: Store, rank: int) -> int | None:
+    """Return the number of a rank's process, if it is on this machine."""
+    if not store.check([f"process/{rank}"]):
+        return None
+    host, _, pid = store.get(f"process/{rank}").decode().rpartition(" ")
+    return int(pid) if host == socket.gethostname() else None
+
+
+def _state(pid: int | None) -> str:
+    """Return the state of a process as the kernel calls it; "gone", or "" where nobody knows."""
+    if pid is None:
+        return ""
+    try:
+        return _stat(pid)[0]
+    except OSError:
+        return "gone"
+
+
+def _stat(pid: int) -> list[str]:
+    """Return state, parent and more of a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def silent_ranks(store: Store, rank: int, world_size: int) -> list[int] | None:
@@ -75,33 +104,57 @@ def silent_ranks(store: Store, rank: int, world_size: int) -> list[int] | None:
 
 @contextmanager
 def named_failures(store: Store, rank: int, world_size: int) -> Iterator[None]:
-    """Turn the failure of another process into an error that names it.
+    """Tell the other ranks why this one fails; turn what another one's failure does into its name.
 
     Raises:
-        ConnectionError: naming the ranks that do not answer.
+        ConnectionError: naming the ranks that do not answer, or what another one has told.
         ChildProcessError: if a reader process has died.
     """
     try:
         yield
-    except RuntimeError as error:
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if reason.startswith("DataLoader worker"):
-            raise ChildProcessError(
+            told: Exception | None = ChildProcessError(
                 f"{reason}; a reader process that is killed has mostly taken too much memory: "
                 "lower data.num_workers or data.shuffle_rows"
-            ) from error
-        if not isinstance(error, dist.DistError) and not _OF_GLOO.search(str(error)):
+            )
+        elif _is_of_collective(error):
+            told = _failure_of_another(store, rank, world_size, reason)
+        else:
+            told = None
+        if told is not None and isinstance(told, ConnectionError):
+            raise told from error
+        with suppress(RuntimeError):  # nobody can be told without a store
+            store.set(f"failed/{rank}", str(told or error)[:1000])
+        if told is None:
             raise
-        silent = silent_ranks(store, rank, world_size)
-        if silent is None:
-            raise ConnectionError(
-                f"torchrun no longer answers, or the rank 0 whose store the ranks share ({reason})"
-            ) from error
-        if not silent:
-            raise
-        end_hung(store, silent)
-        names = ", ".join(map(str, silent))
-        raise ConnectionError(
-            f"rank {names} no longer answers: it has died, is stopped, or took longer than "
-            f"runtime.timeout_s ({reason:.200})"
-        ) from error
+        raise told from error
+
+
+def _is_of_collective(error: Exception) -> bool:
+    if not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, dist.DistError) or bool(_OF_GLOO.search(str(error)))
+
+
+def _failure_of_another(
+    store: Store, rank: int, world_size: int, reason: str
+) -> ConnectionError | None:
+    silent = silent_ranks(store, rank, world_size)
+    if silent is None:
+        return ConnectionError(
+            f"torchrun no longer answers, or the rank 0 whose store the ranks share ({reason})"
+        )
+    for other in range(world_size):
+        if other not in silent and (text := store.get(f"failed/{other}").decode()):
+            return ConnectionError(f"rank {other} has failed: {text}")
+    if not silent:
+        return None
+    found = suspects(store, silent)
+    end_hung(store, found)
+    names = ", ".join(map(str, found))
+    return ConnectionError(
+        f"rank {names} no longer answers: it has died, is stopped, or took longer than "
+        f"runtime.timeout_s ({reason:.200})"
+    )

@@ -1,5 +1,6 @@
 """The folder of a run, and the checkpoint that it goes on from."""
 
+import fcntl
 import logging
 import os
 import time
@@ -7,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import IO, Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -30,6 +31,9 @@ from mbrec.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+# A lock lasts as long as its file is open.
+_locks: list[IO[str]] = []
+
 # Settings that say how a run is carried out, not what it computes.
 OUTSIDE = ("run.", "resume.", "monitor.", "runtime.", "checkpoint.")
 
@@ -47,16 +51,34 @@ def run_folder(config: Config, runtime: Runtime) -> Path:
             "to find the run that it goes on with"
         )
     folder = Path(config.run.folder) / (name or time.strftime("%Y-%m-%d_%H-%M-%S"))
-    begun = (folder / "checkpoint").exists() and config.resume.path == "none"
-    chosen = [(folder, begun or (folder / "metrics.json").exists())]
+    chosen = [(folder, "")]
+    if runtime.rank == 0:
+        begun = (folder / "checkpoint").exists() and config.resume.path == "none"
+        if begun or (folder / "metrics.json").exists():
+            chosen = [(folder, f"{folder} holds one")]
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not _lock(folder):
+                chosen = [(folder, f"another job is writing to {folder} (see status.json there)")]
     dist.broadcast_object_list(chosen, src=0)
     ((folder, taken),) = chosen
     if taken:
-        raise ValueError(f"expected a new run, got run.name={folder.name}: {folder} holds one")
-    if runtime.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-    dist.barrier()
+        raise ValueError(f"expected a new run, got run.name={folder.name}: {taken}")
     return folder
+
+
+def _lock(folder: Path) -> bool:
+    """Keep other jobs out of a run's folder while this process lives; return whether that is so."""
+    file = (folder / ".lock").open("a")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        return False
+    except OSError as error:
+        log.warning("%s cannot be locked against other jobs: %s", folder, error)
+    _locks.append(file)
+    return True
 
 
 def source(config: Config, run: Path) -> Path | None:
@@ -166,7 +188,14 @@ def keeper(
         sharded.model, sharded.hook, sharded.optimizer, layout(config, sharded), plain(config)
     )
     timeout = timedelta(seconds=config.runtime.timeout_s)
-    made = RunKeeper(run, kept, config.checkpoint, interrupt.request, timeout)
+    made = RunKeeper(
+        run,
+        kept,
+        config.checkpoint,
+        load=lambda found: load(config, sharded, found),
+        failed=interrupt.request,
+        timeout=timeout,
+    )
     if source is not None and source.parent == run / "checkpoint":
         made.saver.last_step = checkpoints.step_of(source)
     return made
@@ -179,7 +208,9 @@ def go_on(trainer: Trainer, saved: RunState, runtime: Runtime) -> None:
         ValueError: if the position is in other rows.
     """
     trainer.step, trainer.history = saved.step, list(saved.history)
-    trainer.guard.skipped = saved.guard.get("skipped", 0)
+    trainer.guard.skipped = int(saved.guard.get("skipped", 0))
+    if trainer.explosion is not None:
+        trainer.explosion.load(saved.guard.get("normal", {}))
     trainer.loader.reader.resume(saved.position)
     trainer.start_within_epoch()
     if saved.world_size == runtime.world_size:

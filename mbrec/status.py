@@ -12,6 +12,8 @@ from mbrec.report import write_json
 NAME = "status.json"
 # As EX_TEMPFAIL of sysexits.h: the same command goes on.
 RESUMABLE_EXIT_CODE = 75
+# So old the file gets while training goes on.
+SECONDS = 10.0
 
 
 class Stepping(Protocol):
@@ -36,6 +38,7 @@ class Status:
         self._path = folder / NAME if rank == 0 else None
         self._trainer: Stepping | None = None
         self.state = "starting"
+        self._written = 0.0
         self.write("starting")
 
     @property
@@ -48,6 +51,11 @@ class Status:
         self._trainer = trainer
         self.write("running")
 
+    def refresh(self) -> None:
+        """Write the steps done, now and then: who looks sees that the run is alive."""
+        if time.monotonic() - self._written > SECONDS:
+            self.write(self.state)
+
     def write(self, state: str, *, reason: str = "") -> None:
         """Write it.
 
@@ -56,6 +64,7 @@ class Status:
             reason: why the run does not go on.
         """
         self.state = state
+        self._written = time.monotonic()
         if self._path is not None:
             content = {"state": state, "step": self.step, "reason": reason}
             write_json(self._path, {**content, "time": time.time(), "pid": os.getpid()})

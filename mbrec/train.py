@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ def train(node: DictConfig) -> None:
     introduce(runtime.store, runtime.rank)
     folder = resume.run_folder(config, runtime)
     status = Status(folder, runtime.rank)
-    with named_failures(runtime.store, runtime.rank, runtime.world_size), status.of_failure():
+    with status.of_failure(), named_failures(runtime.store, runtime.rank, runtime.world_size):
         try:
             _fit(config, runtime, folder, interrupt, status)
         except Interrupted as stop:
@@ -52,7 +53,10 @@ def train(node: DictConfig) -> None:
             if runtime.rank == 0:
                 print(f"{state}: stopped by {stop} after step {status.step}, see {folder}")
         dist.barrier()
-    if status.state == "resumable":
+    if status.state == "stopped":
+        raise SystemExit(1)
+    # torchrun would start a process again that does not end with 0.
+    if status.state == "resumable" and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
         raise SystemExit(RESUMABLE_EXIT_CODE)
 
 
@@ -68,10 +72,12 @@ def _fit(
     log.info(report.parameter_table(sharded.parameters))
     if runtime.rank == 0:
         # With what the data set filled in: the model is scored with the same numbers.
-        OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
+        OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml.tmp")
+        (folder / "config.yaml.tmp").rename(folder / "config.yaml")
         # Another data set, or the same prepared again, may give the same words other ids.
         save_vocabularies(config.data.columns, trainer.loader.reader.store, folder)
     status.follow(trainer)
+    trainer.monitor.flushed = status.refresh
     final = trainer.fit()
     if runtime.rank == 0:
         summary = {

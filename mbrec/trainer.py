@@ -1,8 +1,9 @@
 """The training loop. It knows no task, balancer or column by name."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import NoReturn
 
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
@@ -18,59 +19,9 @@ from mbrec.interrupt import Interrupt, Interrupted
 from mbrec.model import Outputs
 from mbrec.monitor import Monitor
 from mbrec.optim import Warmup, learning_rates
+from mbrec.progress import History, Keeper, Progress
 
-History = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where training stands, beside the tensors.
-
-    Attributes:
-        step: steps done.
-        position: which rows of the epoch are unread.
-        learning_rates: of the last step, by optimizer.
-        history: the evaluations: {"step", "tasks"}.
-        skipped: batches that were left out.
-    """
-
-    step: int
-    position: dict[str, Any]
-    learning_rates: dict[str, float]
-    history: History
-    skipped: int
-
-
-class Keeper(Protocol):
-    """Saves a run. Every call is a collective."""
-
-    def is_due(self, step: int) -> bool:
-        """Return whether a periodic save is due after a step."""
-        ...
-
-    def save(self, progress: Progress, *, now: bool = False) -> None:
-        """Save; in the background perhaps, or with `now` until it is on the disk."""
-        ...
-
-    def evaluated(self, progress: Progress) -> None:
-        """Take note of the last evaluation of a history; save if it is the best."""
-        ...
-
-    def is_enough(self, history: History) -> bool:
-        """Return whether the evaluations have stopped to get better."""
-        ...
-
-    def roll_back(self, explosion: Explosion, *, load: bool) -> bool:
-        """Put aside what an explosion may have spoilt; load the last sound checkpoint.
-
-        Args:
-            explosion: the alarm.
-            load: load it, if there is one.
-
-        Returns:
-            whether one was loaded.
-        """
-        ...
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -115,6 +66,7 @@ class Trainer:
     step: int = 0
     history: History = field(default_factory=list)
     _taken: int = field(default=0, init=False)
+    _due: bool = field(default=False, init=False)
     _next_epoch: int = field(default=0, init=False)
     _resumed: bool = field(default=False, init=False)
 
@@ -132,8 +84,9 @@ class Trainer:
         self.model.train()
         try:
             self._fit()
-        except Interrupted:
-            self._save(now=True)
+        except Interrupted as stop:
+            log.info("%s: stopping after step %d", stop, self.step)
+            self._save_at_stop()
             raise
         finally:
             self.monitor.close()
@@ -206,20 +159,23 @@ class Trainer:
             self.monitor.skip(self.step, self.guard.skipped)
             if self.guard.problem is not None:
                 if self.explosion is None or self.guard.inputs_at_fault:
-                    raise FloatingPointError(self.guard.problem)
+                    self._stop(self.guard.problem)
                 alarm = self.explosion.not_finite(self.step)
         if alarm is not None:
             self._live_through(alarm)
-        suspicious = self.explosion is not None and self.explosion.suspicious
-        if self.keeper is not None and self.keeper.is_due(self.step) and not suspicious:
-            self._save()
+        if self.keeper is not None:
+            # What may be exploding is not saved; the save is made up for at the next calm step.
+            self._due = self._due or self.keeper.is_due(self.step)
+            if self._due and not self._is_suspicious:
+                self._save()
 
     def _live_through(self, alarm: Explosion) -> None:
         """Roll back to a checkpoint from before, or stop."""
         assert self.explosion is not None
         load = self.max_rollbacks > 0
-        if self.keeper is None or not self.keeper.roll_back(alarm, load=load):
-            raise FloatingPointError(
+        loaded = None if self.keeper is None else self.keeper.roll_back(alarm, load=load)
+        if loaded is None:
+            self._stop(
                 self.guard.problem
                 or f"step {self.step}: {alarm}. Lower the learning rates, look at the rows of "
                 "these steps, or let guard.explosion=rollback go on from the last sound checkpoint"
@@ -227,8 +183,28 @@ class Trainer:
         self.max_rollbacks -= 1
         self.guard.problem = None
         self.explosion.reset()
+        # Evaluations of a model that is no longer there.
+        self.history[:] = [entry for entry in self.history if entry["step"] <= loaded]
+
+    def _stop(self, why: str) -> NoReturn:
+        """Stop, on every rank, once the save under way is on the disk."""
+        if self.keeper is not None:
+            self.keeper.wait()
+        raise FloatingPointError(why)
+
+    @property
+    def _is_suspicious(self) -> bool:
+        return self.explosion is not None and self.explosion.suspicious
+
+    def _save_at_stop(self) -> None:
+        if not self._is_suspicious:
+            self._save(now=True)
+        elif self.keeper is not None:
+            log.warning("not saved: training may be exploding; the checkpoint before is kept")
+            self.keeper.wait()
 
     def _save(self, *, now: bool = False) -> None:
+        self._due = False
         if self.keeper is not None:
             # What comes after may be lost; what the checkpoint stands for is written down.
             self.monitor.flush()
@@ -242,6 +218,7 @@ class Trainer:
             learning_rates(self.optimizer),
             self.history,
             self.guard.skipped,
+            {} if self.explosion is None else self.explosion.state(),
         )
 
     def _limit(self) -> int | None:

@@ -28,7 +28,11 @@ def list_checkpoints(run: Path) -> str:
     best = _best(checkpoints)
     for path in folder.finished(checkpoints):
         step = folder.step_of(path)
-        saved = state.read(path)
+        try:
+            saved = state.read(path)
+        except ValueError:
+            rows.append([f"{step:,}", "", "", "", "", "damaged: see verify"])
+            continue
         note = "best" if step == best else ""
         row = [f"{step:,}", _time(saved.time), _bytes(folder.size(path)), str(saved.world_size)]
         rows.append([*row, _evaluation(saved), note])
@@ -75,7 +79,7 @@ def show(source: Path) -> str:
         if isinstance(values, dict):
             text = ", ".join(f"{task} {value:.4g}" for task, value in values.items())
             lines.append(f"  {name:<14}{text}")
-    lines += _mapping("guard", found.guard)
+    lines.append(f"left out        {found.guard.get('skipped', 0)} batches")
     for entry in found.history[-1:]:
         lines.append(f"evaluation      after step {entry['step']:,}: {_evaluation(found)}")
     lines.append(f"schema, config  {found.schema_hash}, {found.config_hash}")

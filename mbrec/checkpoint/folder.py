@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -133,16 +133,16 @@ def verify(folder: Path, only: Iterable[str] | None = None) -> list[str]:
 
 
 def newest_verified(
-    checkpoints: Path, check: Callable[[Path], list[str]] = verify
+    sources: Sequence[Path], check: Callable[[Path], list[str]] = verify
 ) -> tuple[Path | None, list[str]]:
     """Return the newest checkpoint that verifies, and what was wrong with the newer ones.
 
     Args:
-        checkpoints: folder of all checkpoints of a run.
+        sources: the checkpoints of a run, oldest first.
         check: returns what is wrong with one.
     """
-    problems = []
-    for folder in reversed(finished(checkpoints)):
+    problems: list[str] = []
+    for folder in reversed(sources):
         if not (found := check(folder)):
             return folder, problems
         problems += found

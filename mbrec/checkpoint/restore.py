@@ -35,6 +35,8 @@ def choose(path: str, run: Path) -> Path | None:
     source = run if path == "auto" else Path(path)
     if path != "auto" and not _same_everywhere(source.is_dir()):
         raise ValueError(f"expected a checkpoint or the folder of a run in resume.path, got {path}")
+    if dist.get_rank() == 0 and source.is_dir():
+        log.info("looking for a checkpoint in %s", source)
     if source in folder.finished(source.parent):
         _refuse(verify_together(source))
         return source
@@ -55,22 +57,17 @@ def newest(run: Path, *, aside: bool = False, needed: bool = True) -> Path | Non
     checkpoints = run / "checkpoint"
     found = [folder.finished(checkpoints)]
     dist.broadcast_object_list(found, src=0)
-    problems: list[str] = []
-    damaged: list[Path] = []
-    for source in reversed(found[0]):
-        if not (wrong := verify_together(source)):
-            if problems and dist.get_rank() == 0:
-                log.warning("%s", _fell_back(source, problems))
-            if aside and dist.get_rank() == 0:
-                for path in damaged:
-                    folder.set_aside(path, folder.DAMAGED)
-            return source
-        problems += wrong
-        damaged.append(source)
-    _refuse(problems)
-    if needed:
-        raise ValueError(f"expected a checkpoint in {checkpoints}, found none")
-    return None
+    source, problems = folder.newest_verified(found[0], verify_together)
+    if source is None:
+        _refuse(problems)
+        if needed:
+            raise ValueError(f"expected a checkpoint in {checkpoints}, found none")
+        return None
+    if problems and dist.get_rank() == 0:
+        log.warning("%s", _fell_back(source, problems))
+        for path in found[0][found[0].index(source) + 1 :] if aside else ():
+            folder.set_aside(path, folder.DAMAGED)
+    return source
 
 
 def verify_together(source: Path) -> list[str]:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 # So many periodic saves may fail in a row before the job stops.
 MAX_FAILURES = 3
+# Beyond that it is worth a line.
+LONG_WAIT_S = 5.0
 # Beside the tensors: JSON, and what a file system takes for files.
 SPARE_BYTES = 1 << 20
 
@@ -77,7 +79,11 @@ class Saver:
         Raises:
             OSError: on every rank, if too many saves have failed in a row.
         """
+        waited = time.perf_counter()
         self.wait()
+        waited = time.perf_counter() - waited
+        if waited > LONG_WAIT_S and dist.get_rank(self._group) == 0:
+            log.warning("training waited %.0f s for the save before; save less often", waited)
         if state.step == self.last_step:
             return
         begun = time.perf_counter()
@@ -114,9 +120,14 @@ class Saver:
     def mark_best(self, best: Best, name: str) -> None:
         """Keep the checkpoint of a step as the best so far; its folder is never pruned."""
         self.wait()
-        if dist.get_rank(self._group) == 0:
-            text = json.dumps({"step": best.step, "figure": name, "value": best.value})
-            folder.write_durably(self.checkpoints / folder.BEST, text + "\n")
+        content = {"step": best.step, "figure": name, "value": best.value}
+
+        def write() -> None:
+            if dist.get_rank(self._group) == 0:
+                folder.write_durably(self.checkpoints / folder.BEST, json.dumps(content) + "\n")
+
+        if (problem := self._agree(write)) and dist.get_rank(self._group) == 0:
+            log.warning("the best checkpoint could not be marked: %s", problem)
 
     def _finish(self, step: int, problem: str | None) -> None:
         if problem is None:
@@ -139,14 +150,8 @@ class Saver:
         if problem is not None:
             self._give_up(state.step, unfinished, problem)
         elif dist.get_rank(self._group) == 0:
-            size, written = folder.size(target) / 1e6, time.perf_counter() - begun
-            log.info(
-                "saved %s: %.1f MB, copied in %.3f s, %.2f s to the disk",
-                target,
-                size,
-                copied,
-                written,
-            )
+            written = time.perf_counter() - begun
+            log.info("saved %s, copied in %.3f s, written in %.2f s", target, copied, written)
         return problem
 
     def _prepare(self, unfinished: Path, target: Path, found: Tensors) -> None:

@@ -31,7 +31,7 @@ class RunState:
         learning_rates: of the last step, by optimizer.
         random: state of torch's generators of each rank, in hex: {"cpu": ..., "cuda": ...}.
         balancer: its class, and its state by task name, for people: the tensors are what is loaded.
-        guard: what the guards count.
+        guard: batches left out, and what the explosion guard takes for normal.
         history: the evaluations so far: {"step", "tasks"}.
         config: the settings of the run.
         schema_hash: of the columns that the model reads.
@@ -49,7 +49,7 @@ class RunState:
     learning_rates: dict[str, float]
     random: list[dict[str, str]]
     balancer: dict[str, Any]
-    guard: dict[str, int]
+    guard: dict[str, Any]
     history: list[dict[str, Any]]
     config: dict[str, Any]
     schema_hash: str

@@ -89,12 +89,25 @@ def load_vocabularies(columns: Columns, store: Store) -> dict[str, pa.Array]:
 
 
 def save_vocabularies(columns: Columns, store: Store, folder: Path) -> None:
-    """Copy the vocabularies that the schema names to the same paths below another folder."""
+    """Copy the vocabularies that the schema names to the same paths below another folder.
+
+    Raises:
+        ValueError: if there is another one already: the model there has learned its ids.
+    """
     for file in dict.fromkeys(f.vocabulary for f in columns.categorical.values() if f.vocabulary):
         with store.filesystem.open_input_file(store.path(file)) as source:
-            target = folder / file
+            target, content = folder / file, source.read()
+            if target.exists():
+                if target.read_bytes() != content:
+                    raise ValueError(
+                        f"{store.display(file)}: expected the vocabulary that the run began with, "
+                        f"{target}, got another; its values are the ids that the model has learned"
+                    )
+                continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(source.read())
+            unfinished = target.with_name(f"{target.name}.tmp")
+            unfinished.write_bytes(content)
+            unfinished.rename(target)
 
 
 def _load(file: str, store: Store) -> pa.Array:

@@ -37,7 +37,10 @@ def test_a_checkpoint_that_was_just_written_is_whole(checkpoints):
     for source in folder.finished(checkpoints):
         assert folder.verify(source) == []
         assert sorted(folder.read_manifest(source)) == sorted({*FILES} - {folder.MANIFEST})
-    assert folder.newest_verified(checkpoints) == (checkpoints / "step_00000020", [])
+    assert folder.newest_verified(folder.finished(checkpoints)) == (
+        checkpoints / "step_00000020",
+        [],
+    )
     assert folder.size(source) == sum((source / name).stat().st_size for name in FILES)
 
 
@@ -53,7 +56,10 @@ def test_a_flipped_bit_anywhere_is_found(checkpoints, name):
         problems = folder.verify(path.parent)
         assert all(str(path.parent) in problem for problem in problems)
         assert problems
-        assert folder.newest_verified(checkpoints) == (checkpoints / "step_00000010", problems)
+        assert folder.newest_verified(folder.finished(checkpoints)) == (
+            checkpoints / "step_00000010",
+            problems,
+        )
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -94,7 +100,7 @@ def test_a_checkpoint_that_is_a_link_is_refused(checkpoints, tmp_path):
     source = checkpoints / "step_00000020"
     source.symlink_to(shutil.move(source, tmp_path / "elsewhere"))
     assert folder.verify(source) == [f"{source}: expected the folder of a checkpoint, found none"]
-    assert folder.newest_verified(checkpoints)[0] == checkpoints / "step_00000010"
+    assert folder.newest_verified(folder.finished(checkpoints))[0] == checkpoints / "step_00000010"
 
 
 def test_a_file_that_cannot_be_read_is_a_defect_like_others(checkpoints, monkeypatch):
@@ -108,7 +114,10 @@ def test_a_file_that_cannot_be_read_is_a_defect_like_others(checkpoints, monkeyp
     problems = folder.verify(newest)
     assert len(problems) == len(FILES) - 1
     assert f"{newest / DATA}: expected a file that can be read, got" in "".join(problems)
-    assert folder.newest_verified(checkpoints) == (checkpoints / "step_00000010", problems)
+    assert folder.newest_verified(folder.finished(checkpoints)) == (
+        checkpoints / "step_00000010",
+        problems,
+    )
 
 
 def test_some_files_alone_are_hashed_and_all_are_counted(checkpoints):
@@ -124,13 +133,13 @@ def test_some_files_alone_are_hashed_and_all_are_counted(checkpoints):
 def test_without_one_that_is_whole_there_is_none(checkpoints, tmp_path):
     for source in folder.finished(checkpoints):
         (source / folder.STATE).unlink()
-    found, problems = folder.newest_verified(checkpoints)
+    found, problems = folder.newest_verified(folder.finished(checkpoints))
     assert found is None
     assert [Path(p.partition(":")[0]).parent.name for p in problems] == [
         "step_00000020",
         "step_00000010",
     ]
-    assert folder.newest_verified(tmp_path / "nothing") == (None, [])
+    assert folder.newest_verified(folder.finished(tmp_path / "nothing")) == (None, [])
 
 
 def test_only_folders_of_the_right_name_are_checkpoints(checkpoints):

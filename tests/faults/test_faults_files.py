@@ -35,7 +35,7 @@ def three(tmp_path_factory):
 def fell_back(run: Path, to: Path, caplog: pytest.LogCaptureFixture) -> bool:
     """Return whether both who look for a checkpoint take another, and say so."""
     caplog.clear()
-    offline, problems = folder.newest_verified(run / "checkpoint")
+    offline, problems = folder.newest_verified(folder.finished(run / "checkpoint"))
     found = restore.newest(run)
     return offline == found == to and bool(problems) and "FELL BACK" in caplog.text
 

@@ -108,7 +108,7 @@ def outcome(part: Callable[[], None], target: Saver, broken: Any = None) -> Outc
             error = str(failure)
     dist.barrier()
     names = sorted(path.name for path in target.checkpoints.iterdir())
-    newest, problems = folder.newest_verified(target.checkpoints)
+    newest, problems = folder.newest_verified(folder.finished(target.checkpoints))
     assert newest is not None
     assert problems == []
     dist.barrier()

@@ -22,7 +22,7 @@ Case = tuple[int, str]
 def build_under(data: str, run: Path, plan: str) -> tuple[Any, Any, Any]:
     """Return a trainer whose tables are all placed in one way, its model and its layout."""
     from mbrec import build, distributed, resume
-    from mbrec.config import Sharding
+    from mbrec.model_settings import Sharding
 
     config, runtime = compose(Path(data), *SMALL), distributed.start()
     # Not by an override: the configuration refuses to train column-wise tables.
