@@ -92,3 +92,14 @@ def test_the_guard_can_be_off_and_rolls_back_only_when_told():
     assert explosion_guard(Guard(explosion=OnExplosion.off)) is None
     assert Guard().rollbacks == 0
     assert Guard(explosion=OnExplosion.rollback).rollbacks == 2
+
+
+def test_what_is_normal_outlives_a_resume():
+    before = guard()
+    first_alarm(before, [1.0] * 60)
+    after = guard()
+    after.load(before.state())
+    assert first_alarm(after, [50.0] * 10) == 5
+    for wrong in ({"loss": "1"}, {"loss": [math.inf]}, {"loss": ["1"]}, {"loss": 3}):
+        with pytest.raises(ValueError, match="normal loss"):
+            guard().load(wrong)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mbrec.peers import end_hung, introduce, named_failures, silent_ranks
+from mbrec.peers import end_hung, introduce, named_failures, silent_ranks, suspects
 
 
 class Shared:
@@ -58,6 +58,29 @@ def test_a_store_that_is_gone_is_told():
 def test_another_error_is_not_blamed_on_a_peer():
     with pytest.raises(RuntimeError, match="shape mismatch"), named_failures(Shared(), 0, 2):
         raise RuntimeError("shape mismatch")
+
+
+def test_the_reason_of_a_rank_that_failed_by_itself_is_told_by_the_others():
+    store = Shared()
+    with pytest.raises(ValueError, match="row 7"), named_failures(store, 1, 3):
+        raise ValueError("part.parquet: row 7")
+    with (
+        pytest.raises(ConnectionError, match=r"rank 1 has failed: part\.parquet: row 7"),
+        named_failures(store, 0, 3),
+    ):
+        raise RuntimeError(GLOO)
+
+
+def test_a_busy_rank_is_not_taken_for_the_one_that_is_gone():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    store = Shared()
+    introduce(store, 1)
+    store.set("process/2", store.values["process/1"].replace(str(os.getpid()), str(gone.pid)))
+    assert suspects(store, [1, 2]) == [2]
+    # Where nobody is surely gone, and for ranks of other machines, all are named.
+    store.set("process/2", "another.host 1")
+    assert suspects(store, [1, 2, 3]) == [1, 2, 3]
 
 
 def test_a_reader_that_was_killed_is_told():

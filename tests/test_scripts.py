@@ -148,7 +148,7 @@ def test_training_starts_the_processes_asked_for_with_the_arguments_given(train)
 FAKE_JOB = """#!/bin/sh
 case "$*" in
 *mbrec.check*) echo run ;;
-*mbrec.train*) mkdir -p run; {status} exit 1 ;;
+*mbrec.train*) mkdir -p run; {status} exit ${{CODE:-1}} ;;
 esac
 """
 
@@ -172,6 +172,21 @@ def test_training_returns_75_if_the_same_command_goes_on(tmp_path, before, statu
         (tmp_path / "run").mkdir()
         (tmp_path / "run/status.json").write_text(before)
     assert run(root / "scripts/train.sh", cwd=tmp_path).returncode == code
+    # With restarts left the processes end with 0, so that torchrun does not start them again.
+    (tmp_path / "run/status.json").unlink(missing_ok=True)
+    if code == 75:
+        assert run(root / "scripts/train.sh", cwd=tmp_path, CODE="0").returncode == code
+
+
+def test_a_signal_before_the_job_has_begun_returns_75_and_starts_nothing(tmp_path):
+    root = tmp_path / "root"
+    executable(root / "scripts/train.sh", (ROOT / "scripts/train.sh").read_text())
+    executable(root / "scripts/setup.sh", '#!/bin/sh\nkill -TERM "$PPID"\n')
+    executable(root / ".venv/bin/python", FAKE_JOB.format(status="touch started;"))
+    result = run(root / "scripts/train.sh", cwd=tmp_path)
+    assert result.returncode == 75
+    assert "goes on with run.name=run" in result.stderr
+    assert not (tmp_path / "started").exists()
 
 
 @pytest.mark.parametrize(

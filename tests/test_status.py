@@ -37,3 +37,14 @@ def test_other_ranks_write_nothing(tmp_path):
     status.write("finished")
     assert status.state == "finished"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_goes_on_says_so_now_and_then(tmp_path, monkeypatch):
+    status, steps = Status(tmp_path, rank=0), Steps()
+    status.follow(steps)
+    steps.step = 9
+    status.refresh()
+    assert content(tmp_path)["step"] == 7
+    monkeypatch.setattr("mbrec.status.SECONDS", -1.0)
+    status.refresh()
+    assert (content(tmp_path)["step"], content(tmp_path)["state"]) == (9, "running")

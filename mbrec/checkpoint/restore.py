@@ -35,8 +35,6 @@ def choose(path: str, run: Path) -> Path | None:
     source = run if path == "auto" else Path(path)
     if path != "auto" and not _same_everywhere(source.is_dir()):
         raise ValueError(f"expected a checkpoint or the folder of a run in resume.path, got {path}")
-    if dist.get_rank() == 0 and source.is_dir():
-        log.info("looking for a checkpoint in %s", source)
     if source in folder.finished(source.parent):
         _refuse(verify_together(source))
         return source
@@ -72,6 +70,8 @@ def newest(run: Path, *, aside: bool = False, needed: bool = True) -> Path | Non
 
 def verify_together(source: Path) -> list[str]:
     """Return what is wrong with a checkpoint; each rank hashes its share. A collective."""
+    if dist.get_rank() == 0:
+        log.info("verifying %s", source)  # large ones take minutes
     problems: list[str] = []
     try:
         names = sorted(folder.read_manifest(source))
