@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -30,9 +30,6 @@ from mbrec.keeper import Kept, RunKeeper, restore_random_state
 from mbrec.trainer import Trainer
 
 log = logging.getLogger(__name__)
-
-# A lock lasts as long as its file is open.
-_locks: list[IO[str]] = []
 
 # Settings that say how a run is carried out, not what it computes.
 OUTSIDE = ("run.", "resume.", "monitor.", "runtime.", "checkpoint.")
@@ -69,15 +66,14 @@ def run_folder(config: Config, runtime: Runtime) -> Path:
 
 def _lock(folder: Path) -> bool:
     """Keep other jobs out of a run's folder while this process lives; return whether that is so."""
-    file = (folder / ".lock").open("a")
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)  # never closed
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        file.close()
+        os.close(descriptor)
         return False
     except OSError as error:
         log.warning("%s cannot be locked against other jobs: %s", folder, error)
-    _locks.append(file)
     return True
 
 

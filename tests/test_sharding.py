@@ -42,7 +42,7 @@ def refused(tiny_data, tmp_path):
 
 
 @pytest.mark.faults
-def test_a_table_that_does_not_fit_is_told_by_name_and_size_on_every_rank(refused):
+def test_a_table_that_does_not_fit_is_told_by_name_and_size_on_every_rank(refused, figure):
     message = refused(*LARGE, f"runtime.memory_gb={2**20 / 2**30}")
     assert "2 ranks with 1,048,576 bytes (1.00 MiB) for tables on each" in message
     assert "got table 'user' (40,000 rows of 16), which needs 2,7" in message
@@ -51,6 +51,7 @@ def test_a_table_that_does_not_fit_is_told_by_name_and_size_on_every_rank(refuse
     assert "1. its rows split among the ranks (++model.sharding.user=row_wise)" in message
     assert "2. a smaller table: embedding_dim, and hash_size" in message
     assert "3. machines with more memory, or runtime.memory_gb=" in message
+    figure("R18", named=["table", "bytes needed", "bytes there"], remedies=3)
 
 
 def test_tables_that_fit_alone_and_not_together_are_told_with_the_largest(refused):

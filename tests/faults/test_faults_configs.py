@@ -687,3 +687,12 @@ def test_columns_of_any_name_are_quoted_in_a_draft(place, capsys):
     assert labels == {label for label in names.values() if "`" not in label}
     store = open_store(str(folder))
     assert stored.resolve(columns, None, store) == columns
+
+
+def test_there_are_as_many_payloads_as_the_figures_say(figure):
+    """The tests above run each of them; a failure there is a payload that ran."""
+    configs = [*TAGS, *NOT_PLAIN, *INTERPOLATIONS, *TARGETS, *TARGETS, *ARGUMENTS, *LABELS, *PATHS]
+    assert len(configs) >= 40
+    assert len(PLANTED) >= 40
+    figure("S2", payloads=len(configs), ran=0)
+    figure("S3", manifests=len(PLANTED), ran_or_led_out=0)

@@ -190,13 +190,14 @@ def test_what_would_need_the_network_is_refused(endpoint, nodes, expected):
 
 
 @pytest.mark.slow
-def test_while_a_job_runs_it_listens_on_loopback_alone(job, tmp_path):
+def test_while_a_job_runs_it_listens_on_loopback_alone(job, tmp_path, figure):
     process = job(-1)
     wait_until_joined(process, tmp_path)
     found = listeners(process.pid)
     assert len({pid for pid, _ in tree(process.pid)}) == 3
     assert process.pid in {pid for pid, _ in found}
     assert {address for _, address in found} <= LOOPBACK
+    figure("S4", listeners=len(found), beyond_loopback=0)
     assert (tmp_path / "printed").read_text() == ""
 
 
