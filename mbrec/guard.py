@@ -97,14 +97,14 @@ class FiniteGuard(OptimizerWrapper):
         Raises:
             FloatingPointError: on a rank that alone knows of a value that is not finite.
         """
-        hook_ok, tables_ok, largest, loss, norm = self._look()
-        dense_ok = largest < LARGEST_GRADIENT
+        hook_ok, tables_ok, dense_norm, loss, norm = self._look()
+        dense_ok = dense_norm < LARGEST_GRADIENT
         self.last_skipped = not (hook_ok and tables_ok and dense_ok)
         if not self.last_skipped:
             self.figures = {"loss": loss, "gradient norm": norm}
             if self._hook.losses is None or self._hook.gramian is None:
                 # No statistics over all ranks; dense gradients are the same on each.
-                self.figures = {"gradient norm": largest}
+                self.figures = {"gradient norm": dense_norm}
             self._optimizer.step(closure=closure)
         elif dense_ok and (hook_ok or not self._hook.decides_together):
             # Overflow below the hook, where only this rank saw it: it ends, and so do the others.
@@ -115,9 +115,9 @@ class FiniteGuard(OptimizerWrapper):
     def _look(self) -> list[float]:
         grads = [p.grad for p in self._parameters if p.grad is not None]
         losses, gramian = self._hook.losses, self._hook.gramian
-        largest = nn.utils.get_total_norm(grads, torch.inf)
-        zero = largest.new_zeros((), dtype=torch.float64)
-        parts = [self._hook.ok, self._tables.ok, largest]
+        dense_norm = nn.utils.get_total_norm(grads)
+        zero = dense_norm.new_zeros((), dtype=torch.float64)
+        parts = [self._hook.ok, self._tables.ok, dense_norm]
         parts.append(zero if losses is None else losses.sum())
         parts.append(zero if gramian is None else gramian.trace().sqrt())
         return torch.stack([part.double() for part in parts]).tolist()
