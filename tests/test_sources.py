@@ -215,7 +215,7 @@ def test_batch_of_a_rank_is_its_share_of_the_global_one(config):
 def test_damaged_data_is_refused_before_anything_is_trained(done):
     assert done["refused"].startswith("the files are not those of the manifest:\n")
     assert len(done["refused"].splitlines()) == 4
-    assert done["left"] == ["status.json"]  # which says that it failed
+    assert done["left"] == [".lock", "status.json"]  # which says that it failed
 
 
 @pytest.mark.slow
