@@ -54,7 +54,10 @@ def check(overrides: list[str]) -> Path | None:
     name = config.run.name or os.environ.get("MBREC_RUN_ID")
     folder = Path(config.run.folder) / name if name else None
     if folder is not None and (folder / "metrics.json").exists():
-        raise ValueError(f"expected a new run, got run.name={folder.name}, which is finished")
+        raise ValueError(
+            f"expected a new run, got run.name={folder.name}, which is finished; to train it on: "
+            f"run.name=NEW resume.path={folder}"
+        )
     return folder
 
 

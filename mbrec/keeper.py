@@ -74,6 +74,7 @@ class RunKeeper:
     ) -> None:
         self._run, self._kept, self._settings = run, kept, settings
         self._load = load
+        self._resumed_from = -1
         self.saver = Saver(
             run / "checkpoint",
             kept.model,
@@ -83,6 +84,10 @@ class RunKeeper:
             failed=failed,
             timeout=timeout,
         )
+
+    def resumed_from(self, step: int) -> None:
+        """Take note that the run goes on from a checkpoint of its own."""
+        self.saver.last_step = self._resumed_from = step
 
     def is_due(self, step: int) -> bool:
         """Return whether a periodic save is due after a step."""
@@ -142,7 +147,9 @@ class RunKeeper:
             the step that was loaded, or None.
         """
         self.wait()
-        source = restore.roll_back(self._run, explosion.first - STEPS_BEFORE)
+        # What this process was resumed from was written before it did anything.
+        last_good = max(explosion.first - STEPS_BEFORE, self._resumed_from)
+        source = restore.roll_back(self._run, last_good)
         self.saver.last_step = None if source is None else folder.step_of(source)
         if source is None or not load:
             return None

@@ -52,11 +52,12 @@ def run_folder(config: Config, runtime: Runtime) -> Path:
     if runtime.rank == 0:
         begun = (folder / "checkpoint").exists() and config.resume.path == "none"
         if begun or (folder / "metrics.json").exists():
-            chosen = [(folder, f"{folder} holds one")]
+            more = f"run.name=NEW resume.path={folder} goes on from it"
+            chosen = [(folder, f"{folder} holds one; {more}")]
         else:
             folder.mkdir(parents=True, exist_ok=True)
             if not _lock(folder):
-                chosen = [(folder, f"another job is writing to {folder} (see status.json there)")]
+                chosen = [(folder, f"another job is writing to {folder}; wait for it, or stop it")]
     dist.broadcast_object_list(chosen, src=0)
     ((folder, taken),) = chosen
     if taken:
@@ -193,7 +194,7 @@ def keeper(
         timeout=timeout,
     )
     if source is not None and source.parent == run / "checkpoint":
-        made.saver.last_step = checkpoints.step_of(source)
+        made.resumed_from(checkpoints.step_of(source))
     return made
 
 

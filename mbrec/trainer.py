@@ -177,8 +177,9 @@ class Trainer:
         if loaded is None:
             self._stop(
                 self.guard.problem
-                or f"step {self.step}: {alarm}. Lower the learning rates, look at the rows of "
-                "these steps, or let guard.explosion=rollback go on from the last sound checkpoint"
+                or f"step {self.step}: {alarm}. Lower the learning rates, or look at the rows of "
+                "these steps; guard.explosion=rollback goes on from the last sound checkpoint, "
+                "guard.max_rollbacks times"
             )
         self.max_rollbacks -= 1
         self.guard.problem = None

@@ -71,6 +71,12 @@ def leftovers(checkpoints: Path) -> list[Path]:
     return sorted(p for p, name in names.items() if name != p.name and _NAME.fullmatch(name))
 
 
+def put_aside(checkpoints: Path) -> list[Path]:
+    """Return the folders of checkpoints that were put aside, oldest first."""
+    found = [p for why in (DAMAGED, EXPLODED) for p in checkpoints.glob(f"step_*{why}*")]
+    return sorted(path for path in found if path.is_dir())
+
+
 def describe(path: Path) -> File:
     """Return what a manifest says of a file."""
     with path.open("rb") as file:

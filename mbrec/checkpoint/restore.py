@@ -38,7 +38,14 @@ def choose(path: str, run: Path) -> Path | None:
     if source in folder.finished(source.parent):
         _refuse(verify_together(source))
         return source
-    return newest(source, aside=path == "auto", needed=path != "auto")
+    found = newest(source, aside=path == "auto", needed=path != "auto")
+    if found is None and (aside := folder.put_aside(source / "checkpoint")):
+        raise ValueError(
+            f"expected a checkpoint in {source}, found only {aside[-1].name}, which was put aside; "
+            f"rename it to {aside[-1].name.partition('.')[0]} to go on from it all the same, or "
+            "take another run.name"
+        )
+    return found
 
 
 def newest(run: Path, *, aside: bool = False, needed: bool = True) -> Path | None:
@@ -158,7 +165,7 @@ def roll_back(run: Path, last_good: int) -> Path | None:
     if dist.get_rank() == 0:
         for source in folder.finished(run / "checkpoint"):
             if folder.step_of(source) > last_good:
-                folder.set_aside(source, folder.EXPLODED)
+                log.warning("put aside %s", folder.set_aside(source, folder.EXPLODED))
     dist.barrier()
     return newest(run, aside=True, needed=False)
 

@@ -98,3 +98,11 @@ def test_after_an_explosion_what_came_late_is_put_aside(run):
     damage(at(run, 20))
     assert restore.roll_back(run, 25) == at(run, 10)
     assert restore.roll_back(run, 5) is None
+
+
+@pytest.mark.parametrize("why", [folder.EXPLODED, folder.DAMAGED])
+def test_a_run_whose_checkpoints_were_all_put_aside_does_not_begin_anew(three, tmp_path, why):
+    assert restore.choose("auto", tmp_path) is None
+    (tmp_path / "checkpoint" / f"step_00000030{why}").mkdir(parents=True)
+    with pytest.raises(ValueError, match="rename it to step_00000030"):
+        restore.choose("auto", tmp_path)

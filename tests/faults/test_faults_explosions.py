@@ -125,3 +125,28 @@ def test_an_explosion_is_seen_without_statistics_of_the_hook_too(tiny_data, tmp_
     )
     assert result["message"]
     assert result["step"] - result["at"] < 10
+
+
+def resumed(data: str, run: str) -> dict[str, Any]:
+    """Train and save, resume, and explode two steps later."""
+    from mbrec import build, distributed, resume
+
+    runtime, found = distributed.start(), {}
+    for steps in (60, 110):
+        config = compose(Path(data), *JOB, f"trainer.steps={steps}", "checkpoint.every=null")
+        source = resume.source(config, Path(run))
+        trainer, sharded = build.trainer(config, runtime, Path(run), source=source)
+        if source is not None:
+            explode(trainer, sharded, "rates", 62)
+            with pytest.raises(FloatingPointError) as error:
+                trainer.fit()
+            found = {"message": str(error.value)}
+        else:
+            trainer.fit()
+    found["names"] = sorted(path.name for path in (Path(run) / "checkpoint").glob("step_*"))
+    return found
+
+
+def test_the_checkpoint_that_a_run_was_resumed_from_is_not_put_aside(tiny_data, tmp_path):
+    (result,) = run_ranks(resumed, 1, tmp_path, str(tiny_data), str(tmp_path / "run"))
+    assert result["names"] == ["step_00000060"]
