@@ -10,13 +10,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
 
-from mbrec import distributed, optim, resume, sharding
-from mbrec.balance import BalanceHook, Balancer
+from mbrec import distributed, instantiate, optim, resume, sharding
+from mbrec.balance import BalanceHook
 from mbrec.config import Config
 from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader
@@ -24,7 +23,6 @@ from mbrec.data.parquet import ParquetReader
 from mbrec.evaluator import Evaluator
 from mbrec.explosion import explosion_guard
 from mbrec.guard import FiniteGuard
-from mbrec.instantiate import instantiate
 from mbrec.interrupt import Interrupt
 from mbrec.metrics import TaskMetrics
 from mbrec.model import Heads, Outputs, Ranker, SharedBottom, TableGuard, count_parameters
@@ -74,14 +72,7 @@ def bottom(config: Config, *, guard: TableGuard | None = None) -> SharedBottom:
     if columns.numerical:
         numerical = NumericalModule(columns.dense_width, config.model.numerical)
     width = categorical.out_features + (numerical.out_features if numerical else 0)
-    interaction = instantiate(
-        config.model.interaction,
-        width,
-        plugins=config.runtime.plugins,
-        kind=nn.Module,
-        package="mbrec.modules",
-        key="model.interaction._target_",
-    )
+    interaction = instantiate.interaction(config.model.interaction, width, config.runtime.plugins)
     return SharedBottom(categorical, numerical, interaction, guard)
 
 
@@ -95,14 +86,7 @@ def balance_hook(config: Config, shared: SharedBottom) -> BalanceHook:
     Raises:
         ValueError: if the balancer is none, or cannot balance there.
     """
-    balancer = instantiate(
-        config.balancer,
-        plugins=config.runtime.plugins,
-        kind=Balancer,
-        package="mbrec.balance",
-        key="balancer._target_",
-        num_tasks=len(config.tasks),
-    )
+    balancer = instantiate.balancer(config.balancer, len(config.tasks), config.runtime.plugins)
     at, module = config.hook.at, None
     if at is not Boundary.representation:
         module = getattr(shared, at.value)

@@ -93,17 +93,10 @@ def _check_balancer(config: configuration.Config) -> None:
     """Build the balancer and the hook that every rank will build; needs torch, and two seconds."""
     from torch import nn
 
-    from mbrec.balance import BalanceHook, Balancer
-    from mbrec.instantiate import instantiate
+    from mbrec.balance import BalanceHook
+    from mbrec.instantiate import balancer as instantiate_balancer
 
-    balancer = instantiate(
-        config.balancer,
-        plugins=config.runtime.plugins,
-        kind=Balancer,
-        package="mbrec.balance",
-        key="balancer._target_",
-        num_tasks=len(config.tasks),
-    )
+    balancer = instantiate_balancer(config.balancer, len(config.tasks), config.runtime.plugins)
     below = config.hook.at is not Boundary.representation
     # Any module will do: the real one is made on each rank.
     BalanceHook(balancer, parameters=nn.Linear(1, 1) if below else None, lag=config.hook.lag)

@@ -11,6 +11,40 @@ _HINT = (
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 
 
+def balancer(node: dict[str, Any], num_tasks: int, plugins: list[str]) -> Any:
+    """Return the `Balancer` that a node describes; see `instantiate`."""
+    from mbrec.balance import Balancer
+
+    return instantiate(
+        node,
+        plugins=plugins,
+        kind=Balancer,
+        package="mbrec.balance",
+        key="balancer._target_",
+        num_tasks=num_tasks,
+    )
+
+
+def interaction(node: dict[str, Any], width: int, plugins: list[str]) -> Any:
+    """Return the interaction module that a node describes; see `instantiate`.
+
+    Args:
+        node: of the configuration.
+        width: of its input.
+        plugins: packages besides mbrec that the class may come from.
+    """
+    from torch import nn
+
+    return instantiate(
+        node,
+        width,
+        plugins=plugins,
+        kind=nn.Module,
+        package="mbrec.modules",
+        key="model.interaction._target_",
+    )
+
+
 def instantiate(
     node: dict[str, Any],
     *args: Any,

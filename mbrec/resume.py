@@ -13,7 +13,6 @@ from typing import Any, Protocol, cast
 import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
-from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
@@ -24,7 +23,7 @@ from mbrec.checkpoint.match import Layout, inputs_differ
 from mbrec.checkpoint.state import RunState, differences
 from mbrec.config import Config
 from mbrec.distributed import Runtime
-from mbrec.instantiate import instantiate
+from mbrec.instantiate import interaction
 from mbrec.interrupt import Interrupt
 from mbrec.keeper import Kept, RunKeeper, restore_random_state
 from mbrec.trainer import Trainer
@@ -131,14 +130,7 @@ def input_dims(config: Config, width: int) -> dict[str, list[int]]:
 
     def build(width: int) -> tuple[Any, dict[str, list[int]]]:
         with torch.device("meta"):
-            made = instantiate(
-                config.model.interaction,
-                width,
-                plugins=config.runtime.plugins,
-                kind=nn.Module,
-                package="mbrec.modules",
-                key="model.interaction._target_",
-            )
+            made = interaction(config.model.interaction, width, config.runtime.plugins)
         return made.out_features, {name: list(t.shape) for name, t in made.state_dict().items()}
 
     (height, shapes), (other_height, others) = build(width), build(width + 1)
