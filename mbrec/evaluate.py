@@ -31,7 +31,7 @@ def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
 
     import torch.distributed as dist
 
-    from mbrec import build, distributed, report, resume, sources
+    from mbrec import build, distributed, resume, sources, summary
     from mbrec.checkpoint import restore
     from mbrec.predictions import PredictionWriter
 
@@ -55,8 +55,8 @@ def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
         # Figures of other data do not take the place of the run's own.
         target = predictions or (None if overrides else run)
         if target is not None:
-            report.write_json(target / "evaluation.json", content)
-        print(report.table(result))
+            summary.write_json(target / "evaluation.json", content)
+        print(summary.table(result))
         if predictions is not None:
             print(f"predictions of {reader.num_rows:,} rows are in {predictions}")
     dist.barrier()

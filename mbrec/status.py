@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from mbrec.report import write_json
+from mbrec.summary import write_json
 
 NAME = "status.json"
 # As EX_TEMPFAIL of sysexits.h: the same command goes on.

@@ -63,13 +63,13 @@ def train(node: DictConfig) -> None:
 def _fit(
     config: "Config", runtime: "Runtime", folder: Path, interrupt: Interrupt, status: "Status"
 ) -> None:
-    from mbrec import build, report, resume
+    from mbrec import build, resume, summary
     from mbrec.data.stored import save_vocabularies
 
     source = resume.source(config, folder)
     trainer, sharded = build.trainer(config, runtime, folder, source=source, interrupt=interrupt)
     log.info("%d processes on %s, run folder %s", runtime.world_size, runtime.device.type, folder)
-    log.info(report.parameter_table(sharded.parameters))
+    log.info(summary.parameter_table(sharded.parameters))
     if runtime.rank == 0:
         # With what the data set filled in: the model is scored with the same numbers.
         OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml.tmp")
@@ -80,7 +80,7 @@ def _fit(
     trainer.monitor.flushed = status.refresh
     final = trainer.fit()
     if runtime.rank == 0:
-        summary = {
+        metrics = {
             "step": trainer.step,
             "rows_per_second": trainer.monitor.rows_per_second,
             "world_size": runtime.world_size,
@@ -88,8 +88,8 @@ def _fit(
             "tasks": final,
             "history": trainer.history,
         }
-        report.write_json(folder / "metrics.json", summary)
-        print(report.table(final))
+        summary.write_json(folder / "metrics.json", metrics)
+        print(summary.table(final))
         print(f"trained at {trainer.monitor.rows_per_second:,.0f} rows/s; saved in {folder}")
     status.write("finished")
 

@@ -2,7 +2,6 @@
 """Draws the task weights and gradient norms of a run: scripts/plot_weights.py RUN OUT.png
 
 The panels are those of Figure 2 c-e in He et al. 2024: gradient norms, weights, weighted norms.
-Needs matplotlib (`pip install -e '.[dev]'`).
 """
 
 import sys

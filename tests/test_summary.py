@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mbrec
-from mbrec import report
+from mbrec import summary
 
 MODULES = ["mbrec", *(m.name for m in pkgutil.walk_packages(mbrec.__path__, "mbrec."))]
 FINDER = doctest.DocTestFinder(exclude_empty=True)
@@ -17,13 +17,13 @@ FINDER = doctest.DocTestFinder(exclude_empty=True)
 
 def test_table_shows_each_task_on_a_line_in_the_order_given():
     figures = {"ne": 0.5, "count": 3.0}
-    lines = report.table({"cvr": figures, "a_long_name": figures}).splitlines()
+    lines = summary.table({"cvr": figures, "a_long_name": figures}).splitlines()
     assert [line.split()[0] for line in lines] == ["task", "cvr", "a_long_name"]
     assert len({len(line) for line in lines}) == 1
 
 
 def test_table_leaves_out_what_no_task_has_and_marks_what_one_lacks():
-    text = report.table({"ctr": {"auc": 0.75, "excess_ne": None}, "cvr": {"auc": 0.5}})
+    text = summary.table({"ctr": {"auc": 0.75, "excess_ne": None}, "cvr": {"auc": 0.5}})
     assert [line.split() for line in text.splitlines()] == [
         ["task", "AUC", "excess", "NE"],
         ["ctr", "0.7500", "-"],
@@ -31,31 +31,31 @@ def test_table_leaves_out_what_no_task_has_and_marks_what_one_lacks():
     ]
 
 
-@pytest.mark.parametrize("name", report.COLUMNS)
+@pytest.mark.parametrize("name", summary.COLUMNS)
 def test_table_shows_every_figure_it_knows(name):
-    heading, cells = report.table({"ctr": {name: 1234.0}}).splitlines()
-    assert heading.split(maxsplit=1)[1] == report.COLUMNS[name]
+    heading, cells = summary.table({"ctr": {name: 1234.0}}).splitlines()
+    assert heading.split(maxsplit=1)[1] == summary.COLUMNS[name]
     assert cells.split()[1] == ("1,234" if name == "count" else "1234.0000")
 
 
 def test_parameter_table_gives_counts_and_shares_that_sum_to_one():
-    text = report.parameter_table({"tables": 1_500_000, "heads": 500_000})
+    text = summary.parameter_table({"tables": 1_500_000, "heads": 500_000})
     assert text == "parameters: tables 1,500,000 (75.00 %), heads 500,000 (25.00 %)"
 
 
 def test_json_is_read_back_as_it_was_and_nothing_else_is_left(tmp_path):
     content = {"step": 3, "tasks": {"ctr": {"auc": None, "ne": 0.1}}}
-    report.write_json(tmp_path / "metrics.json", {"old": 1})
-    report.write_json(tmp_path / "metrics.json", content)
+    summary.write_json(tmp_path / "metrics.json", {"old": 1})
+    summary.write_json(tmp_path / "metrics.json", content)
     assert json.loads((tmp_path / "metrics.json").read_text()) == content
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_json_that_can_not_be_written_leaves_the_old_file(tmp_path, monkeypatch):
     target = tmp_path / "metrics.json"
-    report.write_json(target, {"old": 1})
+    summary.write_json(target, {"old": 1})
     with pytest.raises(TypeError):
-        report.write_json(target, {"new": object()})
+        summary.write_json(target, {"new": object()})
     assert json.loads(target.read_text()) == {"old": 1}
 
     def half(path: Path, text: str) -> None:
@@ -64,7 +64,7 @@ def test_json_that_can_not_be_written_leaves_the_old_file(tmp_path, monkeypatch)
 
     monkeypatch.setattr(Path, "write_text", half)
     with pytest.raises(OSError, match="disk full"):
-        report.write_json(target, {"new": 1})
+        summary.write_json(target, {"new": 1})
     assert json.loads(target.read_bytes()) == {"old": 1}
 
 
@@ -81,4 +81,4 @@ def test_there_are_examples_in_docstrings_of_several_modules():
     folder = Path(mbrec.__file__).parent
     assert len(found) == len(list(folder.rglob("*.py")))
     assert found["mbrec.balance"] > 5
-    assert found["mbrec.report"] > 1
+    assert found["mbrec.summary"] > 1
