@@ -20,6 +20,7 @@ from mbrec.data.schema import Columns, Order
 from mbrec.data.synthetic import Synthetic
 from mbrec.explosion import Guard
 from mbrec.model_settings import Hook, Model
+from mbrec.overhead_plan import Plan
 from mbrec.tasks import Reduction, Task
 
 
@@ -85,6 +86,9 @@ class TrainerSettings:
         evaluate_every: steps between evaluations; default: only at the end.
         loss_reduction: what the sum of a task's losses is divided by.
         seed: of parameters, tables and the order of rows.
+        measure_overhead: measure what the hook costs, and not train a model: blocks of steps with
+            and without it take turns, nothing is evaluated or saved. As many steps as in training,
+            and more where they are too few for an interval (half a minute); `steps` bounds them.
     """
 
     global_batch_size: int = 2048
@@ -93,9 +97,16 @@ class TrainerSettings:
     evaluate_every: int | None = None
     loss_reduction: Reduction = Reduction.global_batch
     seed: int = 0
+    measure_overhead: bool = False
 
     def __post_init__(self) -> None:
         _check_at_least(1, self, "global_batch_size", "epochs", "steps", "evaluate_every")
+        if self.measure_overhead and self.steps is not None and self.steps < Plan().steps:
+            raise ValueError(
+                f"expected trainer.steps of at least {Plan().steps} with "
+                f"trainer.measure_overhead=true, got {self.steps}: with fewer blocks of steps the "
+                "drop has no interval to speak of"
+            )
 
 
 @dataclass
@@ -107,11 +118,13 @@ class MonitorSettings:
         balance: norms, cosines and weights of the tasks, also for a balancer that could do
             without (`Equal` then costs as much as another).
         progress: show a progress bar.
+        group: column of the files, such as `user`: evaluations have the AUC within its groups.
     """
 
     every: int = 50
     balance: bool = True
     progress: bool = True
+    group: str | None = None
 
     def __post_init__(self) -> None:
         _check_at_least(1, self, "every")
@@ -169,6 +182,11 @@ class Config:
     resume: Resume = field(default_factory=Resume)
     guard: Guard = field(default_factory=Guard)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether there are checkpoints; of a measurement nothing is worth keeping."""
+        return self.checkpoint.enabled and not self.trainer.measure_overhead
 
 
 def _check_at_least(least: float, settings: Any, *names: str) -> None:

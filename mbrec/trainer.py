@@ -1,7 +1,7 @@
 """The training loop. It knows no task, balancer or column by name."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -135,8 +135,17 @@ class Trainer:
         if not self._taken and not self._resumed:
             raise ValueError("expected at least one batch of training rows in an epoch, got none")
 
-    def train(self, segment: Iterator[Batch]) -> None:
-        """Train on a segment's batches, on every rank equally many; the pipeline is empty after."""
+    def train(
+        self, segment: Iterator[Batch], look: Callable[[Outputs], object] | None = None
+    ) -> None:
+        """Train on a segment's batches, on every rank equally many; the pipeline is empty after.
+
+        Args:
+            segment: the batches.
+            look: takes what a step leaves, in place of the monitor, the explosion guard and the
+                keeper.
+        """
+        look = look or self._look_at
         while True:
             self.interrupt.check()
             self.guard.step_number = self.step + 1
@@ -147,7 +156,7 @@ class Trainer:
                 return
             self.step += 1
             self._taken += 1
-            self._look_at(outputs)
+            look(outputs)
 
     def _look_at(self, outputs: Outputs) -> None:
         alarm = None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mbrec.balance import merge
 from mbrec.balance.balancer import Balancer, ElementwiseBalancer, GramianBalancer, Row
+from mbrec.balance.marks import Marks, Part
 from mbrec.balance.ranks import rank_of, start_sum, sum_over_ranks, world_size
 
 LossScale = float | Tensor
@@ -52,6 +53,9 @@ class Backward:
     Args:
         balancer: of the hook.
         group: the ranks that share the global batch.
+
+    Attributes:
+        marks: told of each part of the work as it ends, or None.
     """
 
     # Whether `step` wants the representation itself.
@@ -62,6 +66,12 @@ class Backward:
     def __init__(self, balancer: Balancer, group: dist.ProcessGroup | None) -> None:
         self.balancer = balancer
         self.group = group
+        self.marks: Marks | None = None
+
+    def mark(self, part: Part) -> None:
+        """Say that a part of the work has just ended."""
+        if self.marks is not None:
+            self.marks(part)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Backward":
         # A process group cannot be copied; a copy of a model shares its group.
@@ -100,11 +110,16 @@ class GramianBackward(Backward):
     ) -> Result:
         """See `Backward.step`."""
         local_KK = merge.gramian(rows_K)
-        total_n = sum_over_ranks(pack(local_KK, observed), self.group)
+        local_n = pack(local_KK, observed)
+        self.mark("gramian")
+        total_n = sum_over_ranks(local_n, self.group)
+        self.mark("collective")
         found = unpack(total_n, len(rows_K), observed, self.group, scale)
         gramian_KK, losses_K = found.gramian_KK, found.losses_K
         weights_K = self.balancer(gramian_KK, losses_K=losses_K, active_K=found.active_K)
+        self.mark("weights")
         merged = weigh_rows(rows_K, weights_K, self.balancer.ok, scale)
+        self.mark("merge")
         return Result(merged, weights_K, self.balancer.ok, gramian_KK, losses_K, local_KK)
 
 
@@ -165,8 +180,10 @@ class LaggedBackward(Backward):
         # Before this step's own statistics may change it.
         weights_K = self._lagged_weight.clone()
         self._micro_batches += 1
+        self.mark("gramian")
         if self._micro_batches == self._accumulate:
             wait = start_sum(self._local_n, self.group)
+            self.mark("collective")
             # A GradScaler changes its tensor in place, before the sum is there.
             kept = scale.clone() if isinstance(scale, Tensor) else scale
             self._under_way = _UnderWay(wait, self._observed, kept)
@@ -175,6 +192,7 @@ class LaggedBackward(Backward):
                 # Once, so that there is something to show from the first step on.
                 self.finish()
         merged = weigh_rows(rows_K, weights_K, ok, scale)
+        self.mark("merge")
         return Result(merged, weights_K, ok, self._gramian_KK, self._losses_K, local_KK)
 
     def finish(self) -> None:
@@ -192,13 +210,16 @@ class LaggedBackward(Backward):
             return
         sent, self._under_way = self._under_way, None
         num_tasks = self.balancer.num_tasks
-        found = unpack(sent.wait(), num_tasks, sent.observed, self.group, sent.scale)
+        total_n = sent.wait()
+        self.mark("collective")
+        found = unpack(total_n, num_tasks, sent.observed, self.group, sent.scale)
         self._gramian_KK, self._losses_K = found.gramian_KK, found.losses_K
         weights_K = self.balancer.forward(
             found.gramian_KK, losses_K=found.losses_K, active_K=found.active_K
         )
         lagged_K = self._lagged_weight
         lagged_K.copy_(torch.where(self.balancer.ok, weights_K, lagged_K))
+        self.mark("weights")
 
     def forget(self) -> None:
         """Drop statistics under way and micro-batches counted; see `Backward.forget`."""
@@ -220,13 +241,17 @@ class ElementwiseBackward(Backward):
         summary_n = self.balancer.summarise(rows_K, shared, rank=rank_of(self.group))
         local_KK = merge.gramian(rows_K)
         local_n = pack(local_KK, observed, summary_n)
+        self.mark("gramian")
         total_n = sum_over_ranks(local_n, self.group)
+        self.mark("collective")
         found = unpack(total_n, len(rows_K), observed, self.group, scale)
         self.balancer.check(found.gramian_KK, found.losses_K, found.active_K)
         ok = self.balancer.ok
+        self.mark("weights")
         parts, factors_K = self.balancer.merge(rows_K, found.rest_n, ok)
         merged = tuple(merge.filled_unless(ok, part, filler(scale)) for part in parts)
         weights_K = torch.where(ok, factors_K, 0.0)
+        self.mark("merge")
         return Result(merged, weights_K, ok, found.gramian_KK, found.losses_K, local_KK)
 
 

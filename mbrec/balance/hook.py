@@ -4,17 +4,17 @@ Shapes: B batch, K tasks, H representation. W ranks of a process group.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from mbrec.balance import graph, merge
 from mbrec.balance.arguments import check_choice, check_count
 from mbrec.balance.backward import Observed
 from mbrec.balance.balancer import Balancer, Row
+from mbrec.balance.fanout import FanOut
+from mbrec.balance.marks import Marks
 from mbrec.balance.spectrum import cosine_matrix
 from mbrec.balance.state import keeping_dtypes
 from mbrec.balance.ways import choose_way
@@ -111,6 +111,7 @@ class BalanceHook(nn.Module):
         self._observed: Observed | None = None
         self._way = choose_way(balancer, process_group, parameters, lag, accumulate)
         self._accumulate = accumulate
+        self._bypass = False
         self._below: str | None = None
         # Not a closure: a copy of the hook finishes its own step.
         self.register_state_dict_pre_hook(_finish)
@@ -129,20 +130,24 @@ class BalanceHook(nn.Module):
             ValueError: if it is neither, or on another device; if gradients are accumulated or
                 scaled, and a table below updates itself inside backward.
         """
+        self._way.mark("outside")
         num_tasks = self.balancer.num_tasks
         parts = shared if isinstance(shared, tuple) else (shared,)
         if not parts or not all(isinstance(part, Tensor) for part in parts):
             raise ValueError(f"expected a tensor or a tuple of tensors, got {type(shared)}")
         needs_grad = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
-        if not (self.training and needs_grad):
+        if self._bypass or not (self.training and needs_grad):
             return (shared,) * num_tasks
         self._check(parts)
         # A part without a gradient has none to balance.
-        live = iter(_FanOut.apply(self, *(part for part in parts if part.requires_grad)))
+        live_parts = [part for part in parts if part.requires_grad]
+        keep = self._way.reads_representation
+        live = iter(FanOut.apply(self._backward, num_tasks, keep, *live_parts))
         views = [
             tuple(next(live) if part.requires_grad else part for part in parts)
             for _ in range(num_tasks)
         ]
+        self._way.mark("views")
         return tuple(views if isinstance(shared, tuple) else (view[0] for view in views))
 
     def observe(self, losses_K: Tensor | Sequence[Tensor], counts_K: Tensor | None = None) -> None:
@@ -163,12 +168,35 @@ class BalanceHook(nn.Module):
         for name, values in (("losses", losses_K), ("counts", counts_K)):
             if values is not None and values.shape != shape:
                 raise ValueError(f"expected {shape[0]} {name}, got shape {tuple(values.shape)}")
-        self._observed = Observed(losses_K.detach(), counts_K)
+        if not self._bypass:
+            self._observed = Observed(losses_K.detach(), counts_K)
+
+    @property
+    def bypass(self) -> bool:
+        """Whether forward is the identity, so that autograd adds the K gradients up.
+
+        No statistics, no collective, no state that changes: the step without the hook, to compare
+        it with. Set it between steps, on every rank alike. Meanwhile `ok` is True, `gramian` and
+        `losses` are None, and `weights` those of the last backward that was balanced.
+        """
+        return self._bypass
+
+    @bypass.setter
+    def bypass(self, value: bool) -> None:
+        """Take the hook out, or put it back."""
+        self._bypass = value
+        if value:
+            self.ok = torch.ones_like(self.ok)
+            self.gramian = self.local_gramian = self.losses = self._observed = None
+
+    def mark_parts(self, marks: Marks | None) -> None:
+        """Have a function told of each part of the hook's work as it ends; None: nobody."""
+        self._way.marks = marks
 
     @property
     def decides_together(self) -> bool:
         """Whether `ok` is the verdict of all ranks: with statistics, and without `lag`."""
-        return self.statistics and self._way.decides_together
+        return self.statistics and self._way.decides_together and not self._bypass
 
     @property
     def grad_norms(self) -> Tensor | None:
@@ -230,50 +258,30 @@ class BalanceHook(nn.Module):
             graph.refuse(self._below)
 
     def _backward(self, rows_K: list[Row], parts: Row) -> Row:
+        self._way.mark("heads")
         self._refuse_scaled()
         observed, self._observed = self._observed, None
         constant = self.balancer.constant_weights
         if constant is not None and not self.statistics:
-            merged = zip(*rows_K, strict=True)
-            return tuple(merge.constant_sum(grads_K, constant) for grads_K in merged)
+            parts_K = zip(*rows_K, strict=True)
+            merged = tuple(merge.constant_sum(grads_K, constant) for grads_K in parts_K)
+            self._way.mark("merge")
+            return merged
         result = self._way.step(rows_K, parts, observed or Observed(), self.loss_scale)
         self.weights, self.ok = result.weights_K, result.ok
         self.gramian, self.losses = result.gramian_KK, result.losses_K
         self.local_gramian = result.local_KK
         self.skipped += ~result.ok
+        self._way.mark("rest")
         return result.merged
 
 
 def _finish(hook: nn.Module, prefix: str, keep_vars: bool) -> None:
     assert isinstance(hook, BalanceHook)
+    hook._way.mark("outside")
     hook._way.finish()
 
 
 def _forget(hook: nn.Module, *_: object) -> None:
     assert isinstance(hook, BalanceHook)
     hook._way.forget()
-
-
-class _FanOut(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hook: BalanceHook, *parts: Tensor) -> tuple[Tensor, ...]:
-        ctx.hook = hook
-        if hook._way.reads_representation:
-            ctx.save_for_backward(*parts)
-        return tuple(part.view_as(part) for _ in range(hook.balancer.num_tasks) for part in parts)
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (as torch documents it)
-        ctx: Any, *grads: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        if ctx.hook is None:
-            raise RuntimeError(
-                "expected one backward through a forward of the hook, got another: add the losses "
-                "of the tasks and call backward once; each gradient alone cannot be balanced"
-            )
-        hook, ctx.hook = ctx.hook, None
-        num_tasks = hook.balancer.num_tasks
-        size = len(grads) // num_tasks
-        rows_K = [grads[k * size : (k + 1) * size] for k in range(num_tasks)]
-        return (None, *hook._backward(rows_K, ctx.saved_tensors))

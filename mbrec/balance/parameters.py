@@ -53,15 +53,19 @@ class ParameterBackward(Backward):
         self._handles = []
         parameters = self._parameters()
         local_KP = torch.stack([self._gradient(row, shared, parameters) for row in rows_K])
+        self.mark("passes")
         grads_KP, losses_K, active_K = self._reduce(local_KP, rows_K, observed, scale)
         gramian_KK = merge.gramian([(row_P,) for row_P in grads_KP])
+        self.mark("gramian")
         if isinstance(self.balancer, ParameterBalancer):
             weights_K, direction_P = self.balancer(grads_KP, losses_K=losses_K, active_K=active_K)
             self._give(direction_P * scale, parameters)
         else:
             weights_K = self.balancer(gramian_KK, losses_K=losses_K, active_K=active_K)
         ok = self.balancer.ok
+        self.mark("weights")
         merged = weigh_rows(rows_K, weights_K, ok, scale)
+        self.mark("merge")
         return Result(merged, weights_K, ok, gramian_KK, losses_K)
 
     def _refuse_fused(self) -> None:
@@ -107,7 +111,10 @@ class ParameterBackward(Backward):
         squares = [merge.gramian([(part,)]).sum() for row in rows_K for part in row]
         square = torch.stack(squares).sum().to(kind).view(1)
         told = [values_K.to(kind) for values_K in observed if values_K is not None]
-        total_n = sum_over_ranks(torch.cat([local_KP.flatten(), square, *told]), self.group)
+        local_n = torch.cat([local_KP.flatten(), square, *told])
+        self.mark("gramian")
+        total_n = sum_over_ranks(local_n, self.group)
+        self.mark("collective")
         sizes = [local_KP.numel(), 1, *(len(values_K) for values_K in told)]
         grads_n, square, *told = total_n.split(sizes)
         grads_KP = grads_n.view_as(local_KP) / (ranks * scale) + (square - square)

@@ -21,7 +21,7 @@ from mbrec.balance import BalanceHook, Balancer, ParameterBalancer, TorchJD
 from mbrec.balance.arguments import check_choice, check_count
 from mbrec.bench.boundary import Size, added_time, copy_bandwidth, fits, sync_free
 from mbrec.bench.reference import Contest
-from mbrec.bench.timing import drop, interleave, spread
+from mbrec.timing import drop, interleave, spread
 
 QUICK = [Size(3, 2048, 256), Size(3, 8192, 64), Size(3, 8192, 512), Size(8, 8192, 512),
          Size(16, 8192, 256), Size(3, 65536, 256)]  # fmt: skip

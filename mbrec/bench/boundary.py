@@ -3,15 +3,13 @@
 Shapes: B batch, K tasks, H representation.
 """
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from mbrec.balance import BalanceHook
-from mbrec.bench.timing import Spread, interleave, spread
+from mbrec.timing import PartClock, Spread, interleave, spread
 
 BANDWIDTH_BYTES = 1 << 28
 
@@ -85,46 +83,13 @@ def added_time(
         [lambda: boundary.step(hook), lambda: boundary.step(None)], wait, rounds=rounds, warmup=3
     )
     inside = []
-    with timed(hook, wait) as clock:
-        for _ in range(rounds):
-            clock.seconds = 0.0
-            boundary.step(hook)
-            inside.append(clock.seconds)
+    for _ in range(rounds):
+        clock = PartClock(wait)
+        hook.mark_parts(clock)
+        boundary.step(hook)
+        inside.append(clock.inside)
+    hook.mark_parts(None)
     return Added(spread([a - b for a, b in zip(on, off, strict=True)]), spread(inside))
-
-
-@dataclass
-class Clock:
-    """Seconds spent somewhere."""
-
-    seconds: float = 0.0
-
-    def around(self, function: Callable, wait: Callable[[], object]) -> Callable:
-        """Return the function, with its time added here."""
-
-        def measured(*args: object, **kwargs: object) -> object:
-            wait()
-            start = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                wait()
-                self.seconds += time.perf_counter() - start
-
-        return measured
-
-
-@contextlib.contextmanager
-def timed(hook: BalanceHook, wait: Callable[[], object] = lambda: None) -> Iterator[Clock]:
-    """Yield a clock of the time inside a hook, forward and backward."""
-    clock = Clock()
-    # Set on the instance, where they hide the class's methods, and go again.
-    hook.forward = clock.around(hook.forward, wait)
-    hook._backward = clock.around(hook._backward, wait)
-    try:
-        yield clock
-    finally:
-        del hook.forward, hook._backward
 
 
 def sync_free(hook: BalanceHook, size: Size, device: torch.device) -> bool:

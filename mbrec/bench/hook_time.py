@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from mbrec.balance import BalanceHook, backward, ranks
-from mbrec.bench.boundary import Clock, timed
+from mbrec.balance import BalanceHook
+from mbrec.timing import PartClock
 
 
 @dataclass(frozen=True)
@@ -31,20 +30,9 @@ class HookTime:
 
 def hook_time(hook: BalanceHook, block: Callable[[], object]) -> HookTime:
     """Return the time in the hook while a block of steps runs on the CPU."""
-    collective, start = Clock(), ranks.start_sum
-
-    def timed_start(*args: Any) -> Callable[[], Any]:
-        return collective.around(collective.around(start, _no_wait)(*args), _no_wait)
-
-    # Every sum of the library goes through this function, whoever imported it.
-    ranks.start_sum = backward.start_sum = timed_start
-    try:
-        with timed(hook) as clock:
-            block()
-    finally:
-        ranks.start_sum = backward.start_sum = start
-    return HookTime(clock.seconds - collective.seconds, collective.seconds)
-
-
-def _no_wait() -> None:
-    pass
+    clock = PartClock()
+    hook.mark_parts(clock)
+    block()
+    hook.mark_parts(None)
+    collective = clock.seconds["collective"]
+    return HookTime(clock.inside - collective, collective)

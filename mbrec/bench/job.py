@@ -9,19 +9,15 @@ Blocks of the four take turns.
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Generator
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
-from mbrec import check
+from mbrec import check, timing
 from mbrec import config as configuration
-from mbrec.bench import timing
 from mbrec.errors import plain_errors
 from mbrec.train import end_processes
 
@@ -36,12 +32,13 @@ def measure(config: configuration.Config) -> None:
 
     from mbrec import build, distributed, resume
     from mbrec.bench.hook_time import hook_time
+    from mbrec.overhead import endless, step_seconds
 
     runtime = distributed.start(timeout_s=config.runtime.timeout_s)
     folder = resume.run_folder(config, runtime)
     trainer, _ = build.trainer(config, runtime, folder)
     trainer.model.train()
-    batches = endless(trainer)
+    batches = endless(trainer.loader)
     bare = build.shard(config, runtime, with_hook=False)
     hooked = build.shard(config, runtime, with_guard=False)
     guarded = build.shard(config, runtime)
@@ -63,7 +60,8 @@ def measure(config: configuration.Config) -> None:
         sharded.model.train()
     steps = 10
     loop(bare)
-    steps = block_steps(partial(loop, bare), steps)
+    found = step_seconds(partial(loop, bare), steps)
+    steps = max(steps, min(BLOCK_STEPS, round(BLOCK_SECONDS / found)))
     blocks = [job, *(partial(loop, sharded) for sharded in (bare, hooked, guarded))]
     seconds = timing.interleave(blocks, dist.barrier, rounds=ROUNDS)
     batches.close()
@@ -75,27 +73,6 @@ def measure(config: configuration.Config) -> None:
         print(describe(rows, steps, *seconds))
         print(spent.describe(steps, timing.spread(seconds[2]).median))
     dist.barrier()
-
-
-def endless(trainer: Any) -> Generator[Any]:
-    """Yield the batches of one epoch after another."""
-    epoch = 0
-    while True:
-        trainer.loader.reader.set_epoch(epoch)
-        yield from iter(trainer.loader)
-        epoch += 1
-
-
-def block_steps(block: Callable[[], object], steps: int) -> int:
-    """Return, on every rank the same, how many steps take about a second."""
-    import torch
-    import torch.distributed as dist
-
-    start = time.perf_counter()
-    block()
-    found = torch.tensor((time.perf_counter() - start) / steps)
-    dist.broadcast(found, src=0)
-    return max(10, min(BLOCK_STEPS, round(BLOCK_SECONDS / float(found))))
 
 
 def describe(

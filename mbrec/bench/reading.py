@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from mbrec.bench.timing import Spread, interleave, spread
 from mbrec.data.files import Store
 from mbrec.data.parquet import ParquetReader
+from mbrec.timing import Spread, interleave, spread
 
 BLOCK_ROWS = 500_000
 ROUNDS = 11

@@ -1,11 +1,9 @@
-import itertools
-
 import pytest
 import torch
 
 from mbrec.balance import BalanceHook, Equal, MultiBalance
 from mbrec.bench import boundary
-from mbrec.bench.boundary import Boundary, Clock, Size
+from mbrec.bench.boundary import Boundary, Size
 
 CPU = torch.device("cpu")
 
@@ -27,26 +25,11 @@ def test_the_step_with_the_hook_merges_the_rows_it_was_given():
     assert steps.shared_BH.grad is None
 
 
-def test_a_clock_adds_up_what_passes_inside(monkeypatch):
-    ticks = itertools.count(0.0, 1.5)
-    monkeypatch.setattr(boundary.time, "perf_counter", lambda: next(ticks))
-    clock = Clock()
-    double = clock.around(lambda x: 2 * x, lambda: None)
-    assert double(2) == 4
-    assert double(3) == 6
-    assert clock.seconds == 3.0
-
-
-def test_the_time_inside_is_that_of_forward_and_backward_and_the_hook_is_left_as_it_was():
-    hook, steps = BalanceHook(Equal(2), statistics=True), Boundary(Size(2, 8, 4), CPU)
-    with boundary.timed(hook) as clock:
-        steps.step(hook)
-        assert clock.seconds > 0
-    assert "forward" not in vars(hook)
-    assert "_backward" not in vars(hook)
-    before = clock.seconds
-    steps.step(hook)
-    assert clock.seconds == before
+def test_the_time_inside_is_that_of_the_hook_alone_and_nobody_is_told_of_it_afterwards():
+    hook = BalanceHook(Equal(2), statistics=True)
+    found = boundary.added_time(hook, Size(2, 8, 4), CPU, lambda: None, rounds=3)
+    assert found.inside.low > 0
+    assert hook._way.marks is None
 
 
 def test_added_time_has_an_interval_and_does_not_count_warm_up(monkeypatch):

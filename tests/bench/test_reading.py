@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mbrec.bench import reading, timing
+from mbrec import timing
+from mbrec.bench import reading
 from mbrec.data.files import open_store
 from mbrec.data.parquet import ParquetReader
 from mbrec.data.schema import Categorical, Columns, Numerical

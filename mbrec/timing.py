@@ -3,8 +3,13 @@
 import random
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mbrec.balance.marks import Part
 
 
 @dataclass(frozen=True)
@@ -74,3 +79,32 @@ def interleave(
 def drop(baseline: Sequence[float], measured: Sequence[float]) -> Spread:
     """Return by how many per cent the rate fell, round by round: the paper's QPS drop."""
     return spread([100 * (1 - a / b) for a, b in zip(baseline, measured, strict=True)])
+
+
+class PartClock:
+    """Adds up the seconds of each part of a hook's work; for `BalanceHook.mark_parts`.
+
+    Args:
+        wait: returns when the device has done its work, without which a GPU's time would be
+            counted where the host waits for it.
+
+    Attributes:
+        seconds: by part.
+    """
+
+    def __init__(self, wait: Callable[[], object] = lambda: None) -> None:
+        self.seconds: defaultdict[Part, float] = defaultdict(float)
+        self._wait = wait
+        self._since = time.perf_counter()
+
+    def __call__(self, part: "Part") -> None:
+        """Take the time since the last call for that of a part."""
+        self._wait()
+        now = time.perf_counter()
+        self.seconds[part] += now - self._since
+        self._since = now
+
+    @property
+    def inside(self) -> float:
+        """Seconds in the hook itself: all but the heads, and what lies outside."""
+        return sum(s for part, s in self.seconds.items() if part not in ("outside", "heads"))

@@ -1,6 +1,8 @@
+import itertools
+
 import pytest
 
-from mbrec.bench import timing
+from mbrec import timing
 
 
 def test_the_interval_holds_the_median_and_narrows_with_more_values():
@@ -43,3 +45,20 @@ def test_the_drop_is_that_of_the_rate_round_by_round():
     found = timing.drop([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
     assert found.median == pytest.approx(50.0)
     assert found.low == found.high == pytest.approx(50.0)
+
+
+def test_a_clock_gives_each_part_the_time_since_the_one_before(monkeypatch):
+    ticks = itertools.accumulate([0.0, 1.0, 2.0, 4.0, 8.0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(ticks))
+    clock = timing.PartClock()
+    for part in ("outside", "views", "heads", "views"):
+        clock(part)
+    assert clock.seconds == {"outside": 1.0, "views": 10.0, "heads": 4.0}
+    assert clock.inside == 10.0
+
+
+def test_a_clock_waits_for_the_device_before_it_looks(monkeypatch):
+    events = []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: events.append("look") or 0.0)
+    timing.PartClock(lambda: events.append("wait"))("merge")
+    assert events[-2:] == ["wait", "look"]
