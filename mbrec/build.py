@@ -22,6 +22,7 @@ from mbrec.data.loader import Loader
 from mbrec.data.parquet import ParquetReader
 from mbrec.evaluator import Evaluator
 from mbrec.explosion import explosion_guard
+from mbrec.grouped import GroupedAuc
 from mbrec.guard import FiniteGuard
 from mbrec.interrupt import Interrupt
 from mbrec.metrics import TaskMetrics
@@ -193,6 +194,7 @@ def evaluator(
         TaskMetrics(tasks, batch_size=reader.batch_size, device=runtime.device),
         OracleGap(tasks, device=runtime.device),
         UnknownIds(config.data.columns.counted, device=runtime.device),
+        GroupedAuc(tasks, reader, group) if (group := config.monitor.group) else None,
         total_steps=reader.num_batches(config.data.num_workers),
         progress=config.monitor.progress and runtime.rank == 0,
         interrupt=interrupt or Interrupt(),
@@ -269,7 +271,7 @@ def _monitor(
         every=config.monitor.every,
         rows_per_step=settings.global_batch_size,
         total_steps=settings.steps or steps,
-        progress=config.monitor.progress,
+        progress=config.monitor.progress and not settings.measure_overhead,
         first_step=first_step,
     )
 

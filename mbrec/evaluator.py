@@ -8,6 +8,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader
 from mbrec.distributed import VOTED_BATCHES, Lockstep
+from mbrec.grouped import GroupedAuc
 from mbrec.interrupt import Interrupt
 from mbrec.metrics import TaskMetrics
 from mbrec.model import Outputs
@@ -30,6 +31,7 @@ class Evaluator:
         metrics: reset at each evaluation.
         oracle: distance to the true probabilities, where the data has them.
         unknown: counts ids outside the vocabularies.
+        grouped: AUC within groups of rows, or None.
         total_steps: batches of the longest rank, for the progress bar.
         progress: show one.
         interrupt: looked at between batches.
@@ -45,6 +47,7 @@ class Evaluator:
         metrics: TaskMetrics,
         oracle: OracleGap,
         unknown: UnknownIds,
+        grouped: GroupedAuc | None,
         *,
         total_steps: int,
         progress: bool,
@@ -52,6 +55,7 @@ class Evaluator:
     ) -> None:
         self._pipeline, self._loader = pipeline, loader
         self._metrics, self._oracle, self._unknown = metrics, oracle, unknown
+        self._grouped = grouped
         self.unknown: dict[str, float] = {}
         self._total_steps, self._progress = total_steps, progress
         self._interrupt = interrupt
@@ -72,12 +76,16 @@ class Evaluator:
         model.eval()
         self._metrics.reset()
         self._oracle.reset()
+        if self._grouped is not None:
+            self._grouped.reset()
         bar = progress_bar("evaluate", self._total_steps, shown=self._progress)
         with torch.no_grad(), bar:
             for outputs in self._steps():
                 self._metrics.update([outputs])
                 self._oracle.update(outputs)
                 self._unknown.update(outputs.unknown_2C)
+                if self._grouped is not None:
+                    self._grouped.update(outputs)
                 if keep is not None:
                     keep(outputs)
                 bar.update()
@@ -85,6 +93,9 @@ class Evaluator:
         report = self._metrics.compute()
         for task, figures in self._oracle.compute().items():
             report[task] |= figures
+        if self._grouped is not None:
+            for task, figures in self._grouped.compute().items():
+                report[task] |= figures
         self.unknown = self._unknown.compute()
         return report
 

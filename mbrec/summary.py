@@ -8,6 +8,7 @@ from typing import Any
 COLUMNS = {
     "ne": "NE",
     "auc": "AUC",
+    "gauc": "GAUC",
     "calibration": "calibration",
     "log_loss": "log loss",
     "excess_ne": "excess NE",
