@@ -7,7 +7,6 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,14 @@ from torch.utils.tensorboard.summary import custom_scalars
 from torch.utils.tensorboard.writer import FileWriter
 from tqdm import tqdm
 
+from mbrec import rank_weights
 from mbrec.balance import BalanceHook
 from mbrec.balance.ranks import sum_over_ranks
+from mbrec.diagnostics import ConflictWatch
+from mbrec.figures import Steps, pack, unpack
 from mbrec.metrics import TaskMetrics
 from mbrec.model import Outputs
+from mbrec.pages import layout
 from mbrec.unknown import UnknownIds
 
 log = logging.getLogger(__name__)
@@ -78,15 +81,18 @@ class Monitor:
         self._hook, self._metrics, self._unknown = hook, metrics, unknown
         self._every, self._rows_per_step = every, rows_per_step
         self._writer = FileWriter(str(folder)) if dist.get_rank() == 0 else None
-        if self._writer:
-            self._writer.add_summary(custom_scalars(_layout(self.tasks)))
-            if first_step:
-                start = SessionLog(status=SessionLog.START)
-                self._writer.add_event(Event(step=first_step + 1, session_log=start))
+        if self._writer and first_step:
+            start = SessionLog(status=SessionLog.START)
+            self._writer.add_event(Event(step=first_step + 1, session_log=start))
+        self._conflict = None
+        if self._writer and len(self.tasks) > 1 and hook.statistics:
+            self._conflict = ConflictWatch(self.tasks, hook.balancer, every=every)
+        self._is_laid_out = False
         shown = progress and self._writer is not None
         self._bar = progress_bar("train", total_steps, shown=shown, done=first_step)
         self._steps: list[tuple[int, float, dict[str, float], Tensor]] = []
         self._outputs: list[Outputs] = []
+        self._local_KK: Tensor | None = None
         self._rows, self._seconds = 0, 0.0
         self._since = time.perf_counter()
 
@@ -99,7 +105,10 @@ class Monitor:
             rates: learning rate by optimizer.
         """
         self._outputs.append(outputs)
-        self._steps.append((step, time.time(), dict(rates), self._pack(outputs)))
+        packed_P = pack(self._hook, outputs.losses_K)
+        self._steps.append((step, time.time(), dict(rates), packed_P))
+        # Of a step that is left out it may not be finite.
+        self._local_KK = self._hook.local_gramian
         self._bar.update()
         if len(self._steps) == self._every:
             self.flush()
@@ -108,30 +117,17 @@ class Monitor:
         """Write what was recorded. A collective."""
         if not self._steps:
             return
-        last = self._steps[-1][0]
         self._measure_speed()
-        packed_SP = torch.stack([packed_P for *_, packed_P in self._steps])
-        if self._hook.losses is None:
-            # Without statistics the losses are this rank's.
-            losses_SK = packed_SP[:, : len(self.tasks)]
-            total = sum_over_ranks(losses_SK.flatten()).view_as(losses_SK)
-            packed_SP[:, : len(self.tasks)] = total / dist.get_world_size()
-        figures = self._unpack(packed_SP.cpu())
-        rows = torch.stack(list(figures.values()), 1).tolist()
+        kept = unpack(self._hook, self._gathered())
+        rows = self._rows_of(kept)
         for (step, wall_time, rates, _), row in zip(self._steps, rows, strict=True):
-            scalars = dict(zip(figures, row, strict=True))
-            scalars |= {f"learning_rate/{name}": rate for name, rate in rates.items()}
-            self._write(step, scalars, wall_time)
-        self._metrics.update(self._outputs)
-        report = self._metrics.compute()
-        self._metrics.reset()
-        ne = {f"train_ne/{task}": report[task]["ne"] for task in self.tasks}
-        calibration = {f"train_calibration/{t}": report[t]["calibration"] for t in self.tasks}
-        self._write(last, {**ne, **calibration, "rows_per_second": self.rows_per_second})
-        for outputs in self._outputs:
-            self._unknown.update(outputs.unknown_2C)
-        self._write(last, {f"out_of_vocabulary/{n}": s for n, s in self._unknown.compute().items()})
-        self._show(dict(zip(figures, rows[-1], strict=True)))
+            shown = {f"learning_rate/{name}": rate for name, rate in rates.items()}
+            self._write(step, row | shown, wall_time)
+        since = self._since_last_writing()
+        self._write(self._steps[-1][0], since)
+        if not self._is_laid_out:
+            self._lay_out({*rows[-1], *since})
+        self._show(rows[-1])
         self.flushed()
         self._steps, self._outputs = [], []
         self._since = time.perf_counter()
@@ -172,51 +168,79 @@ class Monitor:
                 for name, value in figures.items()
             },
         )
+        self._draw_cosines(step)
+
+    def measured(self, step: int, figures: Mapping[str, Mapping[str, float]]) -> None:
+        """Write what a measurement of the hook has found."""
+        groups = figures.items()
+        self._write(step, {f"overhead/{g}/{name}": v for g, f in groups for name, v in f.items()})
 
     def close(self) -> None:
         """Finish the files."""
         self._on_disk(lambda writer: writer.close())
 
-    def _pack(self, outputs: Outputs) -> Tensor:
-        """Return what a step's figures are computed from: one operation, no sync."""
-        hook = self._hook
-        losses_K = outputs.losses_K if hook.losses is None else hook.losses
-        parts = [losses_K.double(), hook.weights, *hook.balancer.task_states().values()]
-        if hook.gramian is not None:
-            parts.append(hook.gramian.flatten())
-        return torch.cat(parts)
+    def _gathered(self) -> Tensor:
+        """Return what was kept of each step, (S, P), on the host; the losses are of all ranks."""
+        packed_SP = torch.stack([packed_P for *_, packed_P in self._steps])
+        if self._hook.losses is None:
+            # Without statistics the losses are this rank's.
+            losses_SK = packed_SP[:, : len(self.tasks)]
+            total = sum_over_ranks(losses_SK.flatten()).view_as(losses_SK)
+            packed_SP[:, : len(self.tasks)] = total / dist.get_world_size()
+        return packed_SP.cpu()
 
-    def _unpack(self, packed_SP: Tensor) -> dict[str, Tensor]:
-        """Return the figures of S steps, each (S,), by the names they are written under."""
-        size = len(self.tasks)
-        names = ["loss", "weight", *self._hook.balancer.task_states()]
-        values_SK = packed_SP[:, : size * len(names)].split(size, 1)
-        rest = packed_SP[:, size * len(names) :]
-        weights_SK = values_SK[1]
-        # A method's own `weight` takes the place of the weights on the raw gradients.
-        by_task = dict(zip(names, values_SK, strict=True))
-        figures = {"loss": by_task["loss"].sum(1)}
-        if rest.shape[1]:
-            gramian_SKK = rest.view(-1, size, size)
-            norms_SK = gramian_SKK.diagonal(dim1=1, dim2=2).sqrt()
-            by_task["effective_weight"] = weights_SK
-            by_task["grad_norm"] = norms_SK
-            by_task["weighted_norm"] = norms_SK * weights_SK
-            for i, j in combinations(range(size), 2):
-                lengths = norms_SK[:, i] * norms_SK[:, j]
-                cosine = torch.where(lengths > 0, gramian_SKK[:, i, j] / lengths, 0.0)
-                figures[f"cosine/{self.tasks[i]}-{self.tasks[j]}"] = cosine
-        for name, value_SK in by_task.items():
-            for task, value in zip(self.tasks, value_SK.unbind(1), strict=True):
-                figures[f"{name}/{task}"] = value
-        return figures
+    def _rows_of(self, kept: Steps) -> list[dict[str, float | None]]:
+        """Return the figures of each step."""
+        figures = kept.figures(self.tasks)
+        values = torch.stack(list(figures.values()), 1).tolist()
+        rows = [dict(zip(figures, row, strict=True)) for row in values]
+        if self._conflict is None:
+            return rows
+        assert kept.gramian_SKK is not None
+        conflicts = self._conflict.update(kept.gramian_SKK, kept.weights_SK)
+        return [row | conflict for row, conflict in zip(rows, conflicts, strict=True)]
+
+    def _since_last_writing(self) -> dict[str, float | None]:
+        """Return the figures that are of more than one step. A collective."""
+        self._metrics.update(self._outputs)
+        report = self._metrics.compute()
+        self._metrics.reset()
+        for outputs in self._outputs:
+            self._unknown.update(outputs.unknown_2C)
+        balancer, losses_K = self._hook.balancer, self._outputs[-1].losses_K
+        return {
+            **{f"train_ne/{task}": report[task]["ne"] for task in self.tasks},
+            **{f"train_calibration/{task}": report[task]["calibration"] for task in self.tasks},
+            "rows_per_second": self.rows_per_second,
+            **{f"out_of_vocabulary/{n}": s for n, s in self._unknown.compute().items()},
+            **(self._conflict.vertex() if self._conflict else {}),
+            **rank_weights.figures(balancer, self.tasks, self._local_KK, losses_K),
+        }
+
+    def _lay_out(self, tags: set[str]) -> None:
+        tags |= {f"evaluation_ne/{task}" for task in self.tasks}
+        pages = custom_scalars(layout(self.tasks, tags))
+        self._on_disk(lambda writer: writer.add_summary(pages))
+        self._is_laid_out = True
+
+    def _draw_cosines(self, step: int) -> None:
+        """Draw the mean cosines of the last steps, if there have been enough."""
+        values_KK = self._conflict.cosines() if self._conflict else None
+        if values_KK is None or self._writer is None:
+            return
+        from mbrec import heat_map  # matplotlib takes most of a second to import
+
+        png, width, height = heat_map.draw(values_KK.tolist(), self.tasks)
+        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+        picture = Summary(value=[Summary.Value(tag="conflict/cosines", image=image)])
+        self._on_disk(lambda writer: writer.add_summary(picture, step))
 
     def _measure_speed(self) -> None:
         self._seconds += time.perf_counter() - self._since
         self._rows += self._rows_per_step * len(self._steps)
         self.rows_per_second = self._rows / self._seconds
 
-    def _show(self, scalars: Mapping[str, float]) -> None:
+    def _show(self, scalars: Mapping[str, float | None]) -> None:
         weights = " ".join(f"{task}={scalars[f'weight/{task}']:.3f}" for task in self.tasks)
         speed = f"{self.rows_per_second:,.0f} rows/s"
         text = f"{speed}, loss {scalars['loss']:.4f}, weights {weights}"
@@ -251,24 +275,3 @@ def progress_bar(name: str, total: int, *, shown: bool, done: int = 0) -> "tqdm[
     interval = 0.5 if sys.stderr.isatty() else 10.0
     bar = {"total": total, "initial": done, "unit": "step", "desc": name}
     return tqdm(**bar, disable=not shown, mininterval=interval)
-
-
-def _layout(tasks: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """Return the pages of TensorBoard's custom scalars: the paper's Figure 2, and the tasks."""
-
-    def chart(name: str) -> list[Any]:
-        return ["Multiline", [f"^{name}/{task}$" for task in tasks]]
-
-    return {
-        "balance": {
-            "gradient norm": chart("grad_norm"),
-            "task weight": chart("weight"),
-            "weighted gradient norm": chart("weighted_norm"),
-            "cosines": ["Multiline", ["^cosine/"]],
-        },
-        "tasks": {
-            "loss": chart("loss"),
-            "NE of the training rows": chart("train_ne"),
-            "NE of the evaluation": chart("evaluation_ne"),
-        },
-    }
