@@ -1,0 +1,80 @@
+"""Which runs may be compared, and what is said of the difference."""
+
+import re
+
+import pytest
+from made_runs import TASKS, make_run, write_config, write_metrics
+
+from mbrec.report.against import WARNING, baselines, section
+from mbrec.report.run import load
+
+COLUMNS = {"categorical": {}, "numerical": {}, "labels": {"click": "clicked"}}
+DATA = {"train": ["train/*.parquet"], "evaluation": ["test/*.parquet"], "columns": COLUMNS}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run with three steps."""
+    return make_run(tmp_path / "run", steps=3)
+
+
+def test_gains_are_per_cent_of_the_baseline(run, tmp_path):
+    other = make_run(tmp_path / "other", steps=3, balancer={"_target_": "mbrec.balance.Equal"})
+    figures = load(other).metrics["tasks"]
+    figures["ctr"]["ne"], figures["cvr"]["ne"] = 1.0, 0.94
+    write_metrics(other, TASKS, tasks=figures)
+    here = load(run)
+    html = "".join(section(here, baselines(here, [other])).body)
+    cells = re.findall(r'<td class="number">([+-]\d+\.\d{3})</td>', html)
+    # (1 - .9) / 1, (.94 - .95) / .94, the third is the same; and their mean
+    assert cells == ["+10.000", "-1.064", "+0.000", "+2.979"]
+    assert WARNING.replace("`", "") in re.sub("<[^>]+>|`", "", html)
+    assert "mbrec.balance.Equal" in html
+
+
+def test_the_same_rows_in_another_folder_are_the_same_rows(run, tmp_path):
+    other = make_run(tmp_path / "other", steps=3)
+    content = load(other).config["data"] | {"path": "/elsewhere"}
+    write_config(other, TASKS, data=content)
+    assert len(baselines(load(run), [other])) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data": DATA | {"evaluation": ["other/*.parquet"]}}, "its data.evaluation differ"),
+        ({"data": DATA | {"train": ["more/*.parquet"]}}, "its data.train differ"),
+        ({"data": DATA | {"synthetic": {"seed": 3}}}, "its data.synthetic differ"),
+        ({"tasks": {t: {"label": "click", "given": "buy"} for t in TASKS}}, "its tasks differ"),
+        ({"data": DATA | {"columns": COLUMNS | {"labels": {"click": "x"}}}}, "its tasks differ"),
+    ],
+)
+def test_runs_on_other_data_or_tasks_are_refused(run, tmp_path, changes, said):
+    other = make_run(tmp_path / "other", steps=3, **changes)
+    with pytest.raises(ValueError, match=f"{other}: {said}.*leave it out"):
+        baselines(load(run), [other])
+
+
+def test_runs_that_were_evaluated_on_other_rows_are_refused(run, tmp_path):
+    other = make_run(tmp_path / "other", steps=3)
+    figures = load(other).metrics["tasks"]
+    figures["cvr"]["rate"] += 1e-6
+    write_metrics(other, TASKS, tasks=figures)
+    with pytest.raises(ValueError, match="evaluated on other rows: rate of cvr is"):
+        baselines(load(run), [other])
+
+
+def test_measurements_unfinished_runs_and_the_run_itself_are_no_baselines(run, tmp_path):
+    other = make_run(tmp_path / "other", steps=3)
+    write_metrics(other, TASKS, measurement={"step_ms": {}})
+    with pytest.raises(ValueError, match="it only measured its overhead"):
+        baselines(load(run), [other])
+    with pytest.raises(ValueError, match="leave out against="):
+        baselines(load(other), [run])
+    (other / "metrics.json").unlink()
+    with pytest.raises(ValueError, match="it has no final evaluation"):
+        baselines(load(run), [other])
+    with pytest.raises(ValueError, match="it is the same run"):
+        baselines(load(run), [run / ".." / "run"])
+    with pytest.raises(ValueError, match="expected the folder of a run"):
+        baselines(load(run), [tmp_path / "nowhere"])

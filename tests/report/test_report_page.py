@@ -1,0 +1,254 @@
+"""A run's page: what is on it, what it says is missing, and that names from files stay text."""
+
+import doctest
+import importlib
+import json
+import pkgutil
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from made_runs import TASKS, figures, make_run, write_config, write_events, write_metrics
+from saving import alone, run_state
+
+import mbrec.report
+from mbrec.report.__main__ import write
+
+ROOT = Path(__file__).parents[2]
+ODD = ["<script>alert(1)</script>", '"><img src=x onerror=y>', "a & 'b'", "$x_1$", "_h", "n" * 99]
+
+
+class Page(HTMLParser):
+    """What a browser would see: titles of sections, text, and all tags with their attributes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.html = path.read_text(encoding="utf-8")
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.sections: list[str] = []
+        self.text = ""
+        self.feed(self.html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "h2":
+            self.sections.append(str(dict(attrs)["id"]))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page(run: Path, *against: Path) -> Page:
+    out = run / "report.html"
+    write(run, against, out)
+    return Page(out)
+
+
+EVERY = ["results", "against", "loss", "ne", "balance", "cosines", "conflicts", "ranks", "speed"]
+EVERY += ["guards", "unknown", "data", "settings"]
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """The page, with its pictures, of a run that has everything but a measurement."""
+    folder = tmp_path_factory.mktemp("full")
+    run = make_run(folder / "a", steps=60, conflict=True)
+    other = make_run(folder / "b", balancer={"_target_": "mbrec.balance.Equal"})
+    write_events(run, [(17, {"guard/skipped": 1.0}), (33, {"guard/skipped": 2.0})])
+    (run / "checkpoint/step_00000030.exploded").mkdir(parents=True)
+    saved = run / "checkpoint/step_00000020"
+    saved.mkdir()
+    with alone():
+        run_state(20, versions={"torch": "2.0"}).write(saved)
+    return page(run, other)
+
+
+def test_every_section_is_there_and_every_plot_is_a_picture(full):
+    assert full.sections == EVERY
+    pictures = [attrs for tag, attrs in full.tags if tag == "img"]
+    assert len(pictures) == 10
+    assert all(p["src"].startswith("data:image/png;base64,iVBOR") for p in pictures)
+    assert all(p["alt"] and int(p["width"]) > 100 and int(p["height"]) > 100 for p in pictures)
+    links = [attrs["href"] for tag, attrs in full.tags if tag == "a"]
+    assert links == [f"#{name}" for name in EVERY]
+
+
+def test_the_page_needs_nothing_from_elsewhere(full):
+    assert not {tag for tag, _ in full.tags} & {"script", "link", "iframe", "object", "base"}
+    for _, attrs in full.tags:
+        for name in ("src", "href", "srcset", "action"):
+            assert str(attrs.get(name) or "#").startswith(("#", "data:image/png;base64,"))
+    assert not re.search(r"https?://|url\(|@import", full.html)
+
+
+def test_the_page_says_how_the_run_stands_and_on_what_it_ran(full):
+    for said in (
+        "finished",
+        "MultiBalance",
+        "1,234 rows/s",
+        "torch 2.0",
+        "CPU",
+        "clicked",
+        "15,360",
+    ):
+        assert said in full.text, said
+    assert "2 batches with values that are not finite were left out" in full.text
+    assert "step_00000030.exploded" in full.text
+    assert "ctr differs the most between ranks, by 0.100 (median)" in full.text
+    assert "On average 25 % of the pairs conflict in a step" in full.text
+    assert "trainer.global_batch_size2562048" in full.text  # setting, here, default
+
+
+def test_every_example_is_true():
+    names = [module.name for module in pkgutil.iter_modules(mbrec.report.__path__)]
+    results = [
+        doctest.testmod(importlib.import_module(f"mbrec.report.{name}"))
+        for name in names
+        if name != "__main__"
+    ]
+    assert sum(result.attempted for result in results) >= 5
+    assert sum(result.failed for result in results) == 0
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_names_from_files_are_text_and_nothing_else(tmp_path):
+    run = make_run(tmp_path / "<b>&run", ODD, conflict=True, **{"<i>key</i>": ["</pre><b>"]})
+    write_metrics(run, ODD, measurement={"<u>": "<s>"})
+    status = {"state": "failed", "reason": "<em>why</em>", "step": 40}
+    (run / "status.json").write_text(json.dumps(status))
+    found = page(run)
+    assert not {tag for tag, _ in found.tags} & {"script", "i", "b", "u", "s", "em"}
+    assert all("onerror" not in attrs for _, attrs in found.tags)
+    for name in [*ODD, "<b>&run", "<em>why</em>", "<u>", "</pre><b>"]:
+        assert name in found.text
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_without_balance_figures_says_so(tmp_path):
+    run = make_run(tmp_path / "run", balance=False, monitor={"balance": False})
+    found = page(run)
+    assert "no gradient norms and cosines (monitor.balance=false)" in found.text
+    assert "balance" in found.sections
+    assert not {"cosines", "conflicts", "ranks"} & set(found.sections)
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("number", [1, 20])
+def test_any_number_of_tasks_has_a_page(tmp_path, number):
+    tasks = [f"task_{k}" for k in range(number)]
+    found = page(make_run(tmp_path / "run", tasks, steps=20))
+    assert ("nothing to balance" in found.text) == (number == 1)
+    assert ("cosines" in found.sections) == (number > 1)
+    assert all(task in found.text for task in tasks)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_that_was_killed_shows_what_it_had_written(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    write_config(run, TASKS)
+    write_events(run, figures(TASKS, 20))
+    (run / "status.json").write_text('{"state": "running", "step": 28, "reason": "", "time": 9.9}')
+    found = page(run)
+    assert "There is no metrics.json: the run has not finished" in found.text
+    assert "The curves end at step 20 of 28" in found.text
+    assert "Last evaluation" in found.text
+    assert "made after step 20" in found.text
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_without_tensorboard_shows_its_evaluations(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    write_config(run, TASKS)
+    write_metrics(run, TASKS)
+    found = page(run)
+    assert found.sections == ["results", "ne", "data", "settings"]
+    for said in ("no figures in tensorboard/", "There is no status.json", "There is no checkpoint"):
+        assert said in found.text
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_that_ended_at_its_start_has_a_page_with_the_reason(tmp_path):
+    reason = "ValueError: expected a data set"
+    status = {"state": "failed", "step": 0, "reason": reason, "time": 1.79e9, "pid": 1}
+    (tmp_path / "status.json").write_text(json.dumps(status))
+    found = page(tmp_path)
+    assert reason in found.text
+    assert "There is no config.yaml: the run ended before the model was built." in found.text
+    assert found.sections == []
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_measurement_is_shown_as_one(tmp_path):
+    run = make_run(tmp_path / "run")
+    measured = {"qps_drop_percent": {"median": 0.4, "low": -1.0, "high": 3.4}}
+    measured |= {"step_ms": {"with_hook": 20.0}, "hook_ms": {"gramian": 0.1, "all": 0.5}}
+    write_metrics(run, TASKS, tasks={}, history=[], measurement=measured)
+    found = page(run)
+    assert found.sections[1] == "overhead"
+    drop = "QPS drop with the hook: 0.400 % (95 % interval -1.00 to 3.40 %). The interval covers 0."
+    assert drop in found.text
+    assert "0.500 ms of a step of 20.0 ms, 2.50 %" in found.text
+    assert "its model is not to be compared" in found.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.yaml", "a: !!python/object/apply:os.getcwd []", "expected no tags"),
+        ("config.yaml", "a: ${oc.env:HOME}", "not resolved here"),
+        ("metrics.json", "{", "expected JSON"),
+        ("metrics.json", "[1]", "expected a mapping"),
+        ("status.json", "[" * 100_000, "expected JSON"),
+    ],
+)
+def test_files_that_are_not_what_they_should_be_are_refused_by_name(tmp_path, name, content, said):
+    run = make_run(tmp_path / "run", steps=2)
+    (run / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"{re.escape(name)}: .*{said}"):
+        page(run)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_figures_of_another_kind_leave_their_place_empty(tmp_path):
+    run = make_run(tmp_path / "run", steps=20, tasks=["not", "a mapping"], data=3, guard=None)
+    odd = {"ctr": {"ne": "low", "auc": [1], "count": True, "rate": 1e400, "calibration": 1.2}}
+    write_metrics(run, TASKS, tasks=odd, history="none", parameters=[1], world_size={})
+    found = page(run)
+    assert "ctr1.2000" in found.text
+    assert found.sections[0] == "results"
+
+
+def test_the_command_writes_one_file_and_refuses_what_is_no_run(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/status.json").write_text('{"state": "starting", "step": 0}')
+    python = [sys.executable, "-W", "error", "-m", "mbrec.report"]
+
+    def command(*arguments):
+        return subprocess.Popen(
+            [*python, *arguments],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    written, refused = command("run", "out=page.html"), command(".")
+    assert (*written.communicate(), written.returncode) == ("wrote page.html\n", "", 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["status.json"]
+    out, error = refused.communicate()
+    assert (out, refused.returncode) == ("", 1)
+    assert error.startswith("error: expected the folder of a run, with one of status.json")
+
+
+@pytest.mark.parametrize("argument", ["out=metrics.json", "agianst=[x]", "against", "more"])
+def test_arguments_that_are_none_are_refused(tmp_path, argument):
+    from mbrec.report.__main__ import _parse
+
+    with pytest.raises(ValueError, match=r"expected against=\[RUN,...\] or out=FILE.html"):
+        _parse([str(tmp_path), argument])
