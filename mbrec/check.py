@@ -14,12 +14,14 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mbrec import config as configuration
 from mbrec.errors import plain_errors
 from mbrec.model_settings import Boundary
+from mbrec.sweep import TABLE
 
 
 def check(overrides: list[str]) -> Path | None:
@@ -34,15 +36,36 @@ def check(overrides: list[str]) -> Path | None:
     Raises:
         ValueError: in a few lines, what is wrong and what was probably meant.
     """
-    overrides = _with_folder(overrides)
+    overrides = with_folder(overrides)
     if any(text.startswith("-") for text in overrides):
         return None
     with initialize_config_module("mbrec.configs", version_base="1.3"):
-        try:
-            node = compose("train", overrides=overrides)
-        except HydraException as error:
-            raise ValueError(_describe(error)) from error
+        config = composed(overrides)
+    folder = folder_of(config)
+    if folder is not None and (folder / "metrics.json").exists():
+        raise ValueError(
+            f"expected a new run, got run.name={folder.name}, which is finished; to train it on: "
+            f"run.name=NEW resume.path={folder}"
+        )
+    if folder is not None and (folder / TABLE).exists():
+        raise ValueError(
+            f"expected a new run, got run.name={folder.name}, which is a sweep; -m goes on with it"
+        )
+    return folder
+
+
+def composed(overrides: list[str]) -> configuration.Config:
+    """Return the checked configuration of a job; needs Hydra to be initialised.
+
+    Raises:
+        ValueError: as `check`.
+    """
+    try:
+        node = compose("train", overrides=overrides)
+    except HydraException as error:
+        raise ValueError(describe(error)) from error
     config = configuration.parse(node)
+    _check_plugins(config, overrides)
     _check_tasks(config, overrides)
     if any(
         text.lstrip("+~").startswith(("balancer", "hook.", "runtime.plugins")) for text in overrides
@@ -51,14 +74,13 @@ def check(overrides: list[str]) -> Path | None:
     local = config.data.synthetic is None and "://" not in config.data.path
     if local and not Path(config.data.path).is_dir():
         raise ValueError(f"expected the folder of a data set in data.path, got {config.data.path}")
+    return config
+
+
+def folder_of(config: configuration.Config) -> Path | None:
+    """Return the folder of a run, where it has a name."""
     name = config.run.name or os.environ.get("MBREC_RUN_ID")
-    folder = Path(config.run.folder) / name if name else None
-    if folder is not None and (folder / "metrics.json").exists():
-        raise ValueError(
-            f"expected a new run, got run.name={folder.name}, which is finished; to train it on: "
-            f"run.name=NEW resume.path={folder}"
-        )
-    return folder
+    return Path(config.run.folder) / name if name else None
 
 
 def parsed(node: DictConfig) -> configuration.Config:
@@ -67,14 +89,19 @@ def parsed(node: DictConfig) -> configuration.Config:
     Raises:
         ValueError: if a value is missing or wrong, or `runtime.plugins` comes from a file.
     """
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        raise ValueError("expected -m for a sweep, got hydra.mode=MULTIRUN")
     config = configuration.parse(node)
-    overrides = HydraConfig.get().overrides.task
-    if config.runtime.plugins and not any("runtime.plugins=" in text for text in overrides):
-        raise ValueError("expected runtime.plugins on the command line, got it from a file")
+    _check_plugins(config, list(HydraConfig.get().overrides.task))
     return config
 
 
-def _with_folder(overrides: list[str]) -> list[str]:
+def _check_plugins(config: configuration.Config, overrides: list[str]) -> None:
+    if config.runtime.plugins and not any("runtime.plugins=" in text for text in overrides):
+        raise ValueError("expected runtime.plugins on the command line, got it from a file")
+
+
+def with_folder(overrides: list[str]) -> list[str]:
     """Put Hydra's option for a folder of configurations into the words that `compose` knows."""
     found, words = [], iter(overrides)
     for text in words:
@@ -121,11 +148,16 @@ def _check_tasks(config: configuration.Config, overrides: list[str]) -> None:
 def main() -> None:
     """Run the command line."""
     with plain_errors():
-        if (folder := check(sys.argv[1:])) is not None:
+        from mbrec import sweep_plan
+
+        swept = sweep_plan.without_flag(sys.argv[1:])
+        folder = check(sys.argv[1:]) if swept is None else sweep_plan.plan(swept).folder
+        if folder is not None:
             print(folder)
 
 
-def _describe(error: HydraException) -> str:
+def describe(error: HydraException) -> str:
+    """Return what Hydra has to say, in a few lines, with what was probably meant."""
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         reason = str(cause).splitlines()[0]
@@ -134,6 +166,10 @@ def _describe(error: HydraException) -> str:
         group, name = option.groups()
         options = GlobalHydra.instance().config_loader().get_group_options(group)
         return f"{group} has no option '{name}'" + _meant(name, options, prefix="", has=group)
+    if sweeps := re.match("Ambiguous value for argument '([^=]+)=(.*)'", str(error)):
+        key, values = sweeps.groups()
+        others = f"a list is {key}=[{values}], a text \"{key}='{values}'\""
+        return f"expected one value of {key}, got {values}: -m sweeps over them, {others}"
     return "\n".join(line for line in str(error).splitlines()[:3] if line.strip())
 
 

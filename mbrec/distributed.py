@@ -48,17 +48,18 @@ class Runtime:
     store: Store
 
 
-def start(*, timeout_s: int = 600) -> Runtime:
+def start(*, timeout_s: int = 600, store: Store | None = None) -> Runtime:
     """Join the process group that torchrun describes, or start one of a single process.
 
     NCCL carries the GPUs' collectives and gloo the CPUs'. A group that exists is kept, so that
     several jobs can run in one process.
+
+    Args:
+        timeout_s: for a rank that does not answer.
+        store: that the processes find each other in; default: `shared_store`.
     """
     cuda = torch.cuda.is_available()
-    for key, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
-        os.environ.setdefault(key, value)
-    world_size = int(os.environ["WORLD_SIZE"])
-    local_world_size = int(os.environ.setdefault("LOCAL_WORLD_SIZE", str(world_size)))
+    rank, world_size, local_world_size = place()
     if local_world_size == world_size and sys.platform == "linux":
         # On one machine no other interface is needed, and none is listened on.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -72,21 +73,30 @@ def start(*, timeout_s: int = 600) -> Runtime:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             timeout=timeout,
-            store=_store(timeout, single_node=local_world_size == world_size),
-            rank=int(os.environ["RANK"]),
+            store=store or shared_store(timeout_s=timeout_s),
+            rank=rank,
             world_size=world_size,
         )
     store = dist.distributed_c10d._get_default_store()
     return Runtime(dist.get_rank(), dist.get_world_size(), local_world_size, device, store)
 
 
-def _store(timeout: timedelta, *, single_node: bool) -> Store:
-    """Return the store that the processes find each other in."""
+def place() -> tuple[int, int, int]:
+    """Return this process's rank, the number of processes, and that on this machine."""
+    for key, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        os.environ.setdefault(key, value)
+    local_world_size = os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(local_world_size)
+
+
+def shared_store(*, timeout_s: int) -> Store:
+    """Return the store that the processes find each other in; it is there before any group."""
+    _, world_size, local_world_size = place()
     if "MASTER_ADDR" not in os.environ:
         return HashStore()
-    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT")
-    if attempt is None or not single_node:
+    if attempt is None or local_world_size != world_size:
         # The agents of several nodes may count their restarts differently.
         return store
     # torchrun keeps its store when it starts the processes again: what dead ones have written

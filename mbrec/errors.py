@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from yaml import YAMLError
 
 # The variable that Hydra itself reads for the same purpose.
 FULL_ERROR = "HYDRA_FULL_ERROR"
+MENDABLE = (ValueError, OSError, FloatingPointError, OmegaConfBaseException, YAMLError)
 
 
 @contextmanager
@@ -20,13 +22,21 @@ def plain_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, FloatingPointError, OmegaConfBaseException, YAMLError) as error:
+    except MENDABLE as error:
         if os.environ.get(FULL_ERROR) == "1":
             raise
-        rank = os.environ.get("RANK")
-        where = f" (rank {rank})" if rank else ""
-        # One write, so that the messages of several ranks do not mix.
-        sys.stderr.write(f"error{where}: {error}\nSet {FULL_ERROR}=1 for a stack trace.\n")
-        sys.stderr.flush()
+        tell(error)
         # Not SystemExit: it would wait for the peers, which wait for this rank in a collective.
         os._exit(1)
+
+
+def tell(error: Exception) -> None:
+    """Write what went wrong to stderr: what a user can mend in short, else its stack trace."""
+    rank = os.environ.get("RANK")
+    where = f" (rank {rank})" if rank else ""
+    text = f"error{where}: {error}\nSet {FULL_ERROR}=1 for a stack trace.\n"
+    if os.environ.get(FULL_ERROR) == "1" or not isinstance(error, MENDABLE):
+        text = f"error{where}:\n" + "".join(traceback.format_exception(error))
+    # One write, so that the messages of several ranks do not mix.
+    sys.stderr.write(text)
+    sys.stderr.flush()

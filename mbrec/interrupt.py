@@ -45,16 +45,32 @@ class Interrupt:
         store: of the process group; None where there is one rank.
 
     Attributes:
-        store: may be set once there is one; a wish from before is kept.
+        store: of the process group of the job; see `renew`.
     """
 
     def __init__(self, store: Store | None = None) -> None:
         self.store = store
         self._key = f"interrupt/{next(_jobs)}"
+        self._renewed = 0
         self._tick = 0
         self._reason: str | None = None
         self._since = 0.0
         self._agreed: tuple[int, str] | None = None
+
+    @property
+    def wish(self) -> str:
+        """Why this rank would stop; empty where it would not."""
+        return self._reason or ""
+
+    def renew(self, store: Store | None) -> None:
+        """Begin another job, in another process group; a wish that was not followed is kept.
+
+        Args:
+            store: of that group; None where there is one rank.
+        """
+        self.store, self._tick, self._agreed = store, 0, None
+        self._renewed += 1
+        self._key = f"{self._key.partition(' ')[0]} {self._renewed}"
 
     def request(self, reason: str) -> None:
         """Ask all ranks to stop; may be called from a signal handler or another thread."""

@@ -48,6 +48,11 @@ def suspects(store: Store, silent: list[int]) -> list[int]:
     return sure or silent
 
 
+def dead(store: Store, ranks: list[int]) -> list[int]:
+    """Return those of the ranks whose process has surely ended; nothing is known of other hosts."""
+    return [rank for rank in ranks if _state(_process(store, rank)) in ("gone", "Z")]
+
+
 def end_hung(store: Store, ranks: list[int]) -> None:
     """Kill those of the ranks that torchrun started beside this one.
 
@@ -119,7 +124,7 @@ def named_failures(store: Store, rank: int, world_size: int) -> Iterator[None]:
                 f"{reason}; a reader process that is killed has mostly taken too much memory: "
                 "lower data.num_workers or data.shuffle_rows"
             )
-        elif _is_of_collective(error):
+        elif is_of_collective(error):
             told = _failure_of_another(store, rank, world_size, reason)
         else:
             told = None
@@ -132,7 +137,8 @@ def named_failures(store: Store, rank: int, world_size: int) -> Iterator[None]:
         raise told from error
 
 
-def _is_of_collective(error: Exception) -> bool:
+def is_of_collective(error: Exception) -> bool:
+    """Return whether a collective has failed, which mostly another rank is the cause of."""
     if not isinstance(error, RuntimeError):
         return False
     return isinstance(error, dist.DistError) or bool(_OF_GLOO.search(str(error)))

@@ -40,22 +40,18 @@ def run_folder(config: Config, runtime: Runtime) -> Path:
     Raises:
         ValueError: on every rank, if a finished run is there, or a restart could not find it.
     """
-    name = config.run.name or os.environ.get("MBREC_RUN_ID")
-    if name is None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
-        raise ValueError(
-            "expected run.name=NAME (or MBREC_RUN_ID) with --max-restarts, got none: a restart has "
-            "to find the run that it goes on with"
-        )
-    folder = Path(config.run.folder) / (name or time.strftime("%Y-%m-%d_%H-%M-%S"))
+    folder = Path(config.run.folder) / run_name(config)
     chosen = [(folder, "")]
     if runtime.rank == 0:
-        begun = (folder / "checkpoint").exists() and config.resume.path == "none"
+        # A measurement would end a run that is under way.
+        anew = config.resume.path == "none" or config.trainer.measure_overhead
+        begun = (folder / "checkpoint").exists() and anew
         if begun or (folder / "metrics.json").exists():
             more = f"run.name=NEW resume.path={folder} goes on from it"
             chosen = [(folder, f"{folder} holds one; {more}")]
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            if not _lock(folder):
+            if not lock(folder):
                 chosen = [(folder, f"another job is writing to {folder}; wait for it, or stop it")]
     dist.broadcast_object_list(chosen, src=0)
     ((folder, taken),) = chosen
@@ -64,7 +60,22 @@ def run_folder(config: Config, runtime: Runtime) -> Path:
     return folder
 
 
-def _lock(folder: Path) -> bool:
+def run_name(config: Config) -> str:
+    """Return the name of a run or of a sweep; without one, the time, which each rank has its own.
+
+    Raises:
+        ValueError: if a restart could not find it.
+    """
+    name = config.run.name or os.environ.get("MBREC_RUN_ID")
+    if name is None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        raise ValueError(
+            "expected run.name=NAME (or MBREC_RUN_ID) with --max-restarts, got none: a restart has "
+            "to find the run that it goes on with"
+        )
+    return name or time.strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def lock(folder: Path) -> bool:
     """Keep other jobs out of a run's folder while this process lives; return whether that is so."""
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)  # never closed
     try:
@@ -170,7 +181,7 @@ def keeper(
     config: Config, sharded: _Sharded, run: Path, interrupt: Interrupt, source: Path | None
 ) -> RunKeeper | None:
     """Return what saves the run, or None where it is not saved. A collective."""
-    if not config.checkpoint.enabled:
+    if not config.is_saved:
         return None
     assert sharded.hook is not None
     kept = Kept(

@@ -5,19 +5,23 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
-from mbrec import check
+from mbrec import check, sweep_plan
 from mbrec.errors import plain_errors
 from mbrec.interrupt import Interrupt, Interrupted
 
 if TYPE_CHECKING:  # --help must not wait for torch
+    from mbrec.build import Sharded
     from mbrec.config import Config
     from mbrec.distributed import Runtime
     from mbrec.status import Status
+    from mbrec.trainer import Trainer
 
 log = logging.getLogger("mbrec")
 
@@ -33,37 +37,78 @@ def train(node: DictConfig) -> None:
     interrupt = Interrupt()
     interrupt.install()
 
-    import torch.distributed as dist
-
-    from mbrec import distributed, resume
-    from mbrec.peers import introduce, named_failures
-    from mbrec.status import RESUMABLE_EXIT_CODE, Status
+    from mbrec import distributed
 
     runtime = distributed.start(timeout_s=config.runtime.timeout_s)
-    interrupt.store = runtime.store if runtime.world_size > 1 else None
+    try:
+        train_one(config, list(HydraConfig.get().overrides.task), runtime, interrupt)
+    except Interrupted:
+        if not config.is_saved:
+            raise SystemExit(1) from None
+        _leave_resumable()
+
+
+def train_one(
+    config: "Config", overrides: list[str], runtime: "Runtime", interrupt: Interrupt
+) -> dict[str, Any]:
+    """Train one configuration in the process group that is there, and save the run.
+
+    Args:
+        config: of the run; `run` says in which folder.
+        overrides: that made it, to show them.
+        runtime: this process.
+        interrupt: looked at between steps.
+
+    Returns:
+        what is in `metrics.json`.
+
+    Raises:
+        Interrupted: on every rank, once the run is saved.
+        ConnectionError: if another rank has failed, and this one not.
+    """
+    import torch.distributed as dist
+
+    from mbrec import resume
+    from mbrec.peers import introduce, named_failures
+    from mbrec.status import Status
+
+    interrupt.renew(runtime.store if runtime.world_size > 1 else None)
     introduce(runtime.store, runtime.rank)
     folder = resume.run_folder(config, runtime)
     status = Status(folder, runtime.rank)
+    metrics, stopped = {}, ""
     with status.of_failure(), named_failures(runtime.store, runtime.rank, runtime.world_size):
         try:
-            _fit(config, runtime, folder, interrupt, status)
+            metrics = _fit(config, overrides, runtime, folder, interrupt, status)
         except Interrupted as stop:
-            state = "resumable" if config.checkpoint.enabled else "stopped"
-            status.write(state, reason=str(stop))
+            state, stopped = "resumable" if config.is_saved else "stopped", str(stop)
+            status.write(state, reason=stopped)
             if runtime.rank == 0:
                 print(f"{state}: stopped by {stop} after step {status.step}, see {folder}")
         dist.barrier()
-    if status.state == "stopped":
-        raise SystemExit(1)
+    if stopped:
+        raise Interrupted(stopped)
+    return metrics
+
+
+def _leave_resumable() -> None:
+    """End so that a scheduler starts the same command again."""
+    from mbrec.status import RESUMABLE_EXIT_CODE
+
     # torchrun would start a process again that does not end with 0.
-    if status.state == "resumable" and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
         raise SystemExit(RESUMABLE_EXIT_CODE)
 
 
 def _fit(
-    config: "Config", runtime: "Runtime", folder: Path, interrupt: Interrupt, status: "Status"
-) -> None:
-    from mbrec import build, resume, summary
+    config: "Config",
+    overrides: list[str],
+    runtime: "Runtime",
+    folder: Path,
+    interrupt: Interrupt,
+    status: "Status",
+) -> dict[str, Any]:
+    from mbrec import build, hparams, resume, summary
     from mbrec.data.stored import save_vocabularies
 
     source = resume.source(config, folder)
@@ -78,20 +123,69 @@ def _fit(
         save_vocabularies(config.data.columns, trainer.loader.reader.store, folder)
     status.follow(trainer)
     trainer.monitor.flushed = status.refresh
-    final = trainer.fit()
+    part = _measure if config.trainer.measure_overhead else _finish
+    found, text = part(config, runtime, trainer, sharded)
+    metrics = {
+        "step": trainer.step,
+        "world_size": runtime.world_size,
+        "parameters": sharded.parameters,
+        **found,
+    }
     if runtime.rank == 0:
-        metrics = {
-            "step": trainer.step,
-            "rows_per_second": trainer.monitor.rows_per_second,
-            "world_size": runtime.world_size,
-            "parameters": sharded.parameters,
-            "tasks": final,
-            "history": trainer.history,
-        }
+        if not config.trainer.measure_overhead:
+            chosen = hparams.settings(OmegaConf.structured(config), overrides)
+            hparams.write(folder / "tensorboard", chosen, list(config.tasks))
         summary.write_json(folder / "metrics.json", metrics)
-        print(summary.table(final))
-        print(f"trained at {trainer.monitor.rows_per_second:,.0f} rows/s; saved in {folder}")
+        print(f"{text}; saved in {folder}")
     status.write("finished")
+    return metrics
+
+
+def _measure(
+    config: "Config", runtime: "Runtime", trainer: "Trainer", sharded: "Sharded"
+) -> tuple[dict[str, Any], str]:
+    """Train in blocks with the hook and without; return the figures, and what to say of them."""
+    from mbrec.overhead import Meter
+
+    assert sharded.hook is not None
+    shown = config.monitor.progress and runtime.rank == 0
+    found = Meter(trainer, sharded.hook, runtime.device, progress=shown).measure()
+    where = f"on {runtime.world_size} processes, {runtime.device.type}"
+    # Whoever compares runs refuses those with this key.
+    return {"measurement": found.figures()}, f"{found.describe()}\n{where}"
+
+
+def _finish(
+    config: "Config", runtime: "Runtime", trainer: "Trainer", sharded: "Sharded"
+) -> tuple[dict[str, Any], str]:
+    """Train to the end; return the evaluations, and what to say of them."""
+    from mbrec import summary
+
+    final = trainer.fit()
+    speed = trainer.monitor.rows_per_second
+    found = {"rows_per_second": speed, "tasks": final, "history": trainer.history}
+    return found, f"{summary.table(final)}\ntrained at {speed:,.0f} rows/s"
+
+
+def sweep(plan: sweep_plan.Plan) -> None:
+    """Train the jobs of a sweep one after the other; save and print their table.
+
+    Raises:
+        SystemExit: with status 75, if it was asked to stop and the same command goes on; with 1,
+            if a job has failed.
+        ConnectionError: if a rank is gone, and with it the sweep.
+    """
+    configure_log(plan.hydra.job_logging, plan.hydra.verbose)
+    interrupt = Interrupt()
+    interrupt.install()
+
+    from mbrec import sweep_run
+
+    ended = sweep_run.run(plan, train_one, interrupt)
+    if ended == "resumable":
+        _leave_resumable()
+    elif ended == "failed":
+        raise SystemExit(1)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://mbrec.configs", config_name="train")
@@ -103,9 +197,16 @@ def _main(node: DictConfig) -> None:
 def main() -> None:
     """Run the command line."""
     with plain_errors():
-        check.check(sys.argv[1:])
+        swept = sweep_plan.without_flag(sys.argv[1:])
+        plan = None if swept is None else sweep_plan.plan(swept)
+        if plan is None:
+            check.check(sys.argv[1:])
     try:
-        _main()
+        if plan is None:
+            _main()
+        else:
+            with plain_errors():
+                sweep(plan)
     except SystemExit:
         end_processes()
         raise

@@ -14,7 +14,12 @@ _context.set_forkserver_preload(["mbrec.build"])
 
 
 def run_ranks(
-    target: Callable[..., Any], world_size: int, folder: Path, *args: Any, timeout_s: int = 180
+    target: Callable[..., Any],
+    world_size: int,
+    folder: Path,
+    *args: Any,
+    timeout_s: int = 180,
+    group: bool = True,
 ) -> list[Any]:
     """Return what `target(*args)` returned on each rank.
 
@@ -27,13 +32,16 @@ def run_ranks(
         folder: a folder of the test's own; the ranks find each other in it.
         args: passed on.
         timeout_s: for all of it.
+        group: make a process group; without, the ranks share a store from which they can make one.
     """
     store = folder / f"store_{len(list(folder.iterdir()))}"
     pipes, processes = [], []
     for rank in range(world_size):
         receiver, sender = _context.Pipe(duplex=False)
         process = _context.Process(
-            target=_rank, args=(sender, rank, world_size, str(store), target, args), daemon=True
+            target=_rank,
+            args=(sender, rank, world_size, str(store), target, args, group),
+            daemon=True,
         )
         process.start()
         sender.close()
@@ -68,13 +76,21 @@ def _collect(pipes: list[Connection], timeout_s: int) -> list[Any]:
 
 
 def _rank(
-    sender: Connection, rank: int, world_size: int, store: str, target: Callable, args: tuple
+    sender: Connection,
+    rank: int,
+    world_size: int,
+    store: str,
+    target: Callable,
+    args: tuple,
+    group: bool,
 ) -> None:
     import logging
     from datetime import timedelta
 
     import torch
     import torch.distributed as dist
+
+    from mbrec import distributed
 
     os.environ.update(
         RANK=str(rank),
@@ -86,15 +102,19 @@ def _rank(
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     try:
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{store}",
-            rank=rank,
-            world_size=world_size,
-            timeout=timedelta(seconds=60),
-        )
+        if group:
+            dist.init_process_group(
+                "gloo",
+                init_method=f"file://{store}",
+                rank=rank,
+                world_size=world_size,
+                timeout=timedelta(seconds=60),
+            )
+        else:
+            distributed.shared_store = lambda *, timeout_s: dist.FileStore(store, world_size)
         answer = (True, target(*args))
-        dist.barrier()
+        if group:
+            dist.barrier()
     except Exception:
         answer = (False, traceback.format_exc())
     sender.send(answer)

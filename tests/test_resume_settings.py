@@ -432,7 +432,7 @@ def test_without_checkpoints_nothing_is_saved_at_a_cut_or_at_the_end(done):
 
 
 def test_a_second_job_is_kept_out_of_the_folder_of_a_running_one(tmp_path):
-    from mbrec.resume import _lock
+    from mbrec.resume import lock
 
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -440,12 +440,12 @@ def test_a_second_job_is_kept_out_of_the_folder_of_a_running_one(tmp_path):
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        assert not _lock(tmp_path)
+        assert not lock(tmp_path)
     finally:
         holder.kill()
         holder.communicate()
     # With its process the lock is gone, however that ended.
-    assert _lock(tmp_path)
+    assert lock(tmp_path)
 
 
 HOLD = """

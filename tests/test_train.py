@@ -10,6 +10,13 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.metadata import (
+    SESSION_START_INFO_TAG,
+    parse_session_start_info_plugin_data,
+)
+
+from mbrec.report import plots
+from mbrec.report.__main__ import write as write_report
 
 ROOT = Path(__file__).parents[1]
 TASKS = ["ctr", "cvr", "conv_imp"]
@@ -74,6 +81,19 @@ def test_every_evaluation_scores_every_row_once(metrics):
 
 
 @pytest.mark.slow
+def test_a_run_has_a_page_with_all_that_it_wrote(run, tmp_path, monkeypatch):
+    page = tmp_path / "page.html"
+    monkeypatch.setattr(plots, "png", lambda figure: b"a picture")
+    write_report(run[0], [], page)
+    html = page.read_text()
+    sections = ["results", "loss", "ne", "balance", "cosines", "conflicts", "ranks", "speed"]
+    assert re.findall('<h2 id="(.*?)">', html) == [*sections, "data", "settings"]
+    assert "finished" in html
+    # The last step is written, and nothing is missing.
+    assert '<ul class="warned">' not in html.split("<nav>")[0]
+
+
+@pytest.mark.slow
 def test_tensorboard_has_every_step_under_its_own_number(run, metrics):
     events = EventAccumulator(str(run[0] / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
@@ -94,6 +114,20 @@ def test_tensorboard_has_every_step_under_its_own_number(run, metrics):
     assert [event.step for event in events.Scalars("evaluation_ne/ctr")] == [10, 20, 26]
     last = events.Scalars("evaluation_auc/ctr")[-1].value
     assert last == pytest.approx(metrics["tasks"]["ctr"]["auc"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_has_a_line_in_the_table_of_hyperparameters(run):
+    events = EventAccumulator(str(run[0] / "tensorboard"))
+    events.Reload()
+    content = events.SummaryMetadata(SESSION_START_INFO_TAG).plugin_data.content
+    line = parse_session_start_info_plugin_data(content).hparams
+    given = {key for key in line if not key.startswith(("balancer", "optimizer."))}
+    trainer = {f"trainer.{name}" for name in ("evaluate_every", "global_batch_size", "seed")}
+    assert given == {"data/preset", *trainer}
+    assert line["data/preset"].string_value == "tiny"
+    assert line["balancer"].string_value == "MultiBalance"
+    assert line["trainer.evaluate_every"].number_value == 10
 
 
 @pytest.mark.slow
