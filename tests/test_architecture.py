@@ -22,7 +22,8 @@ MODULES = sorted((ROOT / "mbrec").rglob("*.py"))
 SOURCES = MODULES + sorted((ROOT / "scripts").glob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-ENTRY_POINTS = {"mbrec/train.py", "mbrec/evaluate.py"}
+ENTRY_POINTS = {"mbrec/train.py", "mbrec/evaluate.py", "mbrec/report/__main__.py"}
+ENTRY_POINTS |= {"mbrec/compare.py", "mbrec/study/worker.py", "mbrec/reproduce/table1.py"}
 ENTRY_POINTS |= {f"mbrec/bench/{name}.py" for name in ("contest", "data", "job")}
 FOLDERS = ("mbrec", "configs", "scripts", "tests", "docs", "docker", ".ci", "benchmarks")
 GENERATED = re.compile(r"__pycache__|\.egg-info|\.(pyc|png|gz|parquet)$")
@@ -177,7 +178,8 @@ def test_only_entry_points_import_build():
 
 
 def test_only_build_and_entry_points_import_config():
-    readers = {f"mbrec/{name}.py" for name in ("build", "sources", "resume", "check", "evaluate")}
+    names = ("build", "sources", "resume", "check", "sweep_plan", "evaluate")
+    readers = {f"mbrec/{name}.py" for name in names}
     assert readers <= importers("mbrec.config") <= {*readers, *ENTRY_POINTS}
 
 

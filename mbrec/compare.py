@@ -1,0 +1,157 @@
+"""Compares balancers on a model: `python -m mbrec.compare experiment=NAME balancers=[...]`."""
+
+import re
+import signal
+import sys
+from pathlib import Path
+
+from mbrec.errors import plain_errors
+from mbrec.status import RESUMABLE_EXIT_CODE
+
+USAGE = """usage: python -m mbrec.compare [experiment=NAME] [key=value ...]
+
+Will balancing help my model? Trains it with equal weights, as one model a task, and with each
+balancer, with the same seeds on the same batches, and writes compare.md, compare.csv, compare.json
+and pictures. No difference is called real whose 95 % interval covers zero. The same command goes on
+where it was interrupted.
+  balancers=[equal,static_grid,multibalance]   words of balancer=..., some with arguments:
+                   multibalance+lr=1+prior_strength=0; static_grid: the best of 2 K static weights
+  seeds=5          runs of each
+  group=COLUMN     GAUC by this column of the evaluation rows, such as user
+  tuning=[KEY=VALUE,...]   settings for choosing static weights, so that it is done on other rows:
+                   'tuning=[data.evaluation=[validation/*.parquet]]'; default: other seeds
+  overhead=true    measure the QPS drop of each balancer, in a run of its own
+  processes=2      of each run
+  out=DIR          for the pages; default: outputs/compare/EXPERIMENT. The runs are in DIR/runs
+  KEY=VALUE        any setting of scripts/train.sh"""
+
+DEFAULTS = {
+    "balancers": "[equal,static_grid,multibalance]",
+    "seeds": "5",
+    "group": "",
+    "tuning": "[]",
+    "overhead": "true",
+    "processes": "2",
+    "out": "",
+}
+# What differs between the runs of a comparison is set by the comparison.
+TAKEN = ("balancer", "trainer.seed", "trainer.measure_overhead", "run", "resume")
+
+
+def words_in(text: str, key: str) -> list[str]:
+    """Return the words of a list on the command line, split at its outer commas.
+
+    >>> words_in("[a=[1,2],b]", "tuning")
+    ['a=[1,2]', 'b']
+
+    Raises:
+        ValueError: if it is no list.
+    """
+    if not (text.startswith("[") and text.endswith("]")):
+        raise ValueError(f"expected {key}=[A,B,...], got {key}={text}")
+    found, depth = [""], 0
+    for character in text[1:-1]:
+        depth += (character in "[{(") - (character in "]})")
+        if character == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += character
+    return [word.strip() for word in found if word.strip()]
+
+
+def arguments(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the settings of the comparison, and those of the model.
+
+    Raises:
+        ValueError: if a word is neither, or sets what the comparison sets.
+    """
+    settings, overrides = dict(DEFAULTS), []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"expected key=value, got {word}")
+        if key in DEFAULTS:
+            settings[key] = value
+            continue
+        bare = key.lstrip("+~")
+        if any(bare == taken or bare.startswith(f"{taken}.") for taken in TAKEN):
+            raise ValueError(
+                f"expected no {bare} here, got {word}: the comparison sets it "
+                "(balancers=[...], seeds=N, out=DIR)"
+            )
+        overrides.append(word)
+    for key in ("seeds", "processes"):
+        if not settings[key].isdecimal() or not int(settings[key]):
+            raise ValueError(f"expected a positive number in {key}, got {settings[key]}")
+    if settings["overhead"] not in ("true", "false"):
+        raise ValueError(f"expected overhead=true or false, got {settings['overhead']}")
+    return settings, overrides
+
+
+def tasks_of(overrides: list[str], tuning: list[str], balancers: list[str]) -> list[str]:
+    """Compose what will be trained, so that a typing error is told at once; return the tasks.
+
+    Raises:
+        ValueError: in a few lines, what is wrong.
+    """
+    from hydra import compose, initialize_config_module
+
+    from mbrec import check, config
+    from mbrec.study.comparison import STATIC_GRID, setting
+
+    check.check(overrides)
+    check.check([*overrides, *tuning])
+    for word in balancers:
+        if word != STATIC_GRID:
+            check.check([*overrides, *setting(word).overrides])
+    with initialize_config_module("mbrec.configs", version_base="1.3"):
+        return list(config.parse(compose("train", overrides=overrides)).tasks)
+
+
+def compare(settings: dict[str, str], overrides: list[str], command: list[str]) -> Path:
+    """Train what a comparison needs, and write its pages; return the first."""
+    balancers = words_in(settings["balancers"], "balancers")
+    if not balancers:
+        raise ValueError("expected at least one balancer in balancers=[...], got none")
+    tuning = words_in(settings["tuning"], "tuning")
+    if settings["group"]:
+        overrides = [*overrides, f"monitor.group={settings['group']}"]
+    tasks = tasks_of(overrides, tuning, balancers)
+
+    from mbrec.study.comparison import Comparison
+    from mbrec.study.comparison_page import write_pages
+    from mbrec.study.pages import conditions
+    from mbrec.study.worlds import World
+
+    named = [word.partition("=")[2] for word in overrides if word.startswith("experiment=")]
+    label = re.sub(r"[^\w.-]", "_", named[-1]) if named else "default"
+    out = Path(settings["out"] or f"outputs/compare/{label}")
+    world = World(label, label, tuple(tasks), tuple(overrides), tuple(tuning))
+    seeds, processes = range(int(settings["seeds"])), int(settings["processes"])
+    measure = settings["overhead"] == "true"
+    found = Comparison(world, balancers, seeds, out / "runs", processes, measure)
+    found.train()
+    return write_pages(found, out, conditions(command, processes, seeds))
+
+
+def main() -> None:
+    """Run the command line."""
+    words = sys.argv[1:]
+    if {"-h", "--help"} & set(words):
+        print(USAGE)
+        return
+    # As with Ctrl-C: the run under way begins anew next time, and no process is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with plain_errors():
+        settings, overrides = arguments(words)
+        try:
+            page = compare(settings, overrides, ["mbrec.compare", *words])
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on", file=sys.stderr)
+            raise SystemExit(RESUMABLE_EXIT_CODE) from None
+        print(page.read_text())
+        print(f"-> {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""The page of the surrogate's fidelity: tables and a picture of the runs that were watched."""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from mbrec.reproduce.fidelity_figures import BOTTOM, TARGETS, Figures, Run
+from mbrec.reproduce.fidelity_plot import draw
+from mbrec.reproduce.page import Page
+from mbrec.reproduce.spectrum import Spectrum
+from mbrec.study.pages import Table
+from mbrec.study.paired import estimate
+
+# Of the steps that were measured: name -> the first and the last, as shares.
+PHASES = {"first tenth": (0.0, 0.1), "last half": (0.5, 1.0)}
+
+Value = Callable[[Figures], float | None]
+
+
+def page(runs: Sequence[Run]) -> Page:
+    """Return the page of some runs.
+
+    Args:
+        runs: those of a variant side by side; the first variant is the one that is drawn.
+    """
+    title = "How good a surrogate the representation's gradients are"
+    found = Page(
+        "fidelity",
+        title,
+        surrogate_table(runs),
+        draw(next(iter(by_variant(runs).values())), runs),
+        notes(runs),
+    )
+    found.more = {
+        "Weights from either sequence of Gramians": weights_table(runs),
+        "Lemma 4.1 and Theorem 1 on the batch of each step": bounds_table(runs),
+        "One set of parameters, many batch sizes": frozen_table(runs, BOTTOM),
+        "The same at the interaction module": frozen_table(runs, TARGETS[0]),
+        "Spectrum of the interaction module's Jacobian": spectrum_table(runs),
+    }
+    return found
+
+
+def surrogate_table(runs: Sequence[Run]) -> Table:
+    """Return the ratios in which the lemma speaks, by variant, phase and target."""
+    columns = ["run", "steps", *(f"ratio, {target}" for target in TARGETS)]
+    table = Table([*columns, f"95th percentile, {BOTTOM}", f"equal weights, {BOTTOM}"])
+    for variant, members in by_variant(runs).items():
+        for phase in PHASES:
+            cells = [_over_seeds(members, phase, t, lambda f: f.surrogate) for t in TARGETS]
+            tail = _over_seeds(members, phase, BOTTOM, lambda f: f.surrogate, quantile=0.95)
+            uniform = _over_seeds(members, phase, BOTTOM, lambda f: f.uniform)
+            table.add(variant, phase, *cells, tail, uniform)
+    return table
+
+
+def weights_table(runs: Sequence[Run]) -> Table:
+    """Return how alike the weights are, over all measured steps."""
+    table = Table(
+        ["run", "target", "method", "cosine", "weight elsewhere", "same top", "same ranking", "tau"]
+    )
+    for variant, members in by_variant(runs).items():
+        for target in (TARGETS[0], BOTTOM):
+            for method in members[0].figures[0].weights:
+                values: list[Value] = [
+                    lambda f, m=method: f.weights[m].cosine,
+                    lambda f, m=method: f.weights[m].distance,
+                ]
+                shares: list[Value] = [
+                    lambda f, m=method: float(f.weights[m].same_top),
+                    lambda f, m=method: float(f.weights[m].same_ranking),
+                    lambda f, m=method: f.weights[m].tau,
+                ]
+                cells = [_over_seeds(members, None, target, value) for value in values]
+                cells += [_over_seeds(members, None, target, v, quantile=None) for v in shares]
+                table.add(variant, target, method, *cells)
+    return table
+
+
+def bounds_table(runs: Sequence[Run]) -> Table:
+    """Return what the paper's bounds say of the batch, at all shared parameters."""
+    table = Table([
+        "run", "steps", "ratio", "s2/s1 on the span", "dead share", "cosine gap", "norm gap",
+        "residual / gradient", "residual / least norm",
+    ])  # fmt: skip
+    values: list[Value] = [
+        lambda f: f.surrogate,
+        lambda f: f.bound,
+        lambda f: statistics.fmean(f.dead),
+        lambda f: f.cosine_gap,
+        lambda f: f.norm_gap,
+        lambda f: statistics.fmean(f.residuals),
+        lambda f: f.residual_over_least,
+    ]
+    for variant, members in by_variant(runs).items():
+        for phase in PHASES:
+            cells = [_over_seeds(members, phase, BOTTOM, value) for value in values]
+            table.add(variant, phase, *cells)
+    return table
+
+
+def frozen_table(runs: Sequence[Run], target: str) -> Table:
+    """Return what weights of batches of each size are worth for the population, at a target."""
+    table = Table([
+        "run", "rows", "residual / gradient", "ratio in the batch", "s2/s1 on the span",
+        "on all rows: representation", "its own", "equal",
+    ])  # fmt: skip
+    for variant, members in by_variant(run for run in runs if run.frozen).items():
+        sizes = zip(*([f for f in r.frozen if f.target == target] for r in members), strict=True)
+        for cells in list(sizes)[::2]:
+            bounds = [found.bound for found in cells if found.bound is not None]
+            table.add(
+                variant,
+                f"{cells[0].rows:,}",
+                _mean_text([found.residual for found in cells]),
+                _mean_text([found.ratio for found in cells]),
+                _mean_text(bounds),
+                _mean_text([found.representation for found in cells]),
+                _mean_text([found.own for found in cells]),
+                _mean_text([found.uniform for found in cells]),
+            )
+    return table
+
+
+def spectrum_table(runs: Sequence[Run]) -> Table:
+    """Return the spectra, as geometric means over the seeds."""
+    table = Table([
+        "run", "step", "p", "n H", "dead", "other zeros", "s2", "least s > 0", "s2 / least s > 0",
+        "the same, 1 row", "ratio", "lemma's upper side / reached",
+        "Theorem 1: lower, upper side / least",
+    ])  # fmt: skip
+    for variant, members in by_variant(runs).items():
+        for spectra in zip(*(run.spectra for run in members), strict=True):
+            first = spectra[0]
+            table.add(
+                variant,
+                str(first.step),
+                f"{first.num_parameters:,}",
+                f"{first.num_outputs:,}",
+                f"{_mean(spectra, lambda s: s.num_dead / s.num_outputs):.0%}",
+                f"{_mean(spectra, lambda s: (s.num_zeros - s.num_dead) / s.num_outputs):.1%}",
+                f"{_geometric(spectra, lambda s: s.largest):.3g}",
+                f"{_geometric(spectra, lambda s: s.smallest_positive):.2g}",
+                f"{_geometric(spectra, lambda s: s.condition):,.0f}",
+                f"{_geometric(spectra, lambda s: s.conditions[0][1]):.1f}",
+                f"{_geometric(spectra, lambda s: _ratio(s.lemma[3], s.lemma[2])):.3f}",
+                f"{_geometric(spectra, lambda s: _ratio(s.lemma[4], s.lemma[3])):.1f}",
+                f"{_mean(spectra, lambda s: _ratio(s.theorem[0], s.theorem[1])):.1f}, "
+                f"{_geometric(spectra, lambda s: _ratio(s.theorem[3], s.theorem[1])):.0f}",
+            )
+    return table
+
+
+def notes(runs: Sequence[Run]) -> list[str]:
+    """Return how to read the tables."""
+    spectra = [found for run in runs for found in run.spectra]
+    holding = sum(found.holds for found in spectra)
+    num_seeds = len({run.seed for run in runs})
+    return [
+        "ratio: |AB w| / min |AB w| over the simplex, with w the least-norm weights of the "
+        "representation's gradients B, and AB the gradients of the target's parameters. 1 is a "
+        "perfect surrogate; `equal weights` is what looking at no gradient gives.",
+        "Figures are medians over the measured steps of a run (shares and tau: means), mean over "
+        f"{num_seeds} seeds ± half a 95 % interval.",
+        "MultiBalance: the running weights of two copies of the balancer, one fed with the "
+        "Gramians of the representation, one with those of the target, along the same run.",
+        "weight elsewhere: half the sum of the absolute differences of the weights; IMTL-G's may "
+        "be negative, and differ by more than 1.",
+        "s2/s1 on the span: the lemma's bound of the ratio with the least and the largest |Ax|/|x| "
+        "among combinations of the K gradients, to which alone its proof applies them.",
+        "dead share: of the squared representation gradient, what lies at units that their ReLU "
+        "has put at 0, and reaches no parameter.",
+        "norm gap: by what factor the ratios of the tasks' norms differ between the two.",
+        "residual: of eq. 9, estimated as half the distance between the gradients of two halves "
+        "of the batch. Where residual / least norm is over 1, Theorem 1's lower side is negative.",
+        "One set of parameters: after training the learning rates are 0, and batches are merged "
+        "into larger ones. `on all rows`: |grad F w| / min |grad F w| of the gradients of all rows "
+        "together, with the weights of a batch. The largest batches are a good part of these rows, "
+        "which flatters their own weights.",
+        f"The Jacobian is that of a few rows of rank 0, half of them clicked. Lemma 4.1, with and "
+        f"without dead units, and Theorem 1 held in {holding} of {len(spectra)} cases up to "
+        "rounding.",
+    ]
+
+
+def by_variant(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Return variant -> its runs, in order."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.variant, []).append(run)
+    return found
+
+
+def in_phase(run: Run, phase: str | None, target: str) -> list[Figures]:
+    """Return the figures of a run in a phase, or in all of it; at least one."""
+    figures = [found for found in run.figures if found.target == target]
+    if phase is None:
+        return figures
+    first, last = (share * run.steps for share in PHASES[phase])
+    return [found for found in figures if first <= found.step <= last] or figures[:1]
+
+
+def _values(run: Run, phase: str | None, target: str, value: Value) -> list[float]:
+    found = [value(figures) for figures in in_phase(run, phase, target)]
+    return [number for number in found if number is not None]
+
+
+def _over_seeds(
+    runs: Sequence[Run],
+    phase: str | None,
+    target: str,
+    value: Value,
+    *,
+    quantile: float | None = 0.5,
+) -> str:
+    """Return a quantile, or the mean, over steps: its mean over seeds and interval."""
+    numbers = [_values(run, phase, target, value) for run in runs]
+    summaries = [
+        statistics.fmean(n) if quantile is None else float(np.quantile(n, quantile))
+        for n in numbers
+        if n
+    ]
+    return _mean_text(summaries)
+
+
+def _mean_text(values: Sequence[float]) -> str:
+    """Return the mean over seeds and its interval."""
+    if not values:
+        return "-"
+    found = estimate(values)
+    half = f" ± {found.half:.2f}" if np.isfinite(found.half) else ""
+    return f"{found.mean:.3f}{half}"
+
+
+def _mean(spectra: Sequence[Spectrum], value: Callable[[Spectrum], float]) -> float:
+    return statistics.fmean(map(value, spectra))
+
+
+def _geometric(spectra: Sequence[Spectrum], value: Callable[[Spectrum], float]) -> float:
+    return statistics.geometric_mean(map(value, spectra))
+
+
+def _ratio(side: float, other: float) -> float:
+    """Return how far apart two sides are; 1 where a task without a gradient makes both 0."""
+    return side / other if other else 1.0

@@ -1,0 +1,119 @@
+"""The paper's claim where it should be easiest: one task's gradients are ten times larger."""
+
+import statistics
+
+import numpy as np
+
+from mbrec.report import events
+from mbrec.reproduce.excess import NOTES, excess_table
+from mbrec.reproduce.lab import Lab
+from mbrec.reproduce.page import Page
+from mbrec.study.contrast import figures
+from mbrec.study.jobs import Job
+from mbrec.study.paired import differences, estimate
+from mbrec.study.worlds import EQUAL, Setting, World, job, single_task, static_grid
+
+LOUD = "ctr"
+# With it, CTR's median norm under equal weights is some ten times that of the others.
+FACTOR = 4
+
+
+def _ours(name: str, *words: str) -> Setting:
+    return Setting(name, ("balancer=multibalance", *words))
+
+
+OURS = [
+    _ours("MultiBalance, mbrec's defaults"),
+    _ours("MultiBalance, lr 1", "balancer.lr=1"),
+    _ours("MultiBalance, lam 0", "balancer.prior_strength=0"),
+    _ours("MultiBalance, lam 1", "balancer.prior_strength=1"),
+    _ours(
+        "MultiBalance, prior in output, lam 1",
+        "balancer.prior_strength=1",
+        "balancer.prior_in_output=true",
+    ),
+    _ours("MultiBalance, ema off", "balancer.ema=off"),
+    _ours("MultiBalance, ema unit", "balancer.ema=unit"),
+    _ours("MultiBalance, ema anchor, both", "balancer.ema=anchor", "balancer.ema_scope=both"),
+    _ours(
+        "MultiBalance, ema anchor, both, prior in output, lam 1",
+        "balancer.ema=anchor",
+        "balancer.ema_scope=both",
+        "balancer.prior_strength=1",
+        "balancer.prior_in_output=true",
+    ),
+    _ours("MultiBalance, inner products", "balancer.update=inner"),
+    Setting("MultiBalance, the paper's reading, lr 1", ("balancer=multibalance_paper",)),
+    _ours("MultiBalance, R2", "trainer.loss_reduction=unmasked"),
+]
+OTHERS = [
+    Setting("equal weights, R2", ("balancer=equal", "trainer.loss_reduction=unmasked")),
+    Setting("IMTL-G", ("balancer=imtlg",)),
+    Setting("Uncertainty", ("balancer=uncertainty",)),
+]
+
+
+def _world(lab: Lab) -> World:
+    small = lab.size.synthetic if lab.size.name == "tiny" else ()
+    overrides = ("experiment=paper_ads", *small, "data.path=data/synthetic")
+    overrides += (f"tasks.{LOUD}.weight={FACTOR}",)
+    tuning = ("data.synthetic.seed=18",)
+    return World(
+        "magnitude", "Ads, CTR ten times louder", ("ctr", "cvr", "conv_imp"), overrides, tuning
+    )
+
+
+def _settings(lab: Lab) -> list[Setting]:
+    chosen = OURS[:2] if lab.size.name == "tiny" else [*OURS, *OTHERS]
+    return [*static_grid(_world(lab).tasks), *chosen]
+
+
+def tuning_jobs(lab: Lab) -> list[Job]:
+    """Return the runs by which static weights are chosen."""
+    return lab.tuning_jobs(_world(lab))
+
+
+def jobs(lab: Lab) -> list[Job]:
+    """Return the runs of the page, once the tuning runs are done."""
+    world = _world(lab)
+    settings = [EQUAL, *single_task(world.tasks), lab.tuned_static(world), *_settings(lab)]
+    return lab.jobs(world, settings)
+
+
+def write(lab: Lab) -> Page:
+    """Return the page, with what came of the claim."""
+    world, static = _world(lab), lab.tuned_static(_world(lab))
+    table = excess_table(lab, world, [static, *_settings(lab)])
+    run = lab.folder / job(world, EQUAL, lab.seeds[0]).folder
+    lines = events.read(run / "tensorboard").by_task("grad_norm", world.tasks)
+    norms = {task: float(np.median(line.last_half)) for task, line in lines.items()}
+    ratios = ", ".join(f"{norms[LOUD] / norms[task]:.1f} times {task}'s" for task in world.tasks)
+    notes = [
+        f"`tasks.{LOUD}.weight={FACTOR}`: under equal weights {LOUD}'s median norm is {ratios}.",
+        *(f"{setting.name}: {_verdict(lab, setting)}." for setting in (static, *OURS[:2])),
+        f"Tuned static weights: {static.overrides[1]}, chosen on another log with another seed.",
+        *NOTES,
+    ]
+    return Page("magnitude", "One task ten times louder", table, None, notes)
+
+
+def _verdict(lab: Lab, setting: Setting) -> str:
+    """Return whether the dominated tasks gain, and whether any task loses, as the claim has it."""
+    world = _world(lab)
+    base = figures(world, EQUAL, lab.results, lab.seeds, "excess_ne")
+    found = figures(world, setting, lab.results, lab.seeds, "excess_ne")
+    if any(len(found[task]) < len(base[task]) for task in world.tasks):
+        return "a run exploded"
+    lost = {task: estimate(differences(base[task], found[task])) for task in world.tasks}
+    words = []
+    for task, difference in lost.items():
+        share = 100 * difference.mean / statistics.fmean(base[task])
+        words.append(f"{task} {difference.text(4)} ({share:+.0f} %)")
+    kept = all(difference.mean <= 2 * difference.error for difference in lost.values())
+    quiet = [task for task in world.tasks if task != LOUD]
+    gain = all(lost[task].high < 0 for task in quiet)
+    return (
+        f"excess NE against equal weights {', '.join(words)}; the dominated tasks "
+        f"{'gain' if gain else 'do not all gain'}, and "
+        f"{'no task loses' if kept else 'a task loses'} more than twice the paired standard error"
+    )

@@ -1,0 +1,1 @@
+"""Many runs on the same batches, and what their differences say."""

@@ -1,0 +1,85 @@
+"""What a study trains: a list of jobs, each in a folder of its own, and what came of them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FAILURE = "failed.json"
+# How the reason of a run begins that a guard has ended: the paper's NEX.
+EXPLOSION = f"{FloatingPointError.__name__}:"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study: an ordinary training job.
+
+    Attributes:
+        name: readable, with slashes: the folder of the run, but for a digest of its settings.
+        overrides: of the default configuration, as on the command line.
+        only: the tasks to train of those that `overrides` select; empty: all.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    only: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """Folder below the study's: other settings never meet the results of these."""
+        text = json.dumps([self.overrides, self.only])
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a job.
+
+    Attributes:
+        tasks: task -> figure -> value of the last evaluation; empty where a guard ended the job,
+            and where it was a measurement.
+        metrics: the whole of the run's metrics.json.
+        reason: why a guard ended it, or empty.
+    """
+
+    tasks: dict[str, dict[str, float | None]]
+    metrics: dict[str, Any]
+    reason: str = ""
+
+
+def load(folder: Path, job: Job) -> Result | None:
+    """Return what came of a job below a study's folder, or None where it is not done.
+
+    Raises:
+        ValueError: if a file there is not what a job leaves.
+    """
+    run = folder / job.folder
+    for name in ("metrics.json", FAILURE):
+        if not (run / name).exists():
+            continue
+        try:
+            content = json.loads((run / name).read_text())
+        except json.JSONDecodeError:
+            content = None
+        if not isinstance(content, dict) or (name == FAILURE and "reason" not in content):
+            raise ValueError(
+                f"expected what a job of a study leaves in {run / name}, got something else; "
+                f"remove {run} to run the job again"
+            )
+        if name == FAILURE:
+            return Result({}, {}, str(content["reason"]))
+        return Result(content.get("tasks", {}), content)
+    return None
+
+
+def write_plan(path: Path, jobs: Sequence[Job]) -> None:
+    """Write jobs where the processes that train them look."""
+    path.write_text(json.dumps([asdict(job) for job in jobs], indent=1) + "\n")
+
+
+def read_plan(path: Path) -> list[Job]:
+    """Return what `write_plan` wrote."""
+    jobs = json.loads(path.read_text())
+    return [Job(j["name"], tuple(j["overrides"]), tuple(j["only"])) for j in jobs]

@@ -1,0 +1,71 @@
+"""Starts the processes that train a study's jobs, and collects what came of them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mbrec.study.jobs import Job, Result, load, write_plan
+
+
+def run(jobs: Sequence[Job], folder: Path, *, processes: int = 2) -> dict[Job, Result]:
+    """Return what came of jobs; those that are not done yet are trained, one after the other.
+
+    Args:
+        jobs: what to train; the same one may come more than once.
+        folder: of the study. The same folder goes on where an interrupted study stopped.
+        processes: ranks of each job.
+
+    Raises:
+        KeyboardInterrupt: if the processes were asked to stop.
+        ValueError: if they failed, or a job's settings are wrong.
+    """
+    jobs = list(dict.fromkeys(jobs))
+    todo = [job for job in jobs if load(folder, job) is None]
+    if todo:
+        _train(todo, folder, processes)
+    results = {}
+    for job in jobs:
+        result = load(folder, job)
+        if result is None:
+            raise ValueError(f"expected a result of {job.name} in {folder}, found none")
+        results[job] = result
+    return results
+
+
+def _train(jobs: Sequence[Job], folder: Path, processes: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    plan, console = folder / "plan.json", folder / "console.log"
+    write_plan(plan, jobs)
+    command = [sys.executable, "-m", "torch.distributed.run"]
+    # torchrun --standalone would listen on all interfaces.
+    command += ["--rdzv-backend", "mbrec-loopback", "--rdzv-endpoint", "127.0.0.1:0"]
+    command += ["--nproc-per-node", str(processes)]
+    command += ["-m", "mbrec.study.worker", str(plan), str(folder)]
+    print(f"{len(jobs)} runs to do in {folder}, on {processes} processes", file=sys.stderr)
+    with console.open("a") as out:
+        process = subprocess.Popen(command, stdout=out, env=environment(processes))
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            # A terminal sends the signal to the processes as well; they end after their step.
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            raise
+    if code != 0:
+        raise ValueError(
+            f"the processes of the study ended with status {code}; see above, and {console}. The "
+            "same command goes on after the last run that was finished"
+        )
+
+
+def environment(processes: int) -> Mapping[str, str]:
+    """Return the variables that the processes are started with: as many threads as there are cores.
+
+    Args:
+        processes: ranks on this machine.
+    """
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    return {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ}

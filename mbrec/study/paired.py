@@ -1,0 +1,93 @@
+"""Differences between runs on the same batches, with what they can and cannot show.
+
+A gain is positive where the new run is better. Intervals are Student's t over seeds.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.stats import t as student
+
+CONFIDENCE = 0.95
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds.
+
+    Attributes:
+        mean: of the values.
+        half: half the width of its 95 % interval; infinite for a single value.
+        error: its standard error; infinite for a single value.
+        detectable: the true mean that such a sample would have found with probability 0.8.
+        num: values.
+    """
+
+    mean: float
+    half: float
+    error: float
+    detectable: float
+    num: int
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return self.mean + self.half
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+    def text(self, digits: int = 3) -> str:
+        """Return `mean ± half`, with a star where the interval leaves zero out.
+
+        >>> estimate([1.0, 1.1, 1.2]).text(2)
+        '+1.10 ± 0.25 *'
+        """
+        half = f"{self.half:.{digits}f}" if math.isfinite(self.half) else "?"
+        return f"{self.mean:+.{digits}f} ± {half}{' *' if self.is_real else ''}"
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Return the mean of paired differences, one a seed.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not values:
+        raise ValueError("expected at least one value to estimate a mean from, got none")
+    mean, num = statistics.fmean(values), len(values)
+    if num == 1:
+        return Estimate(mean, math.inf, math.inf, math.inf, 1)
+    error = statistics.stdev(values) / math.sqrt(num)
+    reach = float(student.ppf((1 + CONFIDENCE) / 2, num - 1))
+    more = float(student.ppf(POWER, num - 1))
+    return Estimate(mean, reach * error, error, (reach + more) * error, num)
+
+
+def gains(base: Sequence[float], new: Sequence[float]) -> list[float]:
+    """Return by how many per cent the NE of each seed fell: the paper's NE gain.
+
+    >>> [round(gain, 3) for gain in gains([0.8, 0.9], [0.796, 0.909])]
+    [0.5, -1.0]
+    """
+    return [100 * (b - n) / b for b, n in zip(base, new, strict=True)]
+
+
+def differences(base: Sequence[float], new: Sequence[float]) -> list[float]:
+    """Return new - base, seed by seed."""
+    return [n - b for b, n in zip(base, new, strict=True)]
+
+
+def mean_of_tasks(by_task: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean over tasks of each seed's gains: the paper's average of all tasks."""
+    return [statistics.fmean(values) for values in zip(*by_task, strict=True)]

@@ -1,0 +1,108 @@
+"""Trains the jobs of a plan, one after the other: `torchrun ... -m mbrec.study.worker PLAN FOLDER`.
+
+Started by `mbrec.study.launch`.
+"""
+
+import logging
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_module
+
+from mbrec import config as configuration
+from mbrec.errors import plain_errors
+from mbrec.interrupt import Interrupt
+from mbrec.status import RESUMABLE_EXIT_CODE
+from mbrec.study.jobs import EXPLOSION, FAILURE, Job, load, read_plan
+from mbrec.summary import write_json
+
+if TYPE_CHECKING:
+    from mbrec.distributed import Runtime
+
+# A run of a study is ordinary, but quiet; a job that is interrupted begins anew.
+QUIET = ("monitor.progress=false", "checkpoint.enabled=false")
+TIMEOUT_S = 600
+
+
+def composed(job: Job, folder: Path) -> configuration.Config:
+    """Return the configuration of a job of the study in `folder`.
+
+    Raises:
+        ValueError: if a key or a value is wrong.
+    """
+    overrides = [*QUIET, *job.overrides]
+    with initialize_config_module("mbrec.configs", version_base="1.3"):
+        config = configuration.parse(compose("train", overrides=overrides))
+    if job.only:
+        config.tasks = {task: config.tasks[task] for task in job.only}
+    run = folder / job.folder
+    config.run.folder, config.run.name = str(run.parent), run.name
+    return config
+
+
+def train(job: Job, folder: Path, interrupt: Interrupt, runtime: "Runtime") -> dict[str, Any]:
+    """Train one job, in the process group that is there; return its metrics."""
+    from mbrec.train import train_one
+
+    return train_one(composed(job, folder), list(job.overrides), runtime, interrupt)
+
+
+def work(plan: Path, folder: Path) -> int:
+    """Train all jobs of a plan that are not done; return the exit status.
+
+    A job that a guard ends is a result. Any other failure ends the study: it would meet the jobs
+    that follow as well, or leave a gap in the tables.
+    """
+    from mbrec.turns import Turns
+
+    interrupt = Interrupt()
+    interrupt.install()
+    jobs = [job for job in read_plan(plan) if load(folder, job) is None]
+    turns = Turns(interrupt, timeout_s=TIMEOUT_S)
+    started = time.monotonic()
+    for number, job in enumerate(jobs, start=1):
+        outcome = turns.run(partial(train, job, folder, interrupt), timeout_s=TIMEOUT_S)
+        if outcome.state == "interrupted":
+            return RESUMABLE_EXIT_CODE
+        exploded = outcome.reason.startswith(EXPLOSION)
+        if outcome.state == "failed" and not exploded:
+            if turns.rank == 0:
+                print(f"{job.name}: {outcome.reason}", file=sys.stderr)
+            return 1
+        if turns.rank == 0:
+            if exploded:
+                write_json(folder / job.folder / FAILURE, {"reason": outcome.reason})
+            _tell(number, len(jobs), job, outcome, time.monotonic() - started)
+    return 0
+
+
+def _tell(number: int, total: int, job: Job, outcome: Any, seconds: float) -> None:
+    left = seconds / number * (total - number)
+    tasks = {} if outcome.value is None else outcome.value.get("tasks", {})
+    found = " ".join(f"{name} {_number(figures['ne'])}" for name, figures in tasks.items())
+    print(
+        f"[{number}/{total}] {job.name}: {found or outcome.reason or 'measured'} "
+        f"({seconds / number:.1f} s a run, {left / 60:.0f} min left)",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def main() -> None:
+    """Run the command line."""
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    plan, folder = map(Path, sys.argv[1:])
+    with plain_errors():
+        status = work(plan, folder)
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

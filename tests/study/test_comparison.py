@@ -1,0 +1,95 @@
+"""A comparison trains what its tables need, once, and says no more than they show."""
+
+import json
+import re
+
+import pytest
+from outcomes import Launcher
+
+from mbrec.study import launch
+from mbrec.study.comparison import TUNED, Comparison, setting
+from mbrec.study.comparison_page import write_pages
+from mbrec.study.worlds import EQUAL, World
+
+WORLD = World("w", "my_model", ("ctr", "cvr"), ("experiment=e",))
+BALANCERS = ["equal", "static_grid", "multibalance", "mgda"]
+GAINS = {"balancer=multibalance": 0.6, "balancer.weights=[0.8,0.2]": 0.1, "balancer=mgda": 0.0}
+
+
+@pytest.fixture
+def compared(monkeypatch, tmp_path):
+    def make(gains=GAINS, balancers=BALANCERS, seeds=5, **others):
+        launcher = Launcher(gains, others.pop("nex", lambda job: False))
+        monkeypatch.setattr(launch, "run", launcher.run)
+        found = Comparison(WORLD, balancers, range(seeds), tmp_path / "runs", **others)
+        found.train()
+        return found, launcher
+
+    return make
+
+
+def test_every_setting_has_the_same_seeds_and_equal_and_single_task_models_are_there(compared):
+    _, launcher = compared(balancers=["mgda"])
+    (jobs,) = launcher.batches
+    seeds = {}
+    for job in jobs:
+        seeds.setdefault((job.overrides[1], job.only), []).append(job.overrides[-1])
+    overhead = seeds.pop(("balancer=mgda", ()))
+    assert overhead.pop() == "trainer.measure_overhead=true"
+    expected = [f"trainer.seed={n}" for n in range(5)]
+    assert overhead == expected
+    assert set(seeds) == {("balancer=equal", only) for only in ((), ("ctr",), ("cvr",))}
+    assert all(found == expected for found in seeds.values())
+
+
+def test_static_weights_are_chosen_before_they_are_compared(compared):
+    found, launcher = compared()
+    tuning, rest = launcher.batches
+    assert all("/tuning/" in job.name for job in tuning)
+    assert not any("/tuning/" in job.name for job in rest)
+    static = next(one for one in found.compared if one.name == TUNED)
+    assert static.overrides[1] == "balancer.weights=[0.8,0.2]"
+
+
+def test_the_page_calls_real_what_is_and_nothing_else(compared, tmp_path):
+    found, _ = compared()
+    page = write_pages(found, tmp_path / "out", "- how").read_text()
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in page.splitlines()}
+    assert re.search(r"multibalance \| \+0\.6\d\d ± 0\.0\d\d \*", page)
+    assert "**multibalance**: ctr, cvr better, no loss shown" in page
+    assert "**mgda**: no difference shown" in page
+    assert "*" not in rows["mgda"]
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"compare.md", "compare.csv", "compare.json", "compare.png", "pareto.png"}
+    content = json.loads((tmp_path / "out" / "compare.json").read_text())
+    methods = content["methods"]
+    assert methods["multibalance"]["gain_over_equal_percent"]["tasks"]["cvr"]["is_real"]
+    assert not methods["mgda"]["gain_over_equal_percent"]["tasks"]["cvr"]["is_real"]
+    assert methods["mgda"]["qps_drop_percent"] == {"median": 1.5, "low": 0.5, "high": 2.5}
+
+
+def test_one_seed_is_called_no_difference(compared, tmp_path):
+    found, _ = compared(seeds=1)
+    page = write_pages(found, tmp_path, "- how").read_text()
+    assert "**multibalance**: no difference shown" in page
+    assert json.loads((tmp_path / "compare.json").read_text())
+
+
+def test_an_explosion_is_told_as_nex(compared, tmp_path):
+    found, _ = compared(nex=lambda job: "balancer=mgda" in job.overrides and "/seed_2" in job.name)
+    page = write_pages(found, tmp_path, "- how").read_text()
+    assert "| mgda | NEX | NEX | NEX |" in page
+    assert json.loads((tmp_path / "compare.json").read_text())["methods"]["mgda"]
+
+
+def test_without_a_measurement_there_is_no_drop(compared, tmp_path):
+    found, launcher = compared(measure=False)
+    page = write_pages(found, tmp_path, "- how").read_text()
+    assert "QPS" not in page
+    assert not any("measure" in word for job in launcher.batches[1] for word in job.overrides)
+
+
+def test_a_balancer_may_come_with_arguments():
+    assert setting("equal") is EQUAL
+    found = setting("multibalance+lr=1+prior=[.5,.5]")
+    assert found.overrides == ("balancer=multibalance", "balancer.lr=1", "balancer.prior=[.5,.5]")

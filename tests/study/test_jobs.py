@@ -1,0 +1,45 @@
+"""A job's folder knows its settings, and what is in it is read as it is or refused."""
+
+import json
+
+import pytest
+
+from mbrec.study.jobs import EXPLOSION, FAILURE, Job, load, read_plan, write_plan
+
+JOB = Job("ads/equal/seed_0", ("balancer=equal", "trainer.seed=0"))
+
+
+def test_other_settings_have_another_folder():
+    others = [
+        Job(JOB.name, ("balancer=equal", "trainer.seed=1")),
+        Job(JOB.name, JOB.overrides, ("ctr",)),
+        Job("ads/mgda/seed_0", JOB.overrides),
+    ]
+    assert len({job.folder for job in (JOB, *others)}) == 4
+    assert Job(JOB.name, tuple(JOB.overrides)).folder == JOB.folder
+
+
+def test_a_plan_comes_back_as_it_was_written(tmp_path):
+    jobs = [JOB, Job("b", (), ("ctr", "cvr"))]
+    write_plan(tmp_path / "plan.json", jobs)
+    assert read_plan(tmp_path / "plan.json") == jobs
+
+
+def test_a_job_is_done_once_it_has_metrics_or_exploded(tmp_path):
+    assert load(tmp_path, JOB) is None
+    run = tmp_path / JOB.folder
+    run.mkdir(parents=True)
+    assert load(tmp_path, JOB) is None
+    (run / FAILURE).write_text(json.dumps({"reason": f"{EXPLOSION} step 3"}))
+    assert load(tmp_path, JOB).reason == f"{EXPLOSION} step 3"
+    (run / "metrics.json").write_text(json.dumps({"tasks": {"ctr": {"ne": 0.9}}}))
+    assert load(tmp_path, JOB).tasks == {"ctr": {"ne": 0.9}}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '"x"', "3"])
+def test_a_damaged_result_is_refused_by_name(tmp_path, content):
+    run = tmp_path / JOB.folder
+    run.mkdir(parents=True)
+    (run / "metrics.json").write_text(content)
+    with pytest.raises(ValueError, match=r"metrics\.json.*remove"):
+        load(tmp_path, JOB)

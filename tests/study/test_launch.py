@@ -1,0 +1,109 @@
+"""A study trains its jobs once, goes on where it was stopped, and does not hide a failure."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mbrec.study import launch
+from mbrec.study.jobs import Job
+
+SMALL = ("data/preset=tiny", "trainer.global_batch_size=256", "trainer.steps=6")
+
+
+def study(data, *settings, only=()):
+    return [
+        Job(f"w/{name}/seed_0", (*SMALL, f"data.path={data}", *overrides), only)
+        for name, *overrides in settings
+    ]
+
+
+@pytest.fixture(scope="module")
+def done(tiny_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    jobs = study(
+        tiny_data,
+        ("equal", "balancer=equal"),
+        ("nex", "balancer=equal", "optimizer.dense_lr=1e30", "trainer.steps=40"),
+        ("mgda", "balancer=mgda"),
+    )
+    jobs += study(tiny_data, ("single", "balancer=equal"), only=("cvr",))
+    return folder, jobs, launch.run(jobs, folder)
+
+
+@pytest.mark.slow
+def test_each_job_is_an_ordinary_run_and_an_explosion_is_a_result(done):
+    folder, jobs, results = done
+    equal, nex, mgda, single = (results[job] for job in jobs)
+    assert list(equal.tasks) == list(mgda.tasks) == ["ctr", "cvr", "conv_imp"]
+    assert list(single.tasks) == ["cvr"]
+    assert equal.tasks["ctr"]["ne"] != mgda.tasks["ctr"]["ne"]
+    assert nex.reason.startswith("FloatingPointError")
+    assert not nex.tasks
+    assert all((folder / job.folder / "config.yaml").exists() for job in jobs)
+    assert all((folder / job.folder / "tensorboard").is_dir() for job in jobs)
+
+
+@pytest.mark.slow
+def test_what_is_done_is_not_trained_again(done, monkeypatch):
+    folder, jobs, results = done
+    monkeypatch.setattr(subprocess, "Popen", None)  # starting a process would fail
+    assert launch.run([*jobs, *jobs], folder) == results
+
+
+@pytest.mark.slow
+def test_a_wrong_setting_ends_the_study_and_is_told(tiny_data, tmp_path, capfd):
+    jobs = study(tiny_data, ("bad", "balancer=static", "balancer.weights=[1,2]"), ("after",))
+    with pytest.raises(ValueError, match="same command goes on"):
+        launch.run(jobs, tmp_path, processes=1)
+    assert "expected weights to be 3 finite numbers" in capfd.readouterr().err
+    assert not (tmp_path / jobs[1].folder).exists()
+
+
+SCRIPT = """
+import json, signal, sys
+from pathlib import Path
+from mbrec.study import launch
+from mbrec.study.jobs import read_plan
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+try:
+    launch.run(read_plan(Path(sys.argv[1])), Path(sys.argv[2]), processes=1)
+except KeyboardInterrupt:
+    sys.exit(75)
+"""
+
+
+@pytest.mark.slow
+def test_a_stopped_study_goes_on_after_the_last_finished_job(tiny_data, tmp_path):
+    jobs = study(tiny_data, ("first",), ("second", "trainer.steps=1000000"))
+    plan, folder = tmp_path / "jobs.json", tmp_path / "study"
+    launch.write_plan(plan, jobs)
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(plan), str(folder)])
+    running = folder / jobs[1].folder / "config.yaml"
+    deadline = time.monotonic() + 120
+    while not running.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 75
+    first = folder / jobs[0].folder / "metrics.json"
+    before, written = json.loads(first.read_text()), first.stat().st_mtime_ns
+    assert not (folder / jobs[1].folder / "metrics.json").exists()
+    short = study(tiny_data, ("first",), ("third",))
+    results = launch.run(short, folder, processes=1)
+    assert results[short[0]].metrics == before
+    assert first.stat().st_mtime_ns == written
+    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and of(pid, str(plan))]
+
+
+def of(pid: str, word: str) -> bool:
+    try:
+        return word in Path("/proc", pid, "cmdline").read_text()
+    except OSError:
+        return False

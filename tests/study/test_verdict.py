@@ -1,0 +1,44 @@
+"""No difference is called real whose interval covers zero."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mbrec.study.contrast import Contrast, contrast
+from mbrec.study.paired import estimate
+from mbrec.study.verdict import UNKNOWN, judge, verdict
+
+SEEDS = st.lists(st.floats(-2, 2), min_size=1, max_size=6)
+
+
+@given(SEEDS)
+def test_a_verdict_needs_an_interval_on_one_side_of_zero(values):
+    found = estimate(values)
+    word = judge(found)
+    assert (word == "better") == (found.low > 0)
+    assert (word == "worse") == (found.high < 0)
+    assert (word == UNKNOWN) == (found.low <= 0 <= found.high)
+
+
+def gains(**by_task):
+    estimates = {task: estimate(values) for task, values in by_task.items()}
+    return Contrast(estimates, estimate([0.0, 0.0]))
+
+
+UP, DOWN, OPEN = [1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [-1.0, 1.0, 0.1]
+
+
+def test_some_better_and_some_worse_is_a_seesaw():
+    found = verdict(gains(ctr=DOWN, cvr=UP, like=OPEN), gains(ctr=OPEN, cvr=OPEN, like=DOWN))
+    assert found.overall == "seesaw: cvr better, ctr worse"
+    assert found.negative_transfer == ["like"]
+
+
+def test_gains_without_a_loss_that_shows_are_told_as_that():
+    assert verdict(gains(ctr=OPEN, cvr=UP), gains(ctr=UP)).overall == "cvr better, no loss shown"
+    assert verdict(gains(ctr=DOWN, cvr=OPEN), gains()).overall == "ctr worse, no gain shown"
+    assert verdict(gains(ctr=OPEN, cvr=OPEN), gains()).overall == UNKNOWN
+
+
+def test_an_explosion_is_a_verdict_of_its_own():
+    lost = contrast({"ctr": [0.9, 0.9]}, {"ctr": [0.9]})
+    assert verdict(lost, gains(ctr=UP)).overall.startswith("NEX")

@@ -1,0 +1,53 @@
+"""The command line of a comparison refuses what it would not do."""
+
+import pytest
+
+from mbrec.compare import arguments, tasks_of, words_in
+
+
+def test_settings_of_the_model_are_passed_on():
+    settings, overrides = arguments(["experiment=paper_ads", "seeds=3", "optimizer.dense_lr=.01"])
+    assert settings["seeds"] == "3"
+    assert overrides == ["experiment=paper_ads", "optimizer.dense_lr=.01"]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "balancer=mgda",
+        "balancer.lr=1",
+        "+balancer.x=1",
+        "trainer.seed=3",
+        "run.name=x",
+        "seeds=0",
+        "seeds=many",
+        "overhead=yes",
+        "multibalance",
+        "processes=-1",
+        "trainer.measure_overhead=true",
+    ],
+)
+def test_what_the_comparison_sets_and_what_is_no_number_is_refused(word):
+    with pytest.raises(ValueError, match="expected"):
+        arguments([word])
+
+
+def test_lists_are_split_at_their_outer_commas():
+    assert words_in("[a=[1,2],b={c:1,d:2}]", "x") == ["a=[1,2]", "b={c:1,d:2}"]
+    assert words_in("[]", "x") == []
+    with pytest.raises(ValueError, match=r"expected x=\[A,B,\.\.\.\]"):
+        words_in("a,b", "x")
+
+
+def test_a_typing_error_is_told_before_anything_is_trained():
+    assert tasks_of(["experiment=paper_ads"], [], ["equal", "multibalance+lr=1"]) == [
+        "ctr",
+        "cvr",
+        "conv_imp",
+    ]
+    with pytest.raises(ValueError, match="Did you mean multibalance"):
+        tasks_of([], [], ["multibalanc"])
+    with pytest.raises(ValueError, match="rate"):
+        tasks_of([], [], ["multibalance+rate=1"])
+    with pytest.raises(ValueError, match="optimizer"):
+        tasks_of(["optimiser.dense_lr=1"], [], [])
