@@ -34,6 +34,18 @@ def test_what_a_job_can_run_passes(overrides):
     check(overrides)
 
 
+def test_several_values_without_a_sweep_are_told_what_they_could_mean():
+    with pytest.raises(ValueError, match=r"balancer, got equal,moco: -m sweeps .*\[equal,moco\]"):
+        check(["balancer=equal,moco"])
+
+
+def test_a_run_is_not_put_into_the_folder_of_a_sweep(tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.csv").touch()
+    with pytest.raises(ValueError, match="run.name=sweep, which is a sweep"):
+        check([f"run.folder={tmp_path}", "run.name=sweep"])
+
+
 def test_other_settings_are_checked_without_torch():
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchrec']));"

@@ -93,6 +93,22 @@ def test_two_jobs_of_one_process_do_not_see_each_others_wishes():
         second.check()
 
 
+def test_a_new_job_counts_anew_and_keeps_a_wish_that_was_not_followed():
+    store = Shared()
+    interrupt = Interrupt(store)
+    interrupt.request("the wish")
+    with pytest.raises(Interrupted):
+        for _ in range(9):
+            interrupt.check()
+    # What the job before has agreed on is no tick of this one.
+    interrupt.renew(store)
+    assert interrupt.wish == "the wish"
+    interrupt.check()
+    with pytest.raises(Interrupted, match="the wish"):
+        for _ in range(3):
+            interrupt.check()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_a_wish(number):
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}

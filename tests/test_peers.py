@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mbrec.peers import end_hung, introduce, named_failures, silent_ranks, suspects
+from mbrec.peers import dead, end_hung, introduce, named_failures, silent_ranks, suspects
 
 
 class Shared:
@@ -81,6 +81,16 @@ def test_a_busy_rank_is_not_taken_for_the_one_that_is_gone():
     # Where nobody is surely gone, and for ranks of other machines, all are named.
     store.set("process/2", "another.host 1")
     assert suspects(store, [1, 2, 3]) == [1, 2, 3]
+
+
+def test_only_a_process_that_has_ended_is_dead():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    store = Shared()
+    introduce(store, 1)
+    store.set("process/2", store.values["process/1"].replace(str(os.getpid()), str(gone.pid)))
+    store.set("process/3", "another.host 1")
+    assert dead(store, [1, 2, 3, 4]) == [2]
 
 
 def test_a_reader_that_was_killed_is_told():

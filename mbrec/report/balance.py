@@ -144,9 +144,9 @@ def conflicts(run: Run) -> Section | None:
                 "Conflicting pairs: those with a negative cosine. Dominance: the largest gradient "
                 "norm over the smallest, before and after weighting; 1 is even. Stationarity: the "
                 "length of the shortest weighted mean of the gradients, over the smallest "
-                "gradient; at 0 no direction improves every task, at 1 none has to be given up "
-                "for another (3e-4 is as good as 0). Vertex: steps in which one task has all of "
-                "the weight, or another none."
+                "gradient; at 0 (3e-4 is as good) no direction improves every task, at 1 that of "
+                "the smallest gradient does. Vertex: steps in which one task has all of the "
+                "weight, or another none."
             ),
             markup.findings(_of_conflicts(found)),
             picture(panels, f"{', '.join(p.title for p in panels)} over the steps", height=3.0),

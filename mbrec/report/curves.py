@@ -15,7 +15,7 @@ _THINNED = (
     f"Faint: every step, of more than {MOST_POINTS:,} the least and the greatest of each stretch. "
     "Bold: the median (of shares, the mean) of each fiftieth of the steps."
 )
-_CUT = "The vertical axis fits the later half: higher values before it are cut off."
+_CUT = "A vertical axis that lines leave at the top fits their later half."
 
 
 def picture(panels: Sequence[Panel], alt: str, *, height: float = 3.4) -> str:

@@ -14,7 +14,10 @@ _HOW = (
     "positive is ranked above a negative; 0.5 is chance. Calibration: predicted over true "
     "positives; 1 is right."
 )
-_EXCESS = " Excess NE: distance to the best possible model, which is known for simulated data."
+_MORE = {
+    "gauc": " GAUC: the AUC within the rows of each group (data.group), on average.",
+    "excess_ne": " Excess NE: distance to the best possible model, known for simulated data.",
+}
 
 
 def final(run: Run) -> Section | None:
@@ -34,7 +37,7 @@ def final(run: Run) -> Section | None:
         "results",
         title,
         [
-            markup.how(_HOW + (_EXCESS if "excess_ne" in names else "")),
+            markup.how(_HOW + "".join(text for name, text in _MORE.items() if name in names)),
             markup.warnings(said),
             markup.table(["task", *(COLUMNS[name] for name in names)], rows),
             markup.findings(of_results(figures)),

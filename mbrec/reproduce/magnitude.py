@@ -11,7 +11,7 @@ from mbrec.reproduce.page import Page
 from mbrec.study.contrast import figures
 from mbrec.study.jobs import Job
 from mbrec.study.paired import differences, estimate
-from mbrec.study.worlds import EQUAL, Setting, World, job, single_task, static_grid
+from mbrec.study.worlds import EQUAL, Setting, World, job, single_task
 
 LOUD = "ctr"
 # With it, CTR's median norm under equal weights is some ten times that of the others.
@@ -34,7 +34,6 @@ OURS = [
     ),
     _ours("MultiBalance, ema off", "balancer.ema=off"),
     _ours("MultiBalance, ema unit", "balancer.ema=unit"),
-    _ours("MultiBalance, ema anchor, both", "balancer.ema=anchor", "balancer.ema_scope=both"),
     _ours(
         "MultiBalance, ema anchor, both, prior in output, lam 1",
         "balancer.ema=anchor",
@@ -64,8 +63,7 @@ def _world(lab: Lab) -> World:
 
 
 def _settings(lab: Lab) -> list[Setting]:
-    chosen = OURS[:2] if lab.size.name == "tiny" else [*OURS, *OTHERS]
-    return [*static_grid(_world(lab).tasks), *chosen]
+    return OURS[:2] if lab.size.name == "tiny" else [*OURS, *OTHERS]
 
 
 def tuning_jobs(lab: Lab) -> list[Job]:
