@@ -42,7 +42,7 @@ def test_several_values_without_a_sweep_are_told_what_they_could_mean():
 def test_a_run_is_not_put_into_the_folder_of_a_sweep(tmp_path):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "sweep.csv").touch()
-    with pytest.raises(ValueError, match="run.name=sweep, which is a sweep"):
+    with pytest.raises(ValueError, match=r"run\.name=sweep, which is a sweep"):
         check([f"run.folder={tmp_path}", "run.name=sweep"])
 
 

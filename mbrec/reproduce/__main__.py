@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # --help must not wait for matplotlib
 
 PARTS = ("table1", "table2", "table3", "table4", "figure2")
 EXTRA = ("fidelity", "readings", "magnitude")
+# Where a part is in a module of another name.
+MODULES = {"fidelity": "surrogate"}
 KEYS = ("size", "data", "path", "out", "seeds", "processes")
 USAGE = """usage: python -m mbrec.reproduce table1|table2|table3|table4|figure2|all [key=value ...]
        python -m mbrec.reproduce fidelity|readings|magnitude [key=value ...]
@@ -55,7 +57,7 @@ def arguments(words: list[str]) -> tuple[str, dict[str, str]]:
 
 def modules(part: str) -> list[ModuleType]:
     """Return what writes the pages of a part."""
-    names = PARTS if part == "all" else (part,)
+    names = PARTS if part == "all" else (MODULES.get(part, part),)
     return [importlib.import_module(f"mbrec.reproduce.{name}") for name in names]
 
 

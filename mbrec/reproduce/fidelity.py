@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from mbrec.distributed import Lockstep
@@ -128,9 +129,7 @@ def measure(folder: Path, trainer_of: TrainerOf, size: Size, *, seeds: int | Non
     for variant, overrides in size.variants.items():
         for seed in range(seeds or size.seeds):
             path = folder / f"{slug(variant)}-{seed}.json"
-            done = path.exists()
-            dist.barrier()  # nobody writes it before all have looked
-            if done:
+            if _is_there(path):
                 continue
             chosen = [*size.overrides, *overrides, f"trainer.seed={seed}"]
             trainer = trainer_of(chosen, folder / path.stem)
@@ -139,6 +138,13 @@ def measure(folder: Path, trainer_of: TrainerOf, size: Size, *, seeds: int | Non
                 unfinished = path.with_suffix(".tmp")
                 unfinished.write_text(json.dumps(run.plain()) + "\n")
                 unfinished.rename(path)
+
+
+def _is_there(path: Path) -> bool:
+    """Return what rank 0 sees, on every rank: each looks at another time."""
+    found = torch.tensor(int(path.exists()))
+    dist.broadcast(found, src=0)
+    return bool(found)
 
 
 def load(folder: Path, size: Size, *, seeds: int | None = None) -> list[Run]:

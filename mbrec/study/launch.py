@@ -37,14 +37,31 @@ def run(jobs: Sequence[Job], folder: Path, *, processes: int = 2) -> dict[Job, R
 
 def _train(jobs: Sequence[Job], folder: Path, processes: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    plan, console = folder / "plan.json", folder / "console.log"
+    plan = folder / "plan.json"
     write_plan(plan, jobs)
+    print(f"{len(jobs)} runs to do in {folder}, on {processes} processes", file=sys.stderr)
+    start("mbrec.study.worker", [str(plan), str(folder)], folder, processes=processes)
+
+
+def start(module: str, arguments: Sequence[str], folder: Path, *, processes: int) -> None:
+    """Run a module on several processes of this machine, and wait for its end.
+
+    Args:
+        module: whose `main` does the work.
+        arguments: of it.
+        folder: what the processes print goes to its console.log; what they say of their progress,
+            and errors, to stderr.
+        processes: ranks.
+
+    Raises:
+        KeyboardInterrupt: if the processes were asked to stop.
+        ValueError: if they failed.
+    """
     command = [sys.executable, "-m", "torch.distributed.run"]
     # torchrun --standalone would listen on all interfaces.
     command += ["--rdzv-backend", "mbrec-loopback", "--rdzv-endpoint", "127.0.0.1:0"]
-    command += ["--nproc-per-node", str(processes)]
-    command += ["-m", "mbrec.study.worker", str(plan), str(folder)]
-    print(f"{len(jobs)} runs to do in {folder}, on {processes} processes", file=sys.stderr)
+    command += ["--nproc-per-node", str(processes), "-m", module, *arguments]
+    console = folder / "console.log"
     with console.open("a") as out:
         process = subprocess.Popen(command, stdout=out, env=environment(processes))
         try:
