@@ -203,11 +203,13 @@ def _extremes(gramian_SKK: Tensor, weights_SK: Tensor, active_SK: Tensor) -> tup
 
 
 def _remedy(balancer: Balancer) -> str:
-    settings = {name: getattr(balancer, name, None) for name in ("lr", "prior_strength")}
-    parts = [
-        f"balancer.{name} ({value:g})"
-        for name, value in settings.items()
-        if isinstance(value, float | int) and value > 0
-    ]
-    lower = f"lower {' or '.join(parts)}, or take" if parts else "take"
-    return f"{lower} another balancer (docs/balancers.md says which keep every task)"
+    parts = []
+    if isinstance(lr := getattr(balancer, "lr", None), float | int) and lr > 0:
+        parts.append(f"lower balancer.lr ({lr:g})")
+    if getattr(balancer, "prior_in_output", None) is False:
+        # The update balances the weights and the prior: the stronger that, the further they go.
+        strength = getattr(balancer, "prior_strength", 0.0)
+        parts.append(f"lower balancer.prior_strength ({strength:g})")
+        parts.append("set balancer.prior_in_output=true")
+    parts.append("take another balancer (docs/balancers.md says which keep every task)")
+    return ", or ".join(parts)

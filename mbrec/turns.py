@@ -108,6 +108,10 @@ class Turns:
         stuck = end.state == "failed" and torch.cuda.is_available()
         ends = self._ends(store, 0.0 if stuck else timeout_s + SPARE_S)
         _release()
+        if not gc.get_freeze_count():
+            # What the imports of the first job have left stays: to look through all of it after
+            # every job takes longer than a small job.
+            gc.freeze()
         self._wish = next((other.wish for other in ends if other.wish), "")
         state, reason = _of_all(ends)
         return Outcome(state, value if state == "finished" else None, reason)

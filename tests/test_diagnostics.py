@@ -99,7 +99,7 @@ def watch(
 
 @pytest.fixture
 def watched() -> ConflictWatch:
-    balancer = MultiBalance(2, lr=0.7, prior_strength=0.4)
+    balancer = MultiBalance(2, lr=0.7, prior_strength=0.4, prior_in_output=False)
     return ConflictWatch(["ctr", "like"], balancer, every=EVERY)
 
 
@@ -113,7 +113,8 @@ def test_a_whole_window_on_a_vertex_warns_once_of_the_task_and_names_the_remedy(
         assert watch(watched, [on]) == 1.0
         assert watch(watched, [on] * EVERY) == 1.0
     (record,) = caplog.records
-    for part in ("'like'", "99%", f"{EVERY} steps", "balancer.lr (0.7)", "prior_strength (0.4)"):
+    remedies = ("balancer.lr (0.7)", "prior_strength (0.4)", "balancer.prior_in_output=true")
+    for part in ("'like'", "99%", f"{EVERY} steps", *remedies):
         assert part in record.getMessage()
     with caplog.at_level(logging.WARNING):
         assert watch(watched, [[1.0, 0.001]] * EVERY) == 1.0

@@ -93,6 +93,7 @@ def job(data: str, other: str, damaged: str, run: str) -> dict[str, Any]:
         redirect_stdout(io.StringIO()) as printed,
         # Hydra's own state, and the group that the ranks of a test share.
         mock.patch("mbrec.check.parsed", configuration.parse),
+        mock.patch("mbrec.train.HydraConfig"),
         mock.patch("torch.distributed.destroy_process_group"),
     ):
         never = Path(run).with_name("never")

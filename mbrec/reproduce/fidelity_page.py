@@ -1,5 +1,6 @@
 """The page of the surrogate's fidelity: tables and a picture of the runs that were watched."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
@@ -48,9 +49,9 @@ def surrogate_table(runs: Sequence[Run]) -> Table:
     table = Table([*columns, f"95th percentile, {BOTTOM}", f"equal weights, {BOTTOM}"])
     for variant, members in by_variant(runs).items():
         for phase in PHASES:
-            cells = [_over_seeds(members, phase, t, lambda f: f.surrogate) for t in TARGETS]
-            tail = _over_seeds(members, phase, BOTTOM, lambda f: f.surrogate, quantile=0.95)
-            uniform = _over_seeds(members, phase, BOTTOM, lambda f: f.uniform)
+            cells = [_factor(members, phase, t, lambda f: f.surrogate) for t in TARGETS]
+            tail = _factor(members, phase, BOTTOM, lambda f: f.surrogate, quantile=0.95)
+            uniform = _factor(members, phase, BOTTOM, lambda f: f.uniform)
             table.add(variant, phase, *cells, tail, uniform)
     return table
 
@@ -72,8 +73,8 @@ def weights_table(runs: Sequence[Run]) -> Table:
                     lambda f, m=method: float(f.weights[m].same_ranking),
                     lambda f, m=method: f.weights[m].tau,
                 ]
-                cells = [_over_seeds(members, None, target, value) for value in values]
-                cells += [_over_seeds(members, None, target, v, quantile=None) for v in shares]
+                cells = [_share(members, None, target, value) for value in values]
+                cells += [_share(members, None, target, value, quantile=None) for value in shares]
                 table.add(variant, target, method, *cells)
     return table
 
@@ -81,21 +82,25 @@ def weights_table(runs: Sequence[Run]) -> Table:
 def bounds_table(runs: Sequence[Run]) -> Table:
     """Return what the paper's bounds say of the batch, at all shared parameters."""
     table = Table([
-        "run", "steps", "ratio", "s2/s1 on the span", "dead share", "cosine gap", "norm gap",
-        "residual / gradient", "residual / least norm",
+        "run", "steps", "ratio", "the same, live units", "s2/s1 on the span", "norm gap",
+        "residual / least norm", "residual / gradient", "dead share", "cosine gap",
     ])  # fmt: skip
-    values: list[Value] = [
+    factors: list[Value] = [
         lambda f: f.surrogate,
+        lambda f: f.live,
         lambda f: f.bound,
+        lambda f: f.norm_gap,
+        lambda f: f.residual_over_least,
+    ]
+    shares: list[Value] = [
+        lambda f: statistics.fmean(f.residuals),
         lambda f: statistics.fmean(f.dead),
         lambda f: f.cosine_gap,
-        lambda f: f.norm_gap,
-        lambda f: statistics.fmean(f.residuals),
-        lambda f: f.residual_over_least,
     ]
     for variant, members in by_variant(runs).items():
         for phase in PHASES:
-            cells = [_over_seeds(members, phase, BOTTOM, value) for value in values]
+            cells = [_factor(members, phase, BOTTOM, value) for value in factors]
+            cells += [_share(members, phase, BOTTOM, value) for value in shares]
             table.add(variant, phase, *cells)
     return table
 
@@ -104,7 +109,7 @@ def frozen_table(runs: Sequence[Run], target: str) -> Table:
     """Return what weights of batches of each size are worth for the population, at a target."""
     table = Table([
         "run", "rows", "residual / gradient", "ratio in the batch", "s2/s1 on the span",
-        "on all rows: representation", "its own", "equal",
+        "on all rows: representation", "its own", "representation / its own", "equal",
     ])  # fmt: skip
     for variant, members in by_variant(run for run in runs if run.frozen).items():
         sizes = zip(*([f for f in r.frozen if f.target == target] for r in members), strict=True)
@@ -113,12 +118,13 @@ def frozen_table(runs: Sequence[Run], target: str) -> Table:
             table.add(
                 variant,
                 f"{cells[0].rows:,}",
-                _mean_text([found.residual for found in cells]),
-                _mean_text([found.ratio for found in cells]),
-                _mean_text(bounds),
-                _mean_text([found.representation for found in cells]),
-                _mean_text([found.own for found in cells]),
-                _mean_text([found.uniform for found in cells]),
+                mean_text([found.residual for found in cells]),
+                factor_text([found.ratio for found in cells]),
+                factor_text(bounds),
+                factor_text([found.representation for found in cells]),
+                factor_text([found.own for found in cells]),
+                factor_text([found.representation / found.own for found in cells]),
+                factor_text([found.uniform for found in cells]),
             )
     return table
 
@@ -161,8 +167,9 @@ def notes(runs: Sequence[Run]) -> list[str]:
         "ratio: |AB w| / min |AB w| over the simplex, with w the least-norm weights of the "
         "representation's gradients B, and AB the gradients of the target's parameters. 1 is a "
         "perfect surrogate; `equal weights` is what looking at no gradient gives.",
-        "Figures are medians over the measured steps of a run (shares and tau: means), mean over "
-        f"{num_seeds} seeds ± half a 95 % interval.",
+        "Figures are medians over the measured steps of a run (same top, same ranking and tau: "
+        f"means), then the mean of {num_seeds} seeds ± half a 95 % interval; of ratios the "
+        "geometric mean (its 95 % interval).",
         "MultiBalance: the running weights of two copies of the balancer, one fed with the "
         "Gramians of the representation, one with those of the target, along the same run.",
         "weight elsewhere: half the sum of the absolute differences of the weights; IMTL-G's may "
@@ -171,6 +178,8 @@ def notes(runs: Sequence[Run]) -> list[str]:
         "among combinations of the K gradients, to which alone its proof applies them.",
         "dead share: of the squared representation gradient, what lies at units that their ReLU "
         "has put at 0, and reaches no parameter.",
+        "live units: those that are not 0; the ratio where the dead ones are left out of the "
+        "representation's gradients.",
         "norm gap: by what factor the ratios of the tasks' norms differ between the two.",
         "residual: of eq. 9, estimated as half the distance between the gradients of two halves "
         "of the batch. Where residual / least norm is over 1, Theorem 1's lower side is negative.",
@@ -201,36 +210,59 @@ def in_phase(run: Run, phase: str | None, target: str) -> list[Figures]:
     return [found for found in figures if first <= found.step <= last] or figures[:1]
 
 
-def _values(run: Run, phase: str | None, target: str, value: Value) -> list[float]:
-    found = [value(figures) for figures in in_phase(run, phase, target)]
-    return [number for number in found if number is not None]
+def _summaries(
+    runs: Sequence[Run], phase: str | None, target: str, value: Value, quantile: float | None
+) -> list[float]:
+    """Return a quantile over the steps of each run, or the mean."""
+    found = []
+    for run in runs:
+        numbers = [value(figures) for figures in in_phase(run, phase, target)]
+        if there := [number for number in numbers if number is not None]:
+            mean = quantile is None
+            found.append(statistics.fmean(there) if mean else float(np.quantile(there, quantile)))
+    return found
 
 
-def _over_seeds(
+def _factor(
+    runs: Sequence[Run], phase: str, target: str, value: Value, quantile: float = 0.5
+) -> str:
+    return factor_text(_summaries(runs, phase, target, value, quantile))
+
+
+def _share(
     runs: Sequence[Run],
     phase: str | None,
     target: str,
     value: Value,
-    *,
     quantile: float | None = 0.5,
 ) -> str:
-    """Return a quantile, or the mean, over steps: its mean over seeds and interval."""
-    numbers = [_values(run, phase, target, value) for run in runs]
-    summaries = [
-        statistics.fmean(n) if quantile is None else float(np.quantile(n, quantile))
-        for n in numbers
-        if n
-    ]
-    return _mean_text(summaries)
+    return mean_text(_summaries(runs, phase, target, value, quantile))
 
 
-def _mean_text(values: Sequence[float]) -> str:
-    """Return the mean over seeds and its interval."""
+def factor_text(values: Sequence[float]) -> str:
+    """Return the geometric mean over seeds, and its 95 % interval.
+
+    >>> factor_text([1.0, 2.0, 4.0])
+    '2.00 (0.36 to 11.19)'
+    """
+    if not values:
+        return "-"
+    found = estimate([math.log(value) for value in values])
+    if found.num == 1:
+        return f"{math.exp(found.mean):.2f}"
+    return f"{math.exp(found.mean):.2f} ({math.exp(found.low):.2f} to {math.exp(found.high):.2f})"
+
+
+def mean_text(values: Sequence[float]) -> str:
+    """Return the mean over seeds, and half its 95 % interval.
+
+    >>> mean_text([0.1, 0.2, 0.3])
+    '0.20 ± 0.25'
+    """
     if not values:
         return "-"
     found = estimate(values)
-    half = f" ± {found.half:.2f}" if np.isfinite(found.half) else ""
-    return f"{found.mean:.3f}{half}"
+    return f"{found.mean:.2f}" + (f" ± {found.half:.2f}" if found.num > 1 else "")
 
 
 def _mean(spectra: Sequence[Spectrum], value: Callable[[Spectrum], float]) -> float:

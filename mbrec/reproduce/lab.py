@@ -66,7 +66,13 @@ class Lab:
 
     def tuning_jobs(self, world: World) -> list[Job]:
         """Return the runs by which static weights and MultiBalance are tuned."""
-        settings = [EQUAL, *self._static_grid(world), *self._multibalance_grid]
+        runs = range(TUNING_RUNS)
+        others = [tuning_job(world, s, n) for n in runs for s in self._multibalance_grid]
+        return [*self.static_tuning_jobs(world), *others]
+
+    def static_tuning_jobs(self, world: World) -> list[Job]:
+        """Return the runs by which static weights are tuned."""
+        settings = [EQUAL, *self._static_grid(world)]
         return [tuning_job(world, s, number) for number in range(TUNING_RUNS) for s in settings]
 
     def tuned_static(self, world: World) -> Setting:

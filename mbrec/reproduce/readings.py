@@ -9,9 +9,27 @@ from mbrec.study.worlds import EQUAL, Setting, World, single_task, static_grid
 ADS, FEEDS = ("ctr", "cvr", "conv_imp"), ("ctr", "like", "share", "comment")
 
 
-def _ours(name: str, **arguments: object) -> Setting:
-    words = tuple(f"balancer.{key}={value}" for key, value in arguments.items())
-    return Setting(name, ("balancer=multibalance", *words))
+# What a row does not name. Spelled out, so that other defaults do not change what a row means.
+USUAL = {
+    "lr": 0.1,
+    "prior_strength": 0.3,
+    "prior_in_output": "false",
+    "ema": "stabilize",
+    "ema_scope": "weights_only",
+    "update": "cosine",
+}
+
+
+def ours(name: str, *more: str, **arguments: object) -> Setting:
+    """Return a reading of MultiBalance.
+
+    Args:
+        name: of the row.
+        more: overrides beside the balancer's.
+        arguments: of the balancer, that differ from `USUAL`.
+    """
+    words = tuple(f"balancer.{key}={value}" for key, value in (USUAL | arguments).items())
+    return Setting(name, ("balancer=multibalance", *words, *more))
 
 
 def _output_w() -> list[Setting]:
@@ -21,13 +39,13 @@ def _output_w() -> list[Setting]:
 
 
 def _output(lr: float, lam: float) -> Setting:
-    return _ours(f"output w, lr {lr:g}, lam {lam:g}", lr=lr, prior_strength=lam)
+    return ours(f"output w, lr {lr:g}, lam {lam:g}", lr=lr, prior_strength=lam)
 
 
 def _output_prior(lr: float, lam: float) -> Setting:
     """Return SDMGrad's: the prior is in what merges as well."""
     name = f"output w + lam w0, lr {lr:g}, lam {lam:g}"
-    return _ours(name, lr=lr, prior_strength=lam, prior_in_output="true")
+    return ours(name, lr=lr, prior_strength=lam, prior_in_output="true")
 
 
 def _averages() -> list[Setting]:
@@ -38,9 +56,9 @@ def _averages() -> list[Setting]:
     scopes = (("stabilize", "both"), ("unit", "weights_only"), ("anchor", "both"))
     prior = {"prior_in_output": "true", "prior_strength": 1, "ema_scope": "both"}
     return [
-        _ours("ema off", ema="off"),
-        *(_ours(f"ema {ema}, {scope}", ema=ema, ema_scope=scope) for ema, scope in scopes),
-        _ours("ema anchor, both, prior in output, lam 1", ema="anchor", **prior),
+        ours("ema off", ema="off"),
+        *(ours(f"ema {ema}, {scope}", ema=ema, ema_scope=scope) for ema, scope in scopes),
+        ours("ema anchor, both, prior in output, lam 1", ema="anchor", **prior),
     ]
 
 
@@ -53,7 +71,8 @@ def _few() -> list[Setting]:
     """Return the readings that are worth a run on every data set."""
     rates = [_output(lr, 0.3) for lr in (0.1, 1.0, 5.0)]
     off, stabilised, _, _, anchor = _averages()
-    return [*rates, _output_prior(0.1, 1), off, stabilised, anchor, _methods()[0]]
+    priors = [_output_prior(0.1, lam) for lam in (0.3, 1)]
+    return [*rates, _output(0.1, 0), *priors, off, stabilised, anchor, _methods()[0]]
 
 
 def parts(lab: Lab) -> dict[World, list[Setting]]:
@@ -74,8 +93,8 @@ def parts(lab: Lab) -> dict[World, list[Setting]]:
         "trainer.global_batch_size=8192",
         "optimizer.dense_lr=0.01",
     )
-    prior = [_output_prior(lr, 1) for lr in (0.1, 1.0)]
-    inner = _ours("inner products", update="inner")
+    prior = [_output_prior(lr, lam) for lr, lam in ((0.1, 0.3), (0.1, 1), (1.0, 0.3), (1.0, 1))]
+    inner = ours("inner products", update="inner")
     whole = [*static_grid(ADS), *_output_w(), *prior, *_averages(), inner, *_methods()]
     few = [*static_grid(ADS)[:3], *_few()]
     feeds = [*static_grid(FEEDS)[:4], *_few()]

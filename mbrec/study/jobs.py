@@ -4,6 +4,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,24 @@ class Job:
     only: tuple[str, ...] = ()
 
     @property
+    def measures(self) -> bool:
+        """Whether the job measures overhead, and is no run to compare."""
+        return "trainer.measure_overhead=true" in self.overrides
+
+    @property
     def folder(self) -> str:
         """Folder below the study's: other settings never meet the results of these."""
-        text = json.dumps([self.overrides, self.only])
+        text = json.dumps([self.overrides, self.only, shipped()])
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@cache
+def shipped() -> str:
+    """Return a digest of the shipped configurations, which overrides are overrides of."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(str(files("mbrec.configs"))).rglob("*.yaml")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ def run(jobs: Sequence[Job], folder: Path, *, processes: int = 2) -> dict[Job, R
     """
     jobs = list(dict.fromkeys(jobs))
     todo = [job for job in jobs if load(folder, job) is None]
+    # What is timed comes last, so that a study that is watched, or stopped, disturbs it least.
+    todo.sort(key=lambda job: job.measures)
     if todo:
         _train(todo, folder, processes)
     results = {}

@@ -6,11 +6,12 @@ Started by `mbrec.study.launch`.
 import logging
 import sys
 import time
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
 
 from mbrec import config as configuration
 from mbrec.errors import plain_errors
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # A run of a study is ordinary, but quiet; a job that is interrupted begins anew.
 QUIET = ("monitor.progress=false", "checkpoint.enabled=false")
 TIMEOUT_S = 600
+SEED = "trainer.seed="
 
 
 def composed(job: Job, folder: Path) -> configuration.Config:
@@ -33,14 +35,22 @@ def composed(job: Job, folder: Path) -> configuration.Config:
     Raises:
         ValueError: if a key or a value is wrong.
     """
-    overrides = [*QUIET, *job.overrides]
-    with initialize_config_module("mbrec.configs", version_base="1.3"):
-        config = configuration.parse(compose("train", overrides=overrides))
+    seeds = [word for word in job.overrides if word.startswith(SEED)]
+    config = configuration.parse(_composed(tuple(w for w in job.overrides if w not in seeds)))
+    if seeds:
+        config.trainer.seed = int(seeds[-1].removeprefix(SEED))
     if job.only:
         config.tasks = {task: config.tasks[task] for task in job.only}
     run = folder / job.folder
     config.run.folder, config.run.name = str(run.parent), run.name
     return config
+
+
+@lru_cache(maxsize=256)
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    """Compose once for all seeds: it takes as long as many steps of a small job."""
+    with initialize_config_module("mbrec.configs", version_base="1.3"):
+        return compose("train", overrides=[*QUIET, *overrides])
 
 
 def train(job: Job, folder: Path, interrupt: Interrupt, runtime: "Runtime") -> dict[str, Any]:

@@ -78,7 +78,7 @@ def test_the_weights_of_a_rank_are_those_that_its_own_rows_ask_for(run):
         spread = [events.Scalars(f"rank_weight_spread/{task}")[index].value for task in TASKS]
         assert spread == pytest.approx((alone_WK[0] - alone_WK[1]).abs().tolist(), abs=1e-6)
         # Ranks that weigh alone drift apart, and away from what they weigh together.
-        assert max(spread) > 1e-3
+        assert max(spread) > 1e-4
         assert ranks[0][index]["together"] == ranks[1][index]["together"] != alone_WK[0].tolist()
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mbrec.study import launch
+from mbrec.study import launch, worker
 from mbrec.study.jobs import Job
+from mbrec.turns import Outcome
 
 SMALL = ("data/preset=tiny", "trainer.global_batch_size=256", "trainer.steps=6")
 
@@ -56,13 +57,26 @@ def test_what_is_done_is_not_trained_again(done, monkeypatch):
     assert launch.run([*jobs, *jobs], folder) == results
 
 
-@pytest.mark.slow
-def test_a_wrong_setting_ends_the_study_and_is_told(tiny_data, tmp_path, capfd):
-    jobs = study(tiny_data, ("bad", "balancer=static", "balancer.weights=[1,2]"), ("after",))
-    with pytest.raises(ValueError, match="same command goes on"):
-        launch.run(jobs, tmp_path, processes=1)
-    assert "expected weights to be 3 finite numbers" in capfd.readouterr().err
-    assert not (tmp_path / jobs[1].folder).exists()
+class FailingTurns:
+    """Takes the place of `mbrec.turns.Turns`: every job fails in the same way."""
+
+    rank = 0
+
+    def __init__(self, interrupt, *, timeout_s):
+        pass
+
+    def run(self, job, *, timeout_s):
+        return Outcome("failed", None, "ValueError: expected weights to be 3 finite numbers")
+
+
+def test_a_wrong_setting_ends_the_study_and_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mbrec.turns.Turns", FailingTurns)
+    monkeypatch.setattr("mbrec.interrupt.Interrupt.install", lambda self: None)
+    jobs = study("nowhere", ("bad",), ("after",))
+    launch.write_plan(tmp_path / "plan.json", jobs)
+    assert worker.work(tmp_path / "plan.json", tmp_path) == 1
+    assert capsys.readouterr().err.startswith("w/bad/seed_0: ValueError: expected weights")
+    assert not any((tmp_path / job.folder).exists() for job in jobs)
 
 
 SCRIPT = """
@@ -79,7 +93,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.slow
-def test_a_stopped_study_goes_on_after_the_last_finished_job(tiny_data, tmp_path):
+def test_a_stopped_study_goes_on_after_the_last_finished_job(tiny_data, tmp_path, monkeypatch):
     jobs = study(tiny_data, ("first",), ("second", "trainer.steps=1000000"))
     plan, folder = tmp_path / "jobs.json", tmp_path / "study"
     launch.write_plan(plan, jobs)
@@ -95,9 +109,12 @@ def test_a_stopped_study_goes_on_after_the_last_finished_job(tiny_data, tmp_path
     first = folder / jobs[0].folder / "metrics.json"
     before, written = json.loads(first.read_text()), first.stat().st_mtime_ns
     assert not (folder / jobs[1].folder / "metrics.json").exists()
-    short = study(tiny_data, ("first",), ("third",))
-    results = launch.run(short, folder, processes=1)
-    assert results[short[0]].metrics == before
+    todo = []
+    monkeypatch.setattr(launch, "_train", lambda jobs, *_: todo.extend(jobs))
+    with pytest.raises(ValueError, match="expected a result of w/second"):
+        launch.run(jobs, folder, processes=1)
+    assert todo == jobs[1:]
+    assert json.loads(first.read_text()) == before
     assert first.stat().st_mtime_ns == written
     assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and of(pid, str(plan))]
 
