@@ -31,7 +31,7 @@ NAME.md, NAME.csv and NAME.png. The same command goes on where it was interrupte
   out=DIR          for the pages; default: outputs/reproduce/SIZE_DATA. The runs are in DIR/runs
 
 Beyond the paper: fidelity (how good a surrogate the representation is), readings (what the paper's
-text leaves open, and what each reading does), magnitude (a task whose gradients are ten times
+text leaves open, and what each reading does), magnitude (a task whose gradients are nine times
 larger)."""
 
 
