@@ -1,4 +1,4 @@
-"""The paper's claim where it should be easiest: one task's gradients are far larger than those of the others."""
+"""The paper's claim where it should be easiest: one task's gradients are far larger than others."""
 
 import statistics
 
