@@ -22,7 +22,7 @@ where it was interrupted.
                    'tuning=[data.evaluation=[validation/*.parquet]]'; default: other seeds
   overhead=true    measure the QPS drop of each balancer, in a run of its own
   processes=2      of each run
-  out=DIR          for the pages; default: outputs/compare/EXPERIMENT. The runs are in DIR/runs
+  out=DIR          for the pages; default: outputs/compare/EXPERIMENT. The runs are beside them
   KEY=VALUE        any setting of scripts/train.sh"""
 
 DEFAULTS = {
@@ -35,7 +35,7 @@ DEFAULTS = {
     "out": "",
 }
 # What differs between the runs of a comparison is set by the comparison.
-TAKEN = ("balancer", "trainer.seed", "trainer.measure_overhead", "run", "resume")
+TAKEN = ("balancer", "trainer.seed", "trainer.measure_overhead", "run", "resume", "monitor.group")
 
 
 def words_in(text: str, key: str) -> list[str]:
@@ -88,8 +88,16 @@ def arguments(words: list[str]) -> tuple[dict[str, str], list[str]]:
     return settings, overrides
 
 
-def tasks_of(overrides: list[str], tuning: list[str], balancers: list[str]) -> list[str]:
+def tasks_of(
+    overrides: list[str], tuning: list[str], balancers: list[str], *, measure: bool = False
+) -> list[str]:
     """Compose what will be trained, so that a typing error is told at once; return the tasks.
+
+    Args:
+        overrides: of the model.
+        tuning: more of them, for the runs that choose static weights.
+        balancers: words of `balancers=[...]`.
+        measure: whether overhead will be measured.
 
     Raises:
         ValueError: in a few lines, what is wrong.
@@ -99,13 +107,23 @@ def tasks_of(overrides: list[str], tuning: list[str], balancers: list[str]) -> l
     from mbrec import check, config
     from mbrec.study.comparison import STATIC_GRID, setting
 
-    check.check(overrides)
+    measuring = ["trainer.measure_overhead=true"] if measure else []
+    check.check([*overrides, *measuring])
+    arguments(tuning)
     check.check([*overrides, *tuning])
     for word in balancers:
         if word != STATIC_GRID:
-            check.check([*overrides, *setting(word).overrides])
+            check.check([*overrides, *setting(word).overrides, *measuring])
     with initialize_config_module("mbrec.configs", version_base="1.3"):
-        return list(config.parse(compose("train", overrides=overrides)).tasks)
+        found, tuned = (
+            list(config.parse(compose("train", overrides=words)).tasks)
+            for words in (overrides, [*overrides, *tuning])
+        )
+    if tuned != found:
+        raise ValueError(
+            f"expected the tasks {', '.join(found)} in tuning=[...] as well, got {', '.join(tuned)}"
+        )
+    return found
 
 
 def compare(settings: dict[str, str], overrides: list[str], command: list[str]) -> Path:
@@ -116,7 +134,8 @@ def compare(settings: dict[str, str], overrides: list[str], command: list[str]) 
     tuning = words_in(settings["tuning"], "tuning")
     if settings["group"]:
         overrides = [*overrides, f"monitor.group={settings['group']}"]
-    tasks = tasks_of(overrides, tuning, balancers)
+    measure = settings["overhead"] == "true"
+    tasks = tasks_of(overrides, tuning, balancers, measure=measure)
 
     from mbrec.study.comparison import Comparison
     from mbrec.study.comparison_page import write_pages
@@ -128,8 +147,9 @@ def compare(settings: dict[str, str], overrides: list[str], command: list[str]) 
     out = Path(settings["out"] or f"outputs/compare/{label}")
     world = World(label, label, tuple(tasks), tuple(overrides), tuple(tuning))
     seeds, processes = range(int(settings["seeds"])), int(settings["processes"])
-    measure = settings["overhead"] == "true"
-    found = Comparison(world, balancers, seeds, out / "runs", processes, measure)
+    # Other numbers of ranks may see other batches.
+    runs = out / f"runs_{processes}"
+    found = Comparison(world, balancers, seeds, runs, processes, measure)
     found.train()
     return write_pages(found, out, conditions(command, processes, seeds))
 

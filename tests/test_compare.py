@@ -49,5 +49,9 @@ def test_a_typing_error_is_told_before_anything_is_trained():
         tasks_of([], [], ["multibalanc"])
     with pytest.raises(ValueError, match="rate"):
         tasks_of([], [], ["multibalance+rate=1"])
+    with pytest.raises(ValueError, match="at least 440"):
+        tasks_of(["trainer.steps=200"], [], ["equal"], measure=True)
+    with pytest.raises(ValueError, match="expected the tasks ctr, cvr, conv_imp in tuning"):
+        tasks_of([], ["tasks=[ctr]"], ["equal"])
     with pytest.raises(ValueError, match="optimizer"):
         tasks_of(["optimiser.dense_lr=1"], [], [])

@@ -1,12 +1,14 @@
 """The KuaiRand experiments on real impressions, from the raw files to the figures promised."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from mbrec.study import launch
+from mbrec.study.jobs import Job
 
 ROOT = Path(__file__).parents[1]
 RAW = os.environ.get("MBREC_KUAIRAND_RAW", "")
@@ -28,25 +30,27 @@ def prepared(tmp_path_factory):
     return out
 
 
-def figures(prepared: Path, experiment: str, *overrides: str) -> dict[str, dict[str, float]]:
-    """Trains, unless that has been done on this data before, and returns its figures."""
-    folder = prepared.parent
-    name = "-".join([experiment, *overrides])
-    script = str(ROOT / "scripts" / "train.sh")
-    metrics = folder / "outputs" / name / "metrics.json"
-    if metrics.exists():
-        return json.loads(metrics.read_text())["tasks"]
-    job = [f"experiment={experiment}", f"data.path={prepared}", f"run.name='{name}'", *overrides]
-    done = subprocess.run(
-        [script, *job], cwd=folder, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "Warning" not in done.stderr
-    return json.loads(metrics.read_text())["tasks"]
+SETTINGS = {
+    "equal": ("experiment=kuairand_equal",),
+    "feeds": ("experiment=kuairand_feeds_multibalance", "balancer=equal"),
+    "multibalance": ("experiment=kuairand_multibalance",),
+    "history": ("experiment=kuairand_history_equal",),
+}
 
 
-def test_ads_tasks_with_equal_weights_pass_the_floor_on_the_test_days(prepared):
-    tasks = figures(prepared, "kuairand_equal")
+@pytest.fixture(scope="module")
+def trained(prepared):
+    """The figures of each setting: ordinary runs, in processes that start once for all of them."""
+    jobs = {
+        name: Job(name, (*overrides, f"data.path={prepared}"))
+        for name, overrides in SETTINGS.items()
+    }
+    results = launch.run(list(jobs.values()), prepared.parent / "runs")
+    return {name: results[job].tasks for name, job in jobs.items()}
+
+
+def test_ads_tasks_with_equal_weights_pass_the_floor_on_the_test_days(trained):
+    tasks = trained["equal"]
     assert tasks["ctr"]["count"] == 75_247
     assert tasks["ctr"]["auc"] >= 0.713
     assert tasks["ctr"]["ne"] <= 0.892
@@ -54,19 +58,18 @@ def test_ads_tasks_with_equal_weights_pass_the_floor_on_the_test_days(prepared):
     assert tasks["conv_imp"]["auc"] >= 0.714
 
 
-def test_feeds_tasks_with_equal_weights_pass_the_floor_on_the_test_days(prepared):
-    tasks = figures(prepared, "kuairand_feeds_multibalance", "balancer=equal")
+def test_feeds_tasks_with_equal_weights_pass_the_floor_on_the_test_days(trained):
+    tasks = trained["feeds"]
     assert tasks["like"]["auc"] >= 0.744
 
 
-def test_multibalance_trains_on_real_impressions(prepared):
-    tasks = figures(prepared, "kuairand_multibalance")
+def test_multibalance_trains_on_real_impressions(trained):
+    tasks = trained["multibalance"]
     assert tasks["cvr"]["auc"] >= 0.620
     assert tasks["ctr"]["auc"] >= 0.713
 
 
-def test_a_history_of_the_videos_shown_before_helps(prepared):
-    without = figures(prepared, "kuairand_equal")
-    shown = figures(prepared, "kuairand_history_equal")
+def test_a_history_of_the_videos_shown_before_helps(trained):
+    without, shown = trained["equal"], trained["history"]
     assert shown["ctr"]["auc"] >= without["ctr"]["auc"] + 0.001
     assert shown["conv_imp"]["auc"] >= without["conv_imp"]["auc"] + 0.001

@@ -28,7 +28,7 @@ NAME.md, NAME.csv and NAME.png. The same command goes on where it was interrupte
   path=DIR         of the data set that scripts/prepare_kuairand.py wrote; default: data/kuairand
   seeds=N          runs of each setting; default: of the size
   processes=2      of each run
-  out=DIR          for the pages; default: outputs/reproduce/SIZE_DATA. The runs are in DIR/runs
+  out=DIR          for the pages; default: outputs/reproduce/SIZE_DATA. The runs are beside them
 
 Beyond the paper: fidelity (how good a surrogate the representation is), readings (what the paper's
 text leaves open, and what each reading does), magnitude (a task whose gradients are nine times
@@ -81,7 +81,9 @@ def lab(settings: dict[str, str]) -> tuple["Lab", Path]:
     out = Path(settings.get("out", f"outputs/reproduce/{size}_{data}"))
     seeds = range(positive(settings, "seeds", SIZES[size].seeds))
     processes = positive(settings, "processes", 2)
-    return Lab(out / "runs", SIZES[size], worlds(SIZES[size], data, path), seeds, processes), out
+    # Other numbers of ranks may see other batches.
+    runs, found = out / f"runs_{processes}", worlds(SIZES[size], data, path)
+    return Lab(runs, SIZES[size], found, seeds, processes), out
 
 
 def positive(settings: dict[str, str], key: str, default: int) -> int:

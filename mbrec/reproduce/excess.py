@@ -7,7 +7,7 @@ import numpy as np
 
 from mbrec.report import events
 from mbrec.reproduce.lab import Lab
-from mbrec.study.contrast import figures, single_task_figures
+from mbrec.study.contrast import EXPLODED, figures, has_exploded, single_task_figures
 from mbrec.study.pages import Table
 from mbrec.study.paired import Estimate, differences, estimate, mean_of_tasks
 from mbrec.study.worlds import EQUAL, Setting, World, job
@@ -41,10 +41,8 @@ def excess_table(lab: Lab, world: World, settings: Sequence[Setting]) -> Table:
     _add(table, "single-task models", single, base)
     for setting in settings:
         found = figures(world, setting, lab.results, lab.seeds, "excess_ne")
-        if any(len(found[task]) < len(base[task]) for task in world.tasks):
-            table.add(setting.name, "NEX", *[""] * (len(table.columns) - 2))
-            continue
-        _add(table, setting.name, found, base, _weights(lab, world, setting))
+        weights = ("", "") if has_exploded(found) else _weights(lab, world, setting)
+        _add(table, setting.name, found, base, weights)
     return table
 
 
@@ -55,6 +53,9 @@ def _add(
     base: Mapping[str, Sequence[float]],
     weights: tuple[str, str] = ("", ""),
 ) -> None:
+    if has_exploded(found) or has_exploded(base):
+        table.add(name, EXPLODED, *[""] * (len(table.columns) - 2))
+        return
     means = [f"{statistics.fmean(values):.4f}" for values in found.values()]
     lost = {task: differences(base[task], found[task]) for task in found}
     whole = mean_of_tasks(list(found.values()))

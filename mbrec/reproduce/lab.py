@@ -27,10 +27,7 @@ MULTIBALANCE_GRID = [
     DEFAULTS,
     Setting("rate 1", ("balancer=multibalance", "balancer.lr=1")),
     Setting("no prior", ("balancer=multibalance", "balancer.prior_strength=0")),
-    Setting(
-        "prior in the output",
-        ("balancer=multibalance", "balancer.prior_strength=1", "balancer.prior_in_output=true"),
-    ),
+    Setting("output w", ("balancer=multibalance", "balancer.prior_in_output=false")),
     Setting("anchor", ("balancer=multibalance", "balancer.ema=anchor", "balancer.ema_scope=both")),
     Setting("unit", ("balancer=multibalance", "balancer.ema=unit")),
 ]

@@ -9,7 +9,7 @@ from mbrec.reproduce.excess import NOTES, excess_table
 from mbrec.reproduce.lab import Lab
 from mbrec.reproduce.page import Page
 from mbrec.reproduce.readings import ours
-from mbrec.study.contrast import figures
+from mbrec.study.contrast import figures, has_exploded
 from mbrec.study.jobs import Job
 from mbrec.study.paired import differences, estimate
 from mbrec.study.worlds import EQUAL, Setting, World, job, single_task
@@ -40,6 +40,8 @@ OURS = [
     Setting("MultiBalance, the paper's reading, lr 1", ("balancer=multibalance_paper",)),
 ]
 OTHERS = [
+    # The scale of MultiBalance's gradient, without its weights.
+    Setting("equal weights, mean", ("balancer=equal", "balancer.scale=mean")),
     Setting("equal weights, R2", ("balancer=equal", "trainer.loss_reduction=unmasked")),
     Setting("IMTL-G", ("balancer=imtlg",)),
     Setting("Uncertainty", ("balancer=uncertainty",)),
@@ -95,7 +97,7 @@ def _verdict(lab: Lab, setting: Setting) -> str:
     world = _world(lab)
     base = figures(world, EQUAL, lab.results, lab.seeds, "excess_ne")
     found = figures(world, setting, lab.results, lab.seeds, "excess_ne")
-    if any(len(found[task]) < len(base[task]) for task in world.tasks):
+    if has_exploded(found) or has_exploded(base):
         return "a run exploded"
     lost = {task: estimate(differences(base[task], found[task])) for task in world.tasks}
     words = []

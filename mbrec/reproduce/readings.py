@@ -64,7 +64,9 @@ def _averages() -> list[Setting]:
 
 def _methods() -> list[Setting]:
     words = ("imtlg", "mgda", "pcgrad", "uncertainty")
-    return [Setting(word, (f"balancer={word}",)) for word in words]
+    others = [Setting(word, (f"balancer={word}",)) for word in words]
+    # The scale of MultiBalance's gradient, without its weights.
+    return [*others, Setting("equal weights, mean", ("balancer=equal", "balancer.scale=mean"))]
 
 
 def _few() -> list[Setting]:
@@ -142,7 +144,7 @@ def write(lab: Lab) -> Page:
         f"The first table: {first}.",
         *NOTES,
         "Where a row does not say otherwise: lr 0.1, lam 0.3, `stabilize`, `weights_only`, cosine, "
-        "output w (`balancer=multibalance`).",
+        "output w. `balancer=multibalance` is `output w + lam w0, lr 0.1, lam 0.3`.",
     ]
     page = Page("readings", "The open readings of the paper", tables[first], None, notes)
     page.more = {label: tables[label] for label in others}

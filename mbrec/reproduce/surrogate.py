@@ -5,7 +5,7 @@ from mbrec.reproduce.fidelity_page import page
 from mbrec.reproduce.lab import Lab
 from mbrec.reproduce.page import Page
 from mbrec.study import launch
-from mbrec.study.jobs import Job
+from mbrec.study.jobs import Job, shipped
 
 
 def tuning_jobs(lab: Lab) -> list[Job]:
@@ -20,7 +20,7 @@ def jobs(lab: Lab) -> list[Job]:
 
 def write(lab: Lab) -> Page:
     """Train and measure what is not there yet, and return the page."""
-    folder = lab.folder / "fidelity"
+    folder = lab.folder / "fidelity" / f"{lab.size.name}-{shipped()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [lab.size.name, str(folder), str(len(lab.seeds))]
     launch.start("mbrec.reproduce.worker", arguments, folder, processes=lab.processes)

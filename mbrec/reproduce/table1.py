@@ -36,7 +36,9 @@ def write(lab: Lab) -> Page:
     """Return the page of the table."""
     counts = {name: parameters(overrides) for name, overrides in MODELS.items()}
     for world in lab.worlds.all:
-        counts[world.label] = lab.results[_job(lab, world)].metrics["parameters"]
+        # Of a run that exploded nothing is known but that.
+        metrics = lab.results[_job(lab, world)].metrics
+        counts |= {world.label: metrics["parameters"]} if metrics else {}
     table = Table(["", *counts, *(f"paper: {name}" for name in paper.PARAMETERS)])
     theirs = [list(row) for row in zip(*paper.PARAMETERS.values(), strict=True)]
     others = [sum(c.values()) - c["categorical"] for c in counts.values()]

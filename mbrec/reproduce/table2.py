@@ -6,7 +6,7 @@ from mbrec.reproduce.lab import Lab
 from mbrec.reproduce.page import Page
 from mbrec.reproduce.table3 import SINGLE
 from mbrec.reproduce.worlds import DEFAULTS, multibalance
-from mbrec.study.contrast import Contrast
+from mbrec.study.contrast import EXPLODED, Contrast
 from mbrec.study.jobs import Job
 from mbrec.study.pages import Table
 from mbrec.study.plots import gain_bars
@@ -89,7 +89,10 @@ def _tasks(gain: Contrast) -> list[str]:
 
 
 def _drop(lab: Lab, setting: Setting) -> str:
-    found = lab.results[measuring_job(lab, setting)].metrics["measurement"]["qps_drop_percent"]
+    metrics = lab.results[measuring_job(lab, setting)].metrics
+    if "measurement" not in metrics:
+        return EXPLODED
+    found = metrics["measurement"]["qps_drop_percent"]
     return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 

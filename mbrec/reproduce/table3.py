@@ -75,7 +75,8 @@ def _detectable(lab: Lab, found: Mapping[str, Gains]) -> list[str]:
     for world, task in (*columns, (ads, None)):
         whole = [c for c in found[world.label].values() if c.average is not None]
         values = [c.by_task[task] if task else c.average for c in whole]
-        cells.append(f"{statistics.median(v.detectable for v in values if v):.3f}")
+        found_here = [value.detectable for value in values if value]
+        cells.append(f"{statistics.median(found_here):.3f}" if found_here else "-")
     return cells
 
 

@@ -103,19 +103,24 @@ class Comparison:
 
     def gauc(self, one: Setting) -> dict[str, Estimate]:
         """Return task -> difference of GAUC to equal weights; empty where none was asked for."""
-        first = self.results[job(self.world, EQUAL, self.seeds[0])]
-        if not any("gauc" in values for values in first.tasks.values()):
-            return {}
-        base, new = self._figures(EQUAL, "gauc"), self._figures(one, "gauc")
-        if any(len(base[task]) != len(new[task]) for task in base):
-            return {}
-        return {task: estimate(differences(base[task], new[task])) for task in base}
+        found = {}
+        for task in self.world.tasks:
+            base, new = (self._gauc(setting, task) for setting in (EQUAL, one))
+            # Of a rare task no group may have both labels.
+            if None not in (*base, *new):
+                found[task] = estimate(differences(base, new))
+        return found
+
+    def _gauc(self, one: Setting, task: str) -> list[Any]:
+        runs = [self.results[job(self.world, one, seed)] for seed in self.seeds]
+        return [run.tasks.get(task, {}).get("gauc") for run in runs]
 
     def drop(self, one: Setting) -> Mapping[str, Any] | None:
-        """Return median and interval of a setting's QPS drop, or None where it was not measured."""
+        """Return median and interval of a setting's QPS drop, or None where there is none."""
         if not self.measure:
             return None
-        return self.results[self._measuring(one)].metrics["measurement"]["qps_drop_percent"]
+        found = self.results[self._measuring(one)].metrics.get("measurement")
+        return None if found is None else found["qps_drop_percent"]
 
     def _measuring(self, one: Setting) -> Job:
         overrides = (*self.world.overrides, *one.overrides, "trainer.measure_overhead=true")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mbrec.study.comparison import TUNED, Comparison
-from mbrec.study.contrast import Contrast
+from mbrec.study.contrast import EXPLODED, Contrast
 from mbrec.study.pages import Table, write
 from mbrec.study.paired import Estimate
 from mbrec.study.plots import gain_bars, pareto, save
@@ -60,7 +60,7 @@ def _against_equal(found: Comparison, gains: dict[str, Contrast]) -> Table:
     rows = {EQUAL.name: found.gains(EQUAL), **gains} if EQUAL.name in settings else gains
     for name, gain in rows.items():
         one = settings.get(name)
-        least = "" if gain.average is None else f"{gain.average.detectable:.3f}"
+        least = "" if gain.average is None else gain.average.detectable_text
         cells = [name, *(gain.text(task) for task in tasks), gain.text(), least]
         if has_gauc:
             gauc = found.gauc(one) if one else {}
@@ -73,7 +73,8 @@ def _against_equal(found: Comparison, gains: dict[str, Contrast]) -> Table:
 
 def _drop(found: Comparison, one: Setting) -> str:
     drop = found.drop(one)
-    assert drop is not None
+    if drop is None:
+        return EXPLODED
     return f"{drop['median']:.2f} ({drop['low']:.2f} to {drop['high']:.2f})"
 
 
@@ -108,7 +109,9 @@ def _answer(found: Comparison) -> str:
         if one == EQUAL:
             continue
         gain, least = found.gains(one).average, ""
-        if gain is not None:
+        if gain is not None and gain.num == 1:
+            least = f" On average {gain.mean:+.3f} %; one seed shows no difference, however large."
+        elif gain is not None:
             least = (
                 f" On average {gain.text()} %; these {gain.num} seeds would have shown a true "
                 f"gain of {gain.detectable:.3f} % with probability 0.8."

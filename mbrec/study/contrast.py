@@ -1,5 +1,6 @@
 """A setting against a baseline: NE gains by task, paired by seed."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,11 +19,13 @@ class Contrast:
         by_task: task -> gain in per cent; empty where a run exploded.
         average: of all tasks; None where a run exploded.
         exploded: runs that a guard ended.
+        base_exploded: the same of the baseline; there is nothing to compare with then.
     """
 
     by_task: dict[str, Estimate]
     average: Estimate | None
     exploded: int = 0
+    base_exploded: int = 0
 
     def text(self, task: str | None = None, digits: int = 3) -> str:
         """Return the gain of a task, or of all, or NEX.
@@ -32,14 +35,14 @@ class Contrast:
             digits: after the point.
         """
         if self.average is None:
-            return EXPLODED
+            return EXPLODED if self.exploded else f"{EXPLODED} of the baseline"
         return (self.average if task is None else self.by_task[task]).text(digits)
 
 
 def figures(
     world: World, setting: Setting, results: Mapping[Job, Result], seeds: Sequence[int], name: str
 ) -> dict[str, list[float]]:
-    """Return task -> a figure of each seed's run; fewer values where runs exploded.
+    """Return task -> a figure of each seed's run, in their order; NaN where a run exploded.
 
     Raises:
         ValueError: if a run has no such figure.
@@ -52,10 +55,8 @@ def figures(
                 f"expected a run to compare, got {setting.name}, seed {seed}, which measures "
                 "overhead: it trained in part without the hook"
             )
-        if result.reason:
-            continue
         for task, values in found.items():
-            value = result.tasks[task].get(name)
+            value = math.nan if result.reason else result.tasks[task].get(name)
             if value is None:
                 raise ValueError(
                     f"expected {name} of {task} in {setting.name}, seed {seed}: "
@@ -83,9 +84,18 @@ def contrast(base: Mapping[str, Sequence[float]], new: Mapping[str, Sequence[flo
         new: task -> NE of each seed.
     """
     tasks = [task for task in base if task in new]
-    lost = max(abs(len(base[task]) - len(new[task])) for task in tasks)
-    if lost:
-        return Contrast({}, None, lost)
+    lost, base_lost = (max(map(_exploded, (by[t] for t in tasks))) for by in (new, base))
+    if lost or base_lost:
+        return Contrast({}, None, lost, base_lost)
     paired = {task: gains(base[task], new[task]) for task in tasks}
     average = estimate(mean_of_tasks(list(paired.values())))
     return Contrast({task: estimate(values) for task, values in paired.items()}, average)
+
+
+def has_exploded(found: Mapping[str, Sequence[float]]) -> bool:
+    """Return whether one of the runs that `figures` tells of was ended by a guard."""
+    return any(_exploded(values) for values in found.values())
+
+
+def _exploded(values: Sequence[float]) -> int:
+    return sum(map(math.isnan, values))

@@ -5,9 +5,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from mbrec.summary import write_json
 
 FAILURE = "failed.json"
 # How the reason of a run begins that a guard has ended: the paper's NEX.
@@ -35,15 +38,18 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """Folder below the study's: other settings never meet the results of these."""
+        """Folder below the study's: other settings never meet the results of these.
+
+        Nor do other versions, or other shipped configurations, which overrides are overrides of.
+        """
         text = json.dumps([self.overrides, self.only, shipped()])
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 @cache
 def shipped() -> str:
-    """Return a digest of the shipped configurations, which overrides are overrides of."""
-    digest = hashlib.sha256()
+    """Return a digest of this version and of the configurations that it ships."""
+    digest = hashlib.sha256(version("mbrec").encode())
     for path in sorted(Path(str(files("mbrec.configs"))).rglob("*.yaml")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -66,12 +72,21 @@ class Result:
 
 
 def load(folder: Path, job: Job) -> Result | None:
-    """Return what came of a job below a study's folder, or None where it is not done.
+    """Return what came of a job below a study's folder, or None where it is not done; see `found`.
+
+    Args:
+        folder: of the study.
+        job: one of its jobs.
+    """
+    return found(folder / job.folder)
+
+
+def found(run: Path) -> Result | None:
+    """Return what a job has left in its folder, or None where it is not done.
 
     Raises:
         ValueError: if a file there is not what a job leaves.
     """
-    run = folder / job.folder
     for name in ("metrics.json", FAILURE):
         if not (run / name).exists():
             continue
@@ -91,11 +106,11 @@ def load(folder: Path, job: Job) -> Result | None:
 
 
 def write_plan(path: Path, jobs: Sequence[Job]) -> None:
-    """Write jobs where the processes that train them look."""
-    path.write_text(json.dumps([asdict(job) for job in jobs], indent=1) + "\n")
+    """Write jobs, and their folders as they are called now, where their processes look."""
+    write_json(path, [{**asdict(job), "folder": job.folder} for job in jobs])
 
 
-def read_plan(path: Path) -> list[Job]:
-    """Return what `write_plan` wrote."""
-    jobs = json.loads(path.read_text())
-    return [Job(j["name"], tuple(j["overrides"]), tuple(j["only"])) for j in jobs]
+def read_plan(path: Path) -> list[tuple[Job, str]]:
+    """Return what `write_plan` wrote: jobs, and their folders below the study's."""
+    plan = json.loads(path.read_text())
+    return [(Job(j["name"], tuple(j["overrides"]), tuple(j["only"])), j["folder"]) for j in plan]

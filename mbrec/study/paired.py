@@ -47,6 +47,11 @@ class Estimate:
         """Whether the interval leaves zero out."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def detectable_text(self) -> str:
+        """The detectable mean, or a question mark for a single value."""
+        return f"{self.detectable:.3f}" if math.isfinite(self.detectable) else "?"
+
     def text(self, digits: int = 3) -> str:
         """Return `mean ± half`, with a star where the interval leaves zero out.
 

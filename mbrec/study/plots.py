@@ -19,7 +19,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def colours(num: int) -> list[tuple[float, ...]]:
-    """Return as many colours that can be told apart, also by the colour-blind."""
+    """Return so many colours; from the eleventh on they come again."""
     found = colormaps["tab10"]
     return [tuple(found(index % 10)) for index in range(num)]
 
@@ -41,13 +41,20 @@ def gain_bars(
     height = 1.6 + 0.42 * len(methods)
     figure = Figure(figsize=(4.6 * len(panels) + 1.5, height), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    every = [task for found in panels.values() for c in found.values() for task in c.by_task]
+    tasks = list(dict.fromkeys(every))
+    looks = dict(zip(tasks, colours(len(tasks)), strict=True))
     for axis, (panel, found) in zip(axes, panels.items(), strict=True):
-        _bars(axis, methods, found, (published or {}).get(panel, {}))
+        _bars(axis, methods, found, (published or {}).get(panel, {}), looks)
         axis.set(title=panel, xlabel="NE gain over equal weights, %")
     axes[0].set_yticks(range(len(methods)), methods)
     axes[0].invert_yaxis()
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    handles = {}
+    for axis in axes:
+        found, labels = axis.get_legend_handles_labels()
+        handles |= dict(zip(labels, found, strict=True))
+    legend = [*handles.values()], [*handles]
+    figure.legend(*legend, loc="outside lower center", ncols=6, frameon=False)
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -57,11 +64,12 @@ def _bars(
     methods: Sequence[str],
     found: Mapping[str, Contrast],
     published: Mapping[str, float],
+    looks: Mapping[str, tuple[float, ...]],
 ) -> None:
     places = {name: y for y, name in enumerate(methods)}
     tasks = list(dict.fromkeys(task for contrast in found.values() for task in contrast.by_task))
     axis.axvline(0, color="0.4", lw=0.8)
-    for k, (task, colour) in enumerate(zip(tasks, colours(len(tasks)), strict=True)):
+    for k, task in enumerate(tasks):
         offset = 0.28 * (2 * (k + 0.5) / len(tasks) - 1)
         rows = [(places[n], c.by_task[task]) for n, c in found.items() if task in c.by_task]
         axis.errorbar(
@@ -72,7 +80,7 @@ def _bars(
             fmt="o",
             ms=3.5,
             lw=1.1,
-            color=colour,
+            color=looks[task],
             label=task,
         )
     means = {places[n]: c.average.mean for n, c in found.items() if c.average is not None}

@@ -48,10 +48,12 @@ def verdict(against_equal: Contrast, against_single: Contrast) -> Verdict:
         against_equal: gains over equal weights.
         against_single: gains over single-task models.
     """
-    if against_equal.average is None or against_single.average is None:
-        return Verdict({}, {}, f"{EXPLODED}: a guard ended a run")
     words = {task: judge(gain) for task, gain in against_equal.by_task.items()}
     transfer = {task: judge(gain) for task, gain in against_single.by_task.items()}
+    if against_equal.exploded:
+        return Verdict(words, transfer, f"{EXPLODED}: a guard ended a run")
+    if against_equal.base_exploded:
+        return Verdict(words, transfer, f"{EXPLODED} of equal weights: nothing to compare with")
     return Verdict(words, transfer, _overall(words))
 
 

@@ -4,6 +4,7 @@ Started by `mbrec.study.launch`.
 """
 
 import logging
+import shutil
 import sys
 import time
 from functools import lru_cache, partial
@@ -17,7 +18,7 @@ from mbrec import config as configuration
 from mbrec.errors import plain_errors
 from mbrec.interrupt import Interrupt
 from mbrec.status import RESUMABLE_EXIT_CODE
-from mbrec.study.jobs import EXPLOSION, FAILURE, Job, load, read_plan
+from mbrec.study.jobs import EXPLOSION, FAILURE, Job, found, read_plan
 from mbrec.summary import write_json
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ TIMEOUT_S = 600
 SEED = "trainer.seed="
 
 
-def composed(job: Job, folder: Path) -> configuration.Config:
-    """Return the configuration of a job of the study in `folder`.
+def composed(job: Job, run: Path) -> configuration.Config:
+    """Return the configuration of a job whose run is in the folder `run`.
 
     Raises:
         ValueError: if a key or a value is wrong.
@@ -41,7 +42,6 @@ def composed(job: Job, folder: Path) -> configuration.Config:
         config.trainer.seed = int(seeds[-1].removeprefix(SEED))
     if job.only:
         config.tasks = {task: config.tasks[task] for task in job.only}
-    run = folder / job.folder
     config.run.folder, config.run.name = str(run.parent), run.name
     return config
 
@@ -53,11 +53,14 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
         return compose("train", overrides=[*QUIET, *overrides])
 
 
-def train(job: Job, folder: Path, interrupt: Interrupt, runtime: "Runtime") -> dict[str, Any]:
+def train(job: Job, run: Path, interrupt: Interrupt, runtime: "Runtime") -> dict[str, Any]:
     """Train one job, in the process group that is there; return its metrics."""
     from mbrec.train import train_one
 
-    return train_one(composed(job, folder), list(job.overrides), runtime, interrupt)
+    if runtime.rank == 0:
+        # Of a job that was interrupted, and begins anew: its steps would be taken for this one's.
+        shutil.rmtree(run / "tensorboard", ignore_errors=True)
+    return train_one(composed(job, run), list(job.overrides), runtime, interrupt)
 
 
 def work(plan: Path, folder: Path) -> int:
@@ -70,11 +73,12 @@ def work(plan: Path, folder: Path) -> int:
 
     interrupt = Interrupt()
     interrupt.install()
-    jobs = [job for job in read_plan(plan) if load(folder, job) is None]
+    jobs = [(job, folder / below) for job, below in read_plan(plan)]
+    jobs = [(job, run) for job, run in jobs if found(run) is None]
     turns = Turns(interrupt, timeout_s=TIMEOUT_S)
     started = time.monotonic()
-    for number, job in enumerate(jobs, start=1):
-        outcome = turns.run(partial(train, job, folder, interrupt), timeout_s=TIMEOUT_S)
+    for number, (job, run) in enumerate(jobs, start=1):
+        outcome = turns.run(partial(train, job, run, interrupt), timeout_s=TIMEOUT_S)
         if outcome.state == "interrupted":
             return RESUMABLE_EXIT_CODE
         exploded = outcome.reason.startswith(EXPLOSION)
@@ -84,7 +88,7 @@ def work(plan: Path, folder: Path) -> int:
             return 1
         if turns.rank == 0:
             if exploded:
-                write_json(folder / job.folder / FAILURE, {"reason": outcome.reason})
+                write_json(run / FAILURE, {"reason": outcome.reason})
             _tell(number, len(jobs), job, outcome, time.monotonic() - started)
     return 0
 
@@ -92,9 +96,9 @@ def work(plan: Path, folder: Path) -> int:
 def _tell(number: int, total: int, job: Job, outcome: Any, seconds: float) -> None:
     left = seconds / number * (total - number)
     tasks = {} if outcome.value is None else outcome.value.get("tasks", {})
-    found = " ".join(f"{name} {_number(figures['ne'])}" for name, figures in tasks.items())
+    figures_of = " ".join(f"{name} {_number(figures['ne'])}" for name, figures in tasks.items())
     print(
-        f"[{number}/{total}] {job.name}: {found or outcome.reason or 'measured'} "
+        f"[{number}/{total}] {job.name}: {figures_of or outcome.reason or 'measured'} "
         f"({seconds / number:.1f} s a run, {left / 60:.0f} min left)",
         file=sys.stderr,
         flush=True,

@@ -72,6 +72,7 @@ def test_one_seed_is_called_no_difference(compared, tmp_path):
     found, _ = compared(seeds=1)
     page = write_pages(found, tmp_path, "- how").read_text()
     assert "**multibalance**: no difference shown" in page
+    assert " inf" not in page
     assert json.loads((tmp_path / "compare.json").read_text())
 
 
@@ -80,6 +81,22 @@ def test_an_explosion_is_told_as_nex(compared, tmp_path):
     page = write_pages(found, tmp_path, "- how").read_text()
     assert "| mgda | NEX | NEX | NEX |" in page
     assert json.loads((tmp_path / "compare.json").read_text())["methods"]["mgda"]
+
+
+def test_a_task_without_gauc_loses_no_other_figure(compared, tmp_path):
+    found, _ = compared()
+    for result in found.results.values():
+        for task, figures in result.tasks.items():
+            figures["gauc"] = 0.6 if task == "ctr" else None
+    page = write_pages(found, tmp_path, "- how").read_text()
+    assert "ctr, GAUC" in page
+    assert list(found.gauc(found.compared[1])) == ["ctr"]
+
+
+def test_a_measurement_that_exploded_is_told_as_that(compared, tmp_path):
+    found, _ = compared(nex=lambda job: job.measures and "balancer=mgda" in job.overrides)
+    page = write_pages(found, tmp_path, "- how").read_text()
+    assert re.search(r"\| mgda \|.* NEX \|$", page, re.MULTILINE)
 
 
 def test_without_a_measurement_there_is_no_drop(compared, tmp_path):

@@ -44,6 +44,24 @@ def test_an_explosion_is_nex_and_no_number():
     assert gain.exploded == 1
 
 
+def test_explosions_of_other_seeds_do_not_shift_the_pairs():
+    found = results(nex=2)
+    lost = job(WORLD, EQUAL, 1)
+    found[lost] = outcome(lost, nex=True)
+    base, new = (figures(WORLD, s, found, SEEDS, "ne") for s in (EQUAL, BETTER))
+    gain = contrast(base, new)
+    assert gain.average is None
+    assert (gain.exploded, gain.base_exploded) == (1, 1)
+
+
+def test_an_explosion_of_the_baseline_is_not_held_against_a_method():
+    found = results()
+    lost = job(WORLD, EQUAL, 1)
+    found[lost] = outcome(lost, nex=True)
+    base, new = (figures(WORLD, s, found, SEEDS, "ne") for s in (EQUAL, BETTER))
+    assert contrast(base, new).text() == "NEX of the baseline"
+
+
 def test_single_task_models_are_put_together_task_by_task():
     found = results()
     single = single_task_figures(WORLD, found, SEEDS, "ne")

@@ -22,7 +22,7 @@ def test_other_settings_have_another_folder():
 def test_a_plan_comes_back_as_it_was_written(tmp_path):
     jobs = [JOB, Job("b", (), ("ctr", "cvr"))]
     write_plan(tmp_path / "plan.json", jobs)
-    assert read_plan(tmp_path / "plan.json") == jobs
+    assert read_plan(tmp_path / "plan.json") == [(job, job.folder) for job in jobs]
 
 
 def test_a_job_is_done_once_it_has_metrics_or_exploded(tmp_path):

@@ -86,7 +86,8 @@ from mbrec.study import launch
 from mbrec.study.jobs import read_plan
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 try:
-    launch.run(read_plan(Path(sys.argv[1])), Path(sys.argv[2]), processes=1)
+    jobs = [job for job, _ in read_plan(Path(sys.argv[1]))]
+    launch.run(jobs, Path(sys.argv[2]), processes=1)
 except KeyboardInterrupt:
     sys.exit(75)
 """

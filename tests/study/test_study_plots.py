@@ -5,7 +5,7 @@ from mbrec.study.plots import gain_bars, pareto
 
 BASE = {"ctr": [0.9, 0.91], "cvr": [0.9, 0.92]}
 BETTER = contrast(BASE, {"ctr": [0.89, 0.90], "cvr": [0.9, 0.91]})
-LOST = contrast(BASE, {"ctr": [0.89], "cvr": [0.9]})
+LOST = contrast(BASE, {"ctr": [0.89, float("nan")], "cvr": [0.9, float("nan")]})
 ONE = contrast({"ctr": [0.9], "cvr": [0.9]}, {"ctr": [0.8], "cvr": [0.9]})
 
 
@@ -18,6 +18,8 @@ def test_every_method_has_a_row_and_an_explosion_its_word():
     marks = [line for line in first.lines if line.get_label() == "average in the paper"]
     assert [list(line.get_xdata()) for line in marks] == [[0.4]]
     assert not second.texts
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(labels) == ["average", "average in the paper", "ctr", "cvr"]
     figure.canvas.draw()
 
 

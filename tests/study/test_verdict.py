@@ -40,5 +40,10 @@ def test_gains_without_a_loss_that_shows_are_told_as_that():
 
 
 def test_an_explosion_is_a_verdict_of_its_own():
-    lost = contrast({"ctr": [0.9, 0.9]}, {"ctr": [0.9]})
-    assert verdict(lost, gains(ctr=UP)).overall.startswith("NEX")
+    nan = float("nan")
+    lost = contrast({"ctr": [0.9, 0.9]}, {"ctr": [0.9, nan]})
+    assert verdict(lost, gains(ctr=UP)).overall == "NEX: a guard ended a run"
+    baseless = contrast({"ctr": [0.9, nan]}, {"ctr": [0.9, 0.9]})
+    assert verdict(baseless, gains(ctr=UP)).overall.startswith("NEX of equal weights")
+    # A single-task model that exploded says nothing of the balancer against equal weights.
+    assert verdict(gains(ctr=UP), baseless).overall == "ctr better, no loss shown"
