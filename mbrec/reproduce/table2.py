@@ -109,7 +109,8 @@ def _notes(lab: Lab) -> list[str]:
     return [
         "QPS drop: median and 95 % interval over interleaved blocks of steps with the hook and "
         f"with it bypassed, in a run of its own (`trainer.measure_overhead=true {model}`).",
-        f"The meter itself, on `balancer=equal`: {_drop(lab, EQUAL)} %.",
+        f"`balancer=equal` with the statistics that the monitor asks for: {_drop(lab, EQUAL)} %; "
+        "with `monitor.balance=false` its hook does nothing.",
         "NE gain in per cent over equal weights, mean over seeds ± half a 95 % interval; a star: "
         "the interval leaves zero out. The smallest detectable gain is the median over the rows.",
         f"{NOT_AVAILABLE}: {categorical_reason()}.",
