@@ -1,12 +1,10 @@
 """Compares balancers on a model: `python -m mbrec.compare experiment=NAME balancers=[...]`."""
 
 import re
-import signal
 import sys
 from pathlib import Path
 
-from mbrec.errors import plain_errors
-from mbrec.status import RESUMABLE_EXIT_CODE
+from mbrec.study.launch import resumable
 
 USAGE = """usage: python -m mbrec.compare [experiment=NAME] [key=value ...]
 
@@ -160,15 +158,8 @@ def main() -> None:
     if {"-h", "--help"} & set(words):
         print(USAGE)
         return
-    # As with Ctrl-C: the run under way begins anew next time, and no process is left behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with plain_errors():
-        settings, overrides = arguments(words)
-        try:
-            page = compare(settings, overrides, ["mbrec.compare", *words])
-        except KeyboardInterrupt:
-            print("stopped; the same command goes on", file=sys.stderr)
-            raise SystemExit(RESUMABLE_EXIT_CODE) from None
+    with resumable():
+        page = compare(*arguments(words), ["mbrec.compare", *words])
         print(page.read_text())
         print(f"-> {page}")
 

@@ -1,14 +1,12 @@
 """Repeats the paper's tables and figure: `python -m mbrec.reproduce PART [key=value ...]`."""
 
 import importlib
-import signal
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mbrec.errors import plain_errors
-from mbrec.status import RESUMABLE_EXIT_CODE
+from mbrec.study.launch import resumable
 
 if TYPE_CHECKING:  # --help must not wait for matplotlib
     from mbrec.reproduce.lab import Lab
@@ -120,15 +118,8 @@ def main() -> None:
     if not words or {"-h", "--help"} & set(words):
         print(USAGE)
         return
-    # As with Ctrl-C: the run under way begins anew next time, and no process is left behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with plain_errors():
-        part, settings = arguments(words)
-        try:
-            reproduce(part, settings, ["mbrec.reproduce", *words])
-        except KeyboardInterrupt:
-            print("stopped; the same command goes on", file=sys.stderr)
-            raise SystemExit(RESUMABLE_EXIT_CODE) from None
+    with resumable():
+        reproduce(*arguments(words), ["mbrec.reproduce", *words])
 
 
 if __name__ == "__main__":

@@ -4,9 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from mbrec.errors import plain_errors
+from mbrec.status import RESUMABLE_EXIT_CODE
 from mbrec.study.jobs import Job, Result, load, write_plan
 
 
@@ -35,6 +38,21 @@ def run(jobs: Sequence[Job], folder: Path, *, processes: int = 2) -> dict[Job, R
             raise ValueError(f"expected a result of {job.name} in {folder}, found none")
         results[job] = result
     return results
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """End a command as users know it: errors in short, a stop with the status that says "go on".
+
+    SIGTERM is as Ctrl-C: the run under way begins anew next time, and no process is left behind.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with plain_errors():
+        try:
+            yield
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on", file=sys.stderr)
+            raise SystemExit(RESUMABLE_EXIT_CODE) from None
 
 
 def _train(jobs: Sequence[Job], folder: Path, processes: int) -> None:
