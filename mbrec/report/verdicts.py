@@ -90,7 +90,9 @@ def of_results(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
 def of_balance(events: Events, tasks: Sequence[str], balancer: str) -> list[str]:
     """Return which task was the loudest, what the balancer made of it, and with what effect."""
     norms = late_medians(events.by_task("grad_norm", tasks))
-    weights = late_medians(events.by_task("weight", tasks))
+    # A method's own weight may be 0 where a prior is merged as well, or a norm divided by.
+    merged = events.by_task("effective_weight", tasks) or events.by_task("weight", tasks)
+    weights = late_medians(merged)
     if len(norms) == 1:
         return [f"There is one task ({tasks[0]}), and nothing to balance."]
     if not norms or min(norms.values()) <= 0:

@@ -57,6 +57,17 @@ def test_tasks_that_a_balancer_drives_apart_or_ignores_are_named():
     assert "a had a weight of 0.00100" in said
 
 
+def test_a_weight_of_zero_is_no_neglect_where_the_merged_weight_is_none():
+    found = events(
+        grad_norm={"a": [9.0], "b": [1.0]},
+        weight={"a": [0.0], "b": [1.0]},
+        effective_weight={"a": [0.12], "b": [0.88]},
+    )
+    said = " ".join(verdicts.of_balance(found, ["a", "b"], "X"))
+    assert "hardly learned" not in said
+    assert "smallest weight, 0.12" in said
+
+
 def test_one_task_and_a_silent_task_have_no_ratio():
     one = verdicts.of_balance(events(grad_norm={"a": [1.0]}), ["a"], "X")
     assert one == ["There is one task (a), and nothing to balance."]
