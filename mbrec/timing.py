@@ -1,5 +1,6 @@
 """Timing that a noisy machine cannot fool: blocks in random order, medians with an interval."""
 
+import math
 import random
 import statistics
 import time
@@ -32,17 +33,20 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return the median and the order statistics that cover it with probability 0.95.
+    """Return the median and the order statistics that cover it with probability 0.95 or more.
+
+    Of fewer than six values no two cover it so often; their whole range is returned.
 
     >>> spread([3.0, 1.0, 2.0, 5.0, 4.0, 9.0, 7.0, 8.0, 6.0]).text(0)
     '5 (2 to 8)'
     """
     ordered = sorted(values)
-    # By the normal approximation of the binomial number of values below the median.
-    reach = round(0.98 * len(ordered) ** 0.5)
-    middle = len(ordered) // 2
-    low, high = max(0, middle - reach), min(len(ordered) - 1, middle + reach)
-    return Spread(statistics.median(ordered), ordered[low], ordered[high])
+    count, below, cut = len(ordered), 1, 0
+    # The number of values below the median is binomial: `below` of the 2^count outcomes leave at
+    # most `cut` there, and as many leave at most `cut` above.
+    while (wider := below + math.comb(count, cut + 1)) * 40 <= 2**count:
+        below, cut = wider, cut + 1
+    return Spread(statistics.median(ordered), ordered[cut], ordered[count - 1 - cut])
 
 
 def interleave(

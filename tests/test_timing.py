@@ -1,6 +1,7 @@
 import itertools
 
 import pytest
+from scipy import stats
 
 from mbrec import timing
 
@@ -10,6 +11,19 @@ def test_the_interval_holds_the_median_and_narrows_with_more_values():
     assert (few.median, few.low, few.high) == (4, 1, 7)
     assert many.low < many.median < many.high
     assert (many.high - many.low) / 9 < (few.high - few.low) / 9
+
+
+@pytest.mark.parametrize("count", [6, 7, 8, 20, 51, 400])
+def test_the_interval_covers_the_median_in_95_of_100_samples_and_no_narrower_one_does(count):
+    found = timing.spread(range(count))
+    assert found.low == count - 1 - found.high  # symmetric, whether the number is even or odd
+    below = stats.binom(count, 0.5).cdf
+    assert 1 - 2 * below(found.low) >= 0.95 - 1e-12
+    assert 1 - 2 * below(found.low + 1) < 0.95
+
+
+def test_of_a_few_values_the_whole_range_is_shown():
+    assert (timing.spread([3, 1, 2]).low, timing.spread([3, 1, 2]).high) == (1, 3)
 
 
 def test_blocks_run_in_every_order_and_warm_up_rounds_are_not_counted():
