@@ -1,6 +1,5 @@
 """The folder of a run, and the checkpoint that it goes on from."""
 
-import fcntl
 import logging
 import os
 import time
@@ -16,6 +15,7 @@ from omegaconf import OmegaConf
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
+from mbrec import run_lock
 from mbrec.balance import BalanceHook
 from mbrec.checkpoint import folder as checkpoints
 from mbrec.checkpoint import restore, state
@@ -51,7 +51,7 @@ def run_folder(config: Config, runtime: Runtime) -> Path:
             chosen = [(folder, f"{folder} holds one; {more}")]
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            if not lock(folder):
+            if not run_lock.take(folder):
                 chosen = [(folder, f"another job is writing to {folder}; wait for it, or stop it")]
     dist.broadcast_object_list(chosen, src=0)
     ((folder, taken),) = chosen
@@ -73,19 +73,6 @@ def run_name(config: Config) -> str:
             "to find the run that it goes on with"
         )
     return name or time.strftime("%Y-%m-%d_%H-%M-%S")
-
-
-def lock(folder: Path) -> bool:
-    """Keep other jobs out of a run's folder while this process lives; return whether that is so."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)  # never closed
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        os.close(descriptor)
-        return False
-    except OSError as error:
-        log.warning("%s cannot be locked against other jobs: %s", folder, error)
-    return True
 
 
 def source(config: Config, run: Path) -> Path | None:

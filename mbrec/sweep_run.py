@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mbrec import resume
+from mbrec import resume, run_lock
 from mbrec.interrupt import Interrupt
 from mbrec.status import Status
 from mbrec.sweep_plan import Plan
@@ -91,6 +91,6 @@ def _make_folder(plan: Plan) -> str:
     config = plan.configs[0]
     folder = Path(config.run.folder) / resume.run_name(config)
     folder.mkdir(parents=True, exist_ok=True)
-    if not resume.lock(folder):
+    if not run_lock.take(folder):
         raise ValueError(f"expected a sweep of its own, got {folder}, which another job writes to")
     return str(folder)

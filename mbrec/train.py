@@ -68,7 +68,7 @@ def train_one(
     """
     import torch.distributed as dist
 
-    from mbrec import resume
+    from mbrec import resume, run_lock
     from mbrec.peers import introduce, named_failures
     from mbrec.status import Status
 
@@ -77,7 +77,8 @@ def train_one(
     folder = resume.run_folder(config, runtime)
     status = Status(folder, runtime.rank)
     metrics, stopped = {}, ""
-    with status.of_failure(), named_failures(runtime.store, runtime.rank, runtime.world_size):
+    named = named_failures(runtime.store, runtime.rank, runtime.world_size)
+    with run_lock.released_after(folder), status.of_failure(), named:
         try:
             metrics = _fit(config, overrides, runtime, folder, interrupt, status)
         except Interrupted as stop:

@@ -3,8 +3,6 @@
 import json
 import logging
 import re
-import subprocess
-import sys
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -429,29 +427,3 @@ def test_without_checkpoints_nothing_is_saved_at_a_cut_or_at_the_end(done):
         assert run["steps"] == []
         assert "checkpoint" not in run["files"]
     assert "checkpoint" in done[1]["due"]["files"]
-
-
-def test_a_second_job_is_kept_out_of_the_folder_of_a_running_one(tmp_path):
-    from mbrec.resume import lock
-
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        assert not lock(tmp_path)
-    finally:
-        holder.kill()
-        holder.communicate()
-    # With its process the lock is gone, however that ended.
-    assert lock(tmp_path)
-
-
-HOLD = """
-import fcntl, sys
-file = open(sys.argv[1] + "/.lock", "a")
-fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-print("held", flush=True)
-sys.stdin.read()
-"""

@@ -1,0 +1,41 @@
+"""Keeps two jobs from writing to one folder."""
+
+import fcntl
+import logging
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+# Folder -> descriptor of its lock, which ends with the descriptor or the process.
+_held: dict[Path, int] = {}
+
+
+def take(folder: Path) -> bool:
+    """Keep other processes out of a folder, until `released_after` or the end of this one.
+
+    Returns:
+        whether no other process has it. Where the file system knows no locks: true, and a warning.
+    """
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(descriptor)
+        return False
+    except OSError as error:
+        log.warning("%s cannot be locked against other jobs: %s", folder, error)
+    _held[folder] = descriptor
+    return True
+
+
+@contextmanager
+def released_after(folder: Path) -> Generator[None]:
+    """Let others into a folder at the end, if this process took it."""
+    try:
+        yield
+    finally:
+        if folder in _held:
+            os.close(_held.pop(folder))

@@ -1,0 +1,62 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mbrec import run_lock
+
+
+def test_a_second_process_is_kept_out_while_the_first_runs(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert not run_lock.take(tmp_path)
+    finally:
+        holder.kill()
+        holder.communicate()
+    # With its process the lock is gone, however that ended.
+    assert run_lock.take(tmp_path)
+
+
+def test_after_the_job_others_may_enter_and_nothing_stays_open(tmp_path):
+    def others() -> str:
+        command = [sys.executable, "-c", TRY, str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    before = _open_files()
+    with pytest.raises(ValueError, match="of the job"), run_lock.released_after(tmp_path):
+        assert run_lock.take(tmp_path)
+        assert others() == "kept out"
+        raise ValueError("of the job")
+    assert others() == "entered"
+    assert _open_files() == before
+
+
+def test_a_rank_that_never_took_the_folder_releases_nothing(tmp_path):
+    with run_lock.released_after(tmp_path):
+        pass
+    assert not (tmp_path / ".lock").exists()
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1] + "/.lock", "a")
+fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+TRY = """
+import sys
+from pathlib import Path
+from mbrec import run_lock
+print("entered" if run_lock.take(Path(sys.argv[1])) else "kept out")
+"""
