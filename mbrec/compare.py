@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from pathlib import Path
 
 from mbrec.study.launch import resumable
@@ -19,8 +20,9 @@ where it was interrupted.
   tuning=[KEY=VALUE,...]   settings for choosing static weights, so that it is done on other rows:
                    'tuning=[data.evaluation=[validation/*.parquet]]'; default: other seeds
   overhead=true    measure the QPS drop of each balancer, in a run of its own
-  processes=2      of each run
-  out=DIR          for the pages; default: outputs/compare/EXPERIMENT. The runs are beside them
+  processes=N      of each run; default: one per GPU, two where there is none
+  out=DIR          for the pages; default: outputs/compare/EXPERIMENT_SETTINGS. The runs are
+                   beside them
   KEY=VALUE        any setting of scripts/train.sh"""
 
 DEFAULTS = {
@@ -29,7 +31,7 @@ DEFAULTS = {
     "group": "",
     "tuning": "[]",
     "overhead": "true",
-    "processes": "2",
+    "processes": "",
     "out": "",
 }
 # What differs between the runs of a comparison is set by the comparison.
@@ -79,6 +81,8 @@ def arguments(words: list[str]) -> tuple[dict[str, str], list[str]]:
             )
         overrides.append(word)
     for key in ("seeds", "processes"):
+        if settings[key] == DEFAULTS[key]:
+            continue
         if not settings[key].isdecimal() or not int(settings[key]):
             raise ValueError(f"expected a positive number in {key}, got {settings[key]}")
     if settings["overhead"] not in ("true", "false"):
@@ -126,6 +130,7 @@ def tasks_of(
 
 def compare(settings: dict[str, str], overrides: list[str], command: list[str]) -> Path:
     """Train what a comparison needs, and write its pages; return the first."""
+    started = time.monotonic()
     balancers = words_in(settings["balancers"], "balancers")
     if not balancers:
         raise ValueError("expected at least one balancer in balancers=[...], got none")
@@ -137,19 +142,24 @@ def compare(settings: dict[str, str], overrides: list[str], command: list[str]) 
 
     from mbrec.study.comparison import Comparison
     from mbrec.study.comparison_page import write_pages
-    from mbrec.study.pages import conditions
+    from mbrec.study.launch import default_processes
+    from mbrec.study.pages import conditions, slug
     from mbrec.study.worlds import World
 
     named = [word.partition("=")[2] for word in overrides if word.startswith("experiment=")]
     label = re.sub(r"[^\w.-]", "_", named[-1]) if named else "default"
-    out = Path(settings["out"] or f"outputs/compare/{label}")
+    # Comparisons of other models go elsewhere, and this one's pages stay.
+    others = [word for word in overrides if not word.startswith("experiment=")]
+    out = Path(settings["out"] or Path("outputs/compare") / slug("_".join([label, *others]))[:120])
     world = World(label, label, tuple(tasks), tuple(overrides), tuple(tuning))
-    seeds, processes = range(int(settings["seeds"])), int(settings["processes"])
+    seeds = range(int(settings["seeds"]))
+    processes = int(settings["processes"] or default_processes())
     # Other numbers of ranks may see other batches.
     runs = out / f"runs_{processes}"
-    found = Comparison(world, balancers, seeds, runs, processes, measure)
+    found = Comparison(runs, seeds, world, balancers, measure, processes=processes)
     found.train()
-    return write_pages(found, out, conditions(command, processes, seeds))
+    took = {"trained": found.trained, "seconds": time.monotonic() - started}
+    return write_pages(found, out, conditions(command, processes, seeds, **took))
 
 
 def main() -> None:

@@ -14,6 +14,10 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 MENDABLE = (ValueError, OSError, FloatingPointError, OmegaConfBaseException, YAMLError)
 
 
+class NotFiniteInputs(FloatingPointError):
+    """A batch held values that are not finite: the data are at fault, not the training."""
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Turn an error that a user can mend into a message and exit status 1.

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torchrec.optim.keyed import CombinedOptimizer, OptimizerWrapper
 
 from mbrec.balance import BalanceHook
+from mbrec.errors import NotFiniteInputs
 from mbrec.model import LARGEST_GRADIENT, Heads, TableGuard
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class FiniteGuard(OptimizerWrapper):
         skipped: batches left out so far.
         last_skipped: whether the last batch was.
         problem: why the job cannot go on, or None; on every rank at the same step.
-        inputs_at_fault: whether the problem was in the batch already.
+            `NotFiniteInputs` if the batch already had such values.
         figures: loss and gradient norm of the last step, over the global batch.
 
     Raises:
@@ -87,8 +88,7 @@ class FiniteGuard(OptimizerWrapper):
         self.step_number = 0
         self.skipped = 0
         self.last_skipped = False
-        self.problem: str | None = None
-        self.inputs_at_fault = False
+        self.problem: FloatingPointError | None = None
         self.figures: dict[str, float] = {}
 
     def step(self, closure: Any = None) -> None:
@@ -126,7 +126,7 @@ class FiniteGuard(OptimizerWrapper):
         """Go on without the batch, or say why not. A collective."""
         found: list[list[str]] = [self._findings()] * dist.get_world_size()
         dist.all_gather_object(found, found[0])
-        self.inputs_at_fault = any(t.startswith(_INPUTS) for part in found for t in part)
+        at_fault = any(t.startswith(_INPUTS) for part in found for t in part)
         text = self._describe(dict(enumerate(found)))
         # With the hook's verdict no table has moved, on any rank.
         if not tables_moved and self.skipped < self._max_skipped:
@@ -137,7 +137,7 @@ class FiniteGuard(OptimizerWrapper):
         if self._max_skipped:
             reason = "tables have moved" if tables_moved else f"{self.skipped} were left out"
             text += f" No batch can be left out (guard.max_skipped={self._max_skipped}): {reason}."
-        self.problem = text
+        self.problem = NotFiniteInputs(text) if at_fault else FloatingPointError(text)
 
     def _describe(self, found: Mapping[int, Sequence[str]]) -> str:
         """Return the message.

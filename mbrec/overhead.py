@@ -191,7 +191,7 @@ class Meter:
 
     def _look(self, outputs: Outputs) -> None:
         if self._trainer.guard.problem is not None:
-            raise FloatingPointError(self._trainer.guard.problem)
+            raise self._trainer.guard.problem
         self._bar.update()
 
     def _split(self, steps: int) -> dict[Part, float]:

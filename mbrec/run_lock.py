@@ -32,6 +32,27 @@ def take(folder: Path) -> bool:
 
 
 @contextmanager
+def alone(folder: Path, what: str) -> Generator[None]:
+    """Keep other processes out of a folder meanwhile.
+
+    Args:
+        folder: made if it is not there.
+        what: that writes to it, such as "study".
+
+    Raises:
+        ValueError: if another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not take(folder):
+        raise ValueError(
+            f"expected a {what} of its own, got {folder}, which another job writes to; wait for "
+            "it, or take another folder"
+        )
+    with released_after(folder):
+        yield
+
+
+@contextmanager
 def released_after(folder: Path) -> Generator[None]:
     """Let others into a folder at the end, if this process took it."""
     try:

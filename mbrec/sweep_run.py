@@ -91,6 +91,7 @@ def _make_folder(plan: Plan) -> str:
     config = plan.configs[0]
     folder = Path(config.run.folder) / resume.run_name(config)
     folder.mkdir(parents=True, exist_ok=True)
+    # Until this process ends.
     if not run_lock.take(folder):
         raise ValueError(f"expected a sweep of its own, got {folder}, which another job writes to")
     return str(folder)

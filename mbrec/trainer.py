@@ -12,6 +12,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader
 from mbrec.distributed import Lockstep
+from mbrec.errors import NotFiniteInputs
 from mbrec.evaluator import Evaluator, Report
 from mbrec.explosion import Explosion, ExplosionGuard
 from mbrec.guard import FiniteGuard
@@ -80,6 +81,7 @@ class Trainer:
         Raises:
             Interrupted: on every rank after the same step, once that is saved.
             FloatingPointError: on every rank, if a value is not finite, or training explodes.
+            NotFiniteInputs: the same, if it was not finite in the batch already.
         """
         self.model.train()
         try:
@@ -167,7 +169,8 @@ class Trainer:
         else:
             self.monitor.skip(self.step, self.guard.skipped)
             if self.guard.problem is not None:
-                if self.explosion is None or self.guard.inputs_at_fault:
+                at_fault = isinstance(self.guard.problem, NotFiniteInputs)
+                if self.explosion is None or at_fault:
                     self._stop(self.guard.problem)
                 alarm = self.explosion.not_finite(self.step)
         if alarm is not None:
@@ -186,9 +189,11 @@ class Trainer:
         if loaded is None:
             self._stop(
                 self.guard.problem
-                or f"step {self.step}: {alarm}. Lower the learning rates, or look at the rows of "
-                "these steps; guard.explosion=rollback goes on from the last sound checkpoint, "
-                "guard.max_rollbacks times"
+                or FloatingPointError(
+                    f"step {self.step}: {alarm}. Lower the learning rates, or look at the rows of "
+                    "these steps; guard.explosion=rollback goes on from the last sound checkpoint, "
+                    "guard.max_rollbacks times"
+                )
             )
         self.max_rollbacks -= 1
         self.guard.problem = None
@@ -196,11 +201,11 @@ class Trainer:
         # Evaluations of a model that is no longer there.
         self.history[:] = [entry for entry in self.history if entry["step"] <= loaded]
 
-    def _stop(self, why: str) -> NoReturn:
+    def _stop(self, why: FloatingPointError) -> NoReturn:
         """Stop, on every rank, once the save under way is on the disk."""
         if self.keeper is not None:
             self.keeper.wait()
-        raise FloatingPointError(why)
+        raise why
 
     @property
     def _is_suspicious(self) -> bool:

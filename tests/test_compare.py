@@ -1,8 +1,10 @@
 """The command line of a comparison refuses what it would not do."""
 
 import pytest
+from study.outcomes import Launcher
 
-from mbrec.compare import arguments, tasks_of, words_in
+from mbrec.compare import arguments, compare, tasks_of, words_in
+from mbrec.study import launch
 
 
 def test_settings_of_the_model_are_passed_on():
@@ -37,6 +39,25 @@ def test_lists_are_split_at_their_outer_commas():
     assert words_in("[]", "x") == []
     with pytest.raises(ValueError, match=r"expected x=\[A,B,\.\.\.\]"):
         words_in("a,b", "x")
+
+
+def test_other_settings_of_the_model_have_pages_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "run", Launcher({}).run)
+    pages = {
+        compare(*arguments([*words, "seeds=2", "overhead=false"]), ["mbrec.compare", *words])
+        for words in ([], ["optimizer.dense_lr=.01"], ["experiment=paper_ads"])
+    }
+    assert {str(page.parent) for page in pages} == {
+        "outputs/compare/default",
+        "outputs/compare/default_optimizer.dense_lr_.01",
+        "outputs/compare/paper_ads",
+    }
+    for page in pages:
+        text = page.read_text()
+        assert "# Will balancing help" in text
+        assert "mbrec.compare" in text
+        assert "static weights, tuned" in text
 
 
 def test_a_typing_error_is_told_before_anything_is_trained():

@@ -169,7 +169,7 @@ def test_rows_are_read_again_in_the_order_of_another_epoch():
     assert list(overhead.endless(Rows())) == []
 
 
-def meter(loader: Rows, problem: str | None, segment: Any) -> overhead.Meter:
+def meter(loader: Rows, problem: Exception | None, segment: Any) -> overhead.Meter:
     trainer = SimpleNamespace(
         loader=loader,
         guard=SimpleNamespace(problem=problem),
@@ -182,8 +182,8 @@ def meter(loader: Rows, problem: str | None, segment: Any) -> overhead.Meter:
 
 
 def test_a_value_that_is_not_finite_ends_it():
-    made = meter(Rows(1), "step 1: expected finite values", lambda _, look: look(None))
-    with pytest.raises(FloatingPointError, match="step 1: expected finite values"):
+    made = meter(Rows(1), FloatingPointError("step 1: expected finite"), lambda _, look: look(None))
+    with pytest.raises(FloatingPointError, match="step 1: expected finite"):
         made.measure()
 
 

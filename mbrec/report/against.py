@@ -13,7 +13,12 @@ _ROWS = ("train", "evaluation", "synthetic")
 _TASK = ("given", "label")
 # Which rows were scored: their number and their rate, of each task.
 _SCORED = ("count", "rate")
-_OUTSIDE = ("run.", "resume.", "monitor.", "runtime.", "checkpoint.", "data.")
+# What decides neither which rows are met nor what is computed of them; of what is below these,
+# some does: a warm start, and an end before the last step.
+_OUTSIDE = ("run.", "resume.", "monitor.", "runtime.", "checkpoint.")
+_OUTSIDE += ("data.path", "data.num_workers", *(f"data.{key}" for key in _ROWS))
+_OWN = ("auto", "none")  # what resume.path says of a run that starts, or goes on, by itself
+_INSIDE = ("resume.path", "checkpoint.best", "checkpoint.patience")
 WARNING = (
     "One run of each proves nothing: another seed alone changes NE. `python -m mbrec.compare` "
     "trains several pairs with the same seeds, and says which differences are larger than that."
@@ -120,13 +125,24 @@ def compare(run: Run, others: Sequence[Run]) -> list[str]:
 
 
 def _changed(run: Run, other: Run) -> list[list[str]]:
-    here, there = flat(run.config), flat(other.config)
-    keys = [key for key in dict.fromkeys([*here, *there]) if not key.startswith(_OUTSIDE)]
+    here, there = _of_training(run), _of_training(other)
     return [
         [key, *(plain(node[key]) if key in node else "-" for node in (here, there))]
-        for key in keys
+        for key in dict.fromkeys([*here, *there])
         if here.get(key) != there.get(key)
     ]
+
+
+def _of_training(run: Run) -> dict[str, Any]:
+    """Return the settings that decide what is computed."""
+    settings = flat(run.config)
+    if settings.get("resume.path") in _OWN:
+        del settings["resume.path"]
+    return {
+        key: value
+        for key, value in settings.items()
+        if key in _INSIDE or not key.startswith(_OUTSIDE)
+    }
 
 
 def _name(other: Run, others: Sequence[Run]) -> str:

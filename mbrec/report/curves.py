@@ -138,7 +138,7 @@ def guards(run: Run) -> Section | None:
             "checkpoints that it put aside."
         ),
         markup.warnings(warned),
-        markup.findings(said or ["No batch was left out."]),
+        markup.findings(said if said or count else ["No batch was left out."]),
     ]
     if skipped and len(skipped) > 1:
         panel = Panel("batches left out so far", {"left out": skipped}, from_zero=True)

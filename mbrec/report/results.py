@@ -15,7 +15,7 @@ _HOW = (
     "positives; 1 is right."
 )
 _MORE = {
-    "gauc": " GAUC: the AUC within the rows of each group (data.group), on average.",
+    "gauc": " GAUC: the AUC within the rows of each group (monitor.group), on average.",
     "excess_ne": " Excess NE: distance to the best possible model, known for simulated data.",
 }
 

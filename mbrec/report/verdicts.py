@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mbrec.report.events import Events, Line
+from mbrec.study.paired import estimate
 
 # Fewer positives among the rows that are scored: NE and AUC differ much between seeds.
 FEW_POSITIVES = 1000
 _SAME_WEIGHT = 1e-6
 _HARDLY = 0.01
+# Neighbouring steps are alike; blocks of them hardly.
+_BLOCKS = 10
 # How far predictions may be off on average before it is worth a sentence.
 _MISCALIBRATED = 0.1
 
@@ -116,10 +119,12 @@ def of_balance(events: Events, tasks: Sequence[str], balancer: str) -> list[str]
             f"Weighted, the largest norm is {figure(left)} times the smallest (unweighted: "
             f"{figure(apart)} times): the tasks are {closer}."
         )
+    longest = max(abs(weights[task]) * norms[task] for task in weights) if weights else 0.0
     found += [
         f"{task} had a weight of {figure(weight)}: the shared part hardly learned from it."
         for task, weight in weights.items()
-        if abs(weight) < _HARDLY
+        # A small weight on a large gradient is what balancing is for.
+        if abs(weight) < _HARDLY and abs(weight) * norms[task] < _HARDLY * longest
     ]
     return found
 
@@ -151,10 +156,18 @@ def of_cosines(cosines: Mapping[tuple[str, str], Line]) -> list[str]:
         f"{a} and {b} have the lowest mean cosine, {means[worst]:+.3f}; it is negative in "
         f"{100 * below:.0f} % of the steps"
     )
-    opposed = sum(mean < 0 for mean in means.values())
+    opposed = sum(_is_opposed(line) for line in cosines.values())
     if not opposed:
-        return [f"{said}. On average no two tasks pull in opposite directions."]
+        return [f"{said}. No pair's mean is below zero by more than its noise."]
     return [
-        f"{said}. On average {opposed} of {len(means)} pairs pull in opposite directions: what "
-        "helps one task costs the other."
+        f"{said}. {opposed} of {len(means)} pairs have a mean below zero by more than its noise: "
+        "they pull in opposite directions, and what helps one task costs the other."
     ]
+
+
+def _is_opposed(cosine: Line) -> bool:
+    """Return whether a 95 % interval of the mean is below zero; blocks of steps are its sample."""
+    if len(cosine) < 2 * _BLOCKS:
+        return False
+    blocks = np.array_split(cosine.values, _BLOCKS)
+    return estimate([float(block.mean()) for block in blocks]).high < 0

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ NAME.md, NAME.csv and NAME.png. The same command goes on where it was interrupte
   data=synthetic   or kuairand_pure: feeds A and ads on KuaiRand-Pure
   path=DIR         of the data set that scripts/prepare_kuairand.py wrote; default: data/kuairand
   seeds=N          runs of each setting; default: of the size
-  processes=2      of each run
+  processes=N      of each run; default: one per GPU, two where there is none
   out=DIR          for the pages; default: outputs/reproduce/SIZE_DATA. The runs are beside them
 
 Beyond the paper: fidelity (how good a surrogate the representation is), readings (what the paper's
@@ -67,6 +68,7 @@ def lab(settings: dict[str, str]) -> tuple["Lab", Path]:
     """
     from mbrec.reproduce.lab import Lab
     from mbrec.reproduce.worlds import KUAIRAND, SIZES, SYNTHETIC, worlds
+    from mbrec.study.launch import default_processes
 
     size, data = settings.get("size", "tiny"), settings.get("data", SYNTHETIC)
     if size not in SIZES:
@@ -78,10 +80,10 @@ def lab(settings: dict[str, str]) -> tuple["Lab", Path]:
         raise ValueError(f"expected path=DIR as scripts/prepare_kuairand.py wrote it, got {path}")
     out = Path(settings.get("out", f"outputs/reproduce/{size}_{data}"))
     seeds = range(positive(settings, "seeds", SIZES[size].seeds))
-    processes = positive(settings, "processes", 2)
+    processes = positive(settings, "processes", default_processes())
     # Other numbers of ranks may see other batches.
     runs, found = out / f"runs_{processes}", worlds(SIZES[size], data, path)
-    return Lab(runs, SIZES[size], found, seeds, processes), out
+    return Lab(runs, seeds, SIZES[size], found, processes=processes), out
 
 
 def positive(settings: dict[str, str], key: str, default: int) -> int:
@@ -100,15 +102,18 @@ def reproduce(part: str, settings: dict[str, str], command: list[str]) -> None:
     """Train what a part needs, and write its pages."""
     from mbrec.study.pages import conditions
 
+    started = time.monotonic()
     found, out = lab(settings)
     parts = modules(part)
     # Settings are chosen first; then all runs of all tables in one go.
     found.run([job for module in parts for job in module.tuning_jobs(found)])
     found.run([job for module in parts for job in module.jobs(found)])
-    text = conditions(command, found.processes, found.seeds)
     for module in parts:
         page = module.write(found)
-        path = page.save(out, text)
+        ended = found.explosions(module.jobs(found))
+        page.notes = [*page.notes, *(f"NEX, {name}: {why}" for name, why in ended.items())]
+        took = {"trained": found.trained, "seconds": time.monotonic() - started}
+        path = page.save(out, conditions(command, found.processes, found.seeds, **took))
         print(f"{page.title}\n{page.table.markdown}\n-> {path}\n")
 
 

@@ -7,9 +7,15 @@ import numpy as np
 
 from mbrec.report import events
 from mbrec.reproduce.lab import Lab
-from mbrec.study.contrast import EXPLODED, figures, has_exploded, single_task_figures
+from mbrec.study.contrast import EXPLODED, has_exploded
 from mbrec.study.pages import Table
-from mbrec.study.paired import Estimate, differences, estimate, mean_of_tasks
+from mbrec.study.paired import (
+    Estimate,
+    differences,
+    estimate,
+    mean_of_tasks,
+    median_detectable,
+)
 from mbrec.study.worlds import EQUAL, Setting, World, job
 
 NOTES = (
@@ -17,6 +23,8 @@ NOTES = (
     "better. Differences to equal weights, negative is better, ± half a 95 % interval of the "
     "differences paired by seed; a star: zero is left out. Of many cells without any effect, one in"
     " twenty has a star.",
+    "The smallest detectable difference is what these seeds would have shown with probability 0.8, "
+    "as a median over the rows.",
     "The weights are those of the update (w), as a mean and a standard deviation over the later "
     "half of the steps.",
 )
@@ -35,15 +43,26 @@ def excess_table(lab: Lab, world: World, settings: Sequence[Setting]) -> Table:
             "w, sd",
         ]
     )
-    base = figures(world, EQUAL, lab.results, lab.seeds, "excess_ne")
-    single = single_task_figures(world, lab.results, lab.seeds, "excess_ne")
+    base = lab.figures(world, EQUAL, "excess_ne")
+    single = lab.single_task_figures(world, "excess_ne")
     _add(table, "equal weights", base, base)
     _add(table, "single-task models", single, base)
+    ended = [] if has_exploded(single) else [single]
     for setting in settings:
-        found = figures(world, setting, lab.results, lab.seeds, "excess_ne")
+        found = lab.figures(world, setting, "excess_ne")
         weights = ("", "") if has_exploded(found) else _weights(lab, world, setting)
         _add(table, setting.name, found, base, weights)
+        ended += [] if has_exploded(found) else [found]
+    if not has_exploded(base):
+        table.add(*_detectable([_against(found, base) for found in ended], len(world.tasks)))
     return table
+
+
+def _detectable(rows: Sequence[Sequence[Estimate]], num_tasks: int) -> list[str]:
+    """Return the row with the smallest detectable differences, medians over the other rows."""
+    least = [median_detectable(column, digits=4) for column in zip(*rows, strict=True)]
+    least = least or ["-"] * (1 + num_tasks)
+    return ["smallest detectable difference", "", least[0], *[""] * num_tasks, *least[1:], "", ""]
 
 
 def _add(
@@ -53,19 +72,25 @@ def _add(
     base: Mapping[str, Sequence[float]],
     weights: tuple[str, str] = ("", ""),
 ) -> None:
-    if has_exploded(found) or has_exploded(base):
+    if has_exploded(found):
         table.add(name, EXPLODED, *[""] * (len(table.columns) - 2))
         return
     means = [f"{statistics.fmean(values):.4f}" for values in found.values()]
+    whole = statistics.fmean(mean_of_tasks(list(found.values())))
+    against = [""] * (1 + len(found))
+    if has_exploded(base):
+        against[0] = f"{EXPLODED} of the baseline"
+    elif found is not base:
+        against = [one.text(4) for one in _against(found, base)]
+    table.add(name, f"{whole:.4f}", against[0], *means, *against[1:], *weights)
+
+
+def _against(
+    found: Mapping[str, Sequence[float]], base: Mapping[str, Sequence[float]]
+) -> list[Estimate]:
+    """Return the differences to the baseline: the mean of the tasks, then each."""
     lost = {task: differences(base[task], found[task]) for task in found}
-    whole = mean_of_tasks(list(found.values()))
-    average = estimate(mean_of_tasks(list(lost.values())))
-    texts = [_text(estimate(values)) for values in lost.values()]
-    table.add(name, f"{statistics.fmean(whole):.4f}", _text(average), *means, *texts, *weights)
-
-
-def _text(found: Estimate) -> str:
-    return "" if not found.mean and not found.half else found.text(4)
+    return [estimate(mean_of_tasks(list(lost.values()))), *map(estimate, lost.values())]
 
 
 def _weights(lab: Lab, world: World, setting: Setting) -> tuple[str, str]:

@@ -225,7 +225,7 @@ class _Observer:
         """Take what a step has left."""
         step = self._trainer.step
         if self._trainer.guard.problem is not None:
-            raise FloatingPointError(self._trainer.guard.problem)
+            raise self._trainer.guard.problem
         found = self.gradients.take()
         gramians, _residuals = with_bottom(found)
         for name, gramian_KK in {"representation": found.representation_KK, **gramians}.items():

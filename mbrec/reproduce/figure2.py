@@ -1,18 +1,21 @@
 """Figure 2 c-e: gradient norms, task weights and weighted norms over the steps of a run."""
 
-import numpy as np
+from collections.abc import Sequence
 
 from mbrec.report import events, plots
+from mbrec.report.verdicts import late_medians
 from mbrec.reproduce import paper
 from mbrec.reproduce.lab import Lab
 from mbrec.reproduce.page import Page
 from mbrec.reproduce.worlds import DEFAULTS, multibalance
+from mbrec.study.contrast import EXPLODED
 from mbrec.study.jobs import Job
 from mbrec.study.pages import Table
 from mbrec.study.worlds import EQUAL, Setting, job
 
 PANELS = {
     "weight": "(d) task weight",
+    "effective_weight": "(d) weight as merged",
     "grad_norm": "(c) gradient magnitude",
     "weighted_norm": "(e) weighted gradient magnitude",
 }
@@ -39,20 +42,16 @@ def write(lab: Lab) -> Page:
     table = Table(["Run", *columns, "largest / smallest weighted magnitude"])
     pictures = {}
     for setting in _settings():
-        run = lab.folder / job(lab.worlds.ads, setting, lab.seeds[0]).folder
-        found = events.read(run / "tensorboard")
+        run = job(lab.worlds.ads, setting, lab.seeds[0])
+        if lab.results[run].reason:
+            table.add(setting.name, *[EXPLODED] * (len(table.columns) - 1))
+            continue
+        found = events.read(lab.folder / run.folder / "tensorboard")
         pictures[setting.name] = plots.draw(plots.balance_panels(found, tasks))
-        lines = {tag: found.by_task(tag, tasks) for tag in PANELS}
-        late = {
-            tag: [float(np.median(by[t].last_half)) for t in tasks] for tag, by in lines.items()
-        }
-        weighted = late["weighted_norm"]
-        cells = [f"{value:.4g}" for values in late.values() for value in values]
-        table.add(setting.name, *cells, f"{max(weighted) / min(weighted):.2f}")
+        table.add(setting.name, *_late(found, tasks))
     printed = [f"{paper.WEIGHTS[task]:g}" for task in tasks]
     # The paper prints magnitudes as curves only.
-    table.add("paper (MultiBalance, text)", *printed, *[""] * (2 * len(tasks)), "")
-    main, *others = pictures
+    table.add("paper (MultiBalance, text)", *printed, *[""] * (3 * len(tasks)), "")
     notes = [
         f"Medians over the later half of one run each on {lab.worlds.ads.label}. MultiBalance is "
         f"the paper's reading with its rate for ads, {paper.ADS_RATE:g}.",
@@ -60,7 +59,25 @@ def write(lab: Lab) -> Page:
         "lower weight (d); the weighted magnitudes are more alike (e).",
         "Equal weights are a weight of 1 for each task, so the last column is there the imbalance "
         "that balancing starts from.",
+        "The task weight is w, what the update gives; as merged, with the prior in it, it stands "
+        "on the gradient: (e) is (c) times that.",
     ]
-    page = Page("figure2", "Figure 2 c-e: what MultiBalance does", table, pictures[main], notes)
-    page.further = {name: pictures[name] for name in others}
-    return page
+    title = "Figure 2 c-e: what MultiBalance does"
+    main, *others = pictures or [""]
+    further = {name: pictures[name] for name in others}
+    return Page("figure2", title, table, pictures.get(main), notes, further=further)
+
+
+def _late(found: events.Events, tasks: Sequence[str]) -> list[str]:
+    """Return the medians over the later half of the steps, and how far the last are apart."""
+    late = {tag: late_medians(found.by_task(tag, tasks)) for tag in PANELS}
+    # A method whose own weights are merged has them in one place.
+    late["effective_weight"] = late["effective_weight"] or late["weight"]
+    cells = [
+        f"{by_task[task]:.4g}" if task in by_task else "-"
+        for by_task in late.values()
+        for task in tasks
+    ]
+    weighted = late["weighted_norm"].values()
+    smallest = min(weighted, default=0.0)
+    return [*cells, f"{max(weighted) / smallest:.2f}" if smallest > 0 else "-"]

@@ -1,5 +1,6 @@
 """The part `fidelity` of a reproduction: starts the measurement, and writes its page."""
 
+from mbrec import run_lock
 from mbrec.reproduce import fidelity
 from mbrec.reproduce.fidelity_page import page
 from mbrec.reproduce.lab import Lab
@@ -21,7 +22,7 @@ def jobs(lab: Lab) -> list[Job]:
 def write(lab: Lab) -> Page:
     """Train and measure what is not there yet, and return the page."""
     folder = lab.folder / "fidelity" / f"{lab.size.name}-{shipped()[:8]}"
-    folder.mkdir(parents=True, exist_ok=True)
     arguments = [lab.size.name, str(folder), str(len(lab.seeds))]
-    launch.start("mbrec.reproduce.worker", arguments, folder, processes=lab.processes)
+    with run_lock.alone(folder, "measurement"):
+        launch.start("mbrec.reproduce.worker", arguments, folder, processes=lab.processes)
     return page(fidelity.load(folder, fidelity.SIZES[lab.size.name], seeds=len(lab.seeds)))

@@ -1,6 +1,5 @@
 """Table 3: all methods on two feeds data sets and one of ads."""
 
-import statistics
 from collections.abc import Mapping
 
 from mbrec.reproduce import paper
@@ -10,6 +9,7 @@ from mbrec.reproduce.worlds import DEFAULTS, methods
 from mbrec.study.contrast import Contrast
 from mbrec.study.jobs import Job
 from mbrec.study.pages import Table
+from mbrec.study.paired import median_detectable
 from mbrec.study.plots import gain_bars
 from mbrec.study.worlds import World
 
@@ -75,8 +75,7 @@ def _detectable(lab: Lab, found: Mapping[str, Gains]) -> list[str]:
     for world, task in (*columns, (ads, None)):
         whole = [c for c in found[world.label].values() if c.average is not None]
         values = [c.by_task[task] if task else c.average for c in whole]
-        found_here = [value.detectable for value in values if value]
-        cells.append(f"{statistics.median(found_here):.3f}" if found_here else "-")
+        cells.append(median_detectable(value for value in values if value))
     return cells
 
 
@@ -91,21 +90,22 @@ def _published(lab: Lab) -> dict[str, dict[str, float]]:
 def _notes(lab: Lab) -> list[str]:
     chosen = []
     for world in lab.worlds.all:
+        budget = len(lab.static_tuning_jobs(world))
         static, ours = lab.tuned_static(world), lab.tuned_multibalance(world)
         chosen.append(
-            f"{world.label}: {' '.join(static.overrides[1:])}; {' '.join(ours.overrides)}"
+            f"{world.label}, of {budget} each: {' '.join(static.overrides[1:])}; "
+            f"{' '.join(ours.overrides)}"
         )
     return [
         "NE gain in per cent over equal weights (`balancer=equal`), positive is better, mean over "
-        "seeds ± half a 95 % interval (Student's t on differences paired by seed: same parameters "
-        "at the start, same batches). A star: the interval leaves zero out. Of cells without any "
-        "effect, one in twenty has a star.",
+        "seeds ± half a 95 % interval (Student's t on differences paired by seed: same batches, "
+        "and the same parameters at the start, but for the heads of single-task models). A star: "
+        "the interval leaves zero out. Of cells without any effect, one in twenty has a star.",
         "The smallest detectable gain is the true gain that these seeds would have shown with "
         "probability 0.8, as a median over the methods.",
         "MultiBalance and `remove EMA` are the paper's reading (`balancer=multibalance_paper`) "
         f"with the rates it chose: {paper.FEEDS_RATE:g} for feeds, {paper.ADS_RATE:g} for ads.",
-        "Tuned: the best mean gain of one run a setting on rows and with a seed that are not "
-        "compared on, among 2 K static weights (each task four times up, and down) and among six "
-        "settings of MultiBalance. Chosen: " + ". ".join(chosen) + ".",
-        "NEX: a guard ended the run, because values were not finite or training exploded.",
+        "Tuned: the least NE of one run a setting on rows and with a seed that are not compared "
+        "on, among static weights (each task four times up, and down) and among as many settings "
+        "of MultiBalance. Chosen: " + ". ".join(chosen) + ".",
     ]

@@ -29,8 +29,10 @@ class Size:
     measured: tuple[str, ...]
 
 
+# A measurement reads the rows again as often as it takes.
+MEASURED_STEPS = "trainer.steps=440"
 # A dense part of the size that ranking models have, at a batch that fits into an hour.
-_MEASURED = ("experiment=bench", "trainer.global_batch_size=1024", "trainer.steps=440")
+_MEASURED = ("experiment=bench", "trainer.global_batch_size=1024", MEASURED_STEPS)
 SIZES = {
     "tiny": Size(
         "tiny",
@@ -38,7 +40,7 @@ SIZES = {
         ("trainer.steps=20",),
         seeds=2,
         candidates=2,
-        measured=("data/preset=tiny", "trainer.global_batch_size=256", "trainer.steps=440"),
+        measured=("data/preset=tiny", "trainer.global_batch_size=256", MEASURED_STEPS),
     ),
     "small": Size("small", (), (), seeds=3, candidates=8, measured=_MEASURED),
     "full": Size(

@@ -1,28 +1,17 @@
 """The runs, the tables and the verdicts of a comparison of balancers on one model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from mbrec.study import launch
-from mbrec.study.contrast import Contrast, contrast, figures, single_task_figures
-from mbrec.study.jobs import Job, Result
+from mbrec.study.contrast import Contrast
+from mbrec.study.jobs import Job
 from mbrec.study.paired import Estimate, differences, estimate
+from mbrec.study.study import Study
 from mbrec.study.verdict import Verdict, verdict
-from mbrec.study.worlds import (
-    EQUAL,
-    Setting,
-    World,
-    choose,
-    job,
-    single_task,
-    static_grid,
-    tuning_job,
-)
+from mbrec.study.worlds import EQUAL, Setting, World, job, single_task, static_grid
 
 STATIC_GRID, TUNED = "static_grid", "static weights, tuned"
-TUNING_RUNS = 1
 
 
 def setting(word: str) -> Setting:
@@ -38,26 +27,18 @@ def setting(word: str) -> Setting:
 
 
 @dataclass
-class Comparison:
+class Comparison(Study):
     """Balancers against equal weights and against single-task models.
 
     Attributes:
         world: the model and its data.
         balancers: words of the command line.
-        seeds: of the runs.
-        folder: of the runs.
-        processes: ranks of each run.
         measure: measure what each balancer costs.
-        results: of the jobs so far.
     """
 
     world: World
     balancers: Sequence[str]
-    seeds: Sequence[int]
-    folder: Path
-    processes: int = 2
     measure: bool = True
-    results: dict[Job, Result] = field(default_factory=dict)
 
     @property
     def tunes(self) -> bool:
@@ -67,14 +48,10 @@ class Comparison:
     def train(self) -> None:
         """Train whatever is not done yet: first what chooses static weights, then the rest."""
         if self.tunes:
-            candidates = [EQUAL, *static_grid(self.world.tasks)]
-            jobs = [tuning_job(self.world, s, n) for n in range(TUNING_RUNS) for s in candidates]
-            self.results |= launch.run(jobs, self.folder, processes=self.processes)
-        settings = [*dict.fromkeys([EQUAL, *self.compared]), *single_task(self.world.tasks)]
-        jobs = [job(self.world, one, seed) for seed in self.seeds for one in settings]
-        if self.measure:
-            jobs += [self._measuring(one) for one in self.compared]
-        self.results |= launch.run(jobs, self.folder, processes=self.processes)
+            self.run(self.tuning(self.world, static_grid(self.world.tasks)))
+        settings = [EQUAL, *self.compared, *single_task(self.world.tasks)]
+        measured = [self._measuring(one) for one in self.compared] if self.measure else []
+        self.run([*self.jobs(self.world, settings), *measured])
 
     @property
     def compared(self) -> list[Setting]:
@@ -84,18 +61,17 @@ class Comparison:
             if word != STATIC_GRID:
                 found.append(setting(word))
             elif self.tunes:
-                best = choose(self.world, static_grid(self.world.tasks), self.results, TUNING_RUNS)
-                found.append(Setting(TUNED, best.overrides))
+                found.append(self.tuned(self.world, static_grid(self.world.tasks), TUNED))
         return found
 
     def gains(self, one: Setting, *, over_single: bool = False) -> Contrast:
         """Return the NE gains of a setting over equal weights, or over single-task models."""
-        base = self._single("ne") if over_single else self._figures(EQUAL, "ne")
-        return contrast(base, self._figures(one, "ne"))
+        gain = self.gain_over_single_task if over_single else self.gain
+        return gain(self.world, one)
 
     def single_gains(self) -> Contrast:
         """Return the NE gains of single-task models over equal weights."""
-        return contrast(self._figures(EQUAL, "ne"), self._single("ne"))
+        return self.single_task_gain(self.world)
 
     def verdict(self, one: Setting) -> Verdict:
         """Return what may be said of a setting."""
@@ -125,9 +101,3 @@ class Comparison:
     def _measuring(self, one: Setting) -> Job:
         overrides = (*self.world.overrides, *one.overrides, "trainer.measure_overhead=true")
         return Job(f"{self.world.name}/overhead/{one.slug}", overrides)
-
-    def _figures(self, one: Setting, name: str) -> dict[str, list[float]]:
-        return figures(self.world, one, self.results, self.seeds, name)
-
-    def _single(self, name: str) -> dict[str, list[float]]:
-        return single_task_figures(self.world, self.results, self.seeds, name)

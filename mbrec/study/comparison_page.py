@@ -91,14 +91,13 @@ def _verdicts(found: Comparison) -> Table:
     table = Table(["", "against equal weights", "negative transfer", "positive transfer"])
     for one in dict.fromkeys([EQUAL, *found.compared]):
         verdict = found.verdict(one)
-        better = [task for task, word in verdict.transfer.items() if word == "better"]
         overall = "the baseline" if one == EQUAL else verdict.overall
-        table.add(
-            one.name,
-            overall,
-            ", ".join(verdict.negative_transfer) or "none shown",
-            ", ".join(better) or "none shown",
+        exploded = found.gains(one, over_single=True).text()
+        transfer = (
+            exploded if tasks is None else ", ".join(tasks) or "none shown"
+            for tasks in (verdict.negative_transfer, verdict.positive_transfer)
         )
+        table.add(one.name, overall, *transfer)
     return table
 
 
@@ -123,7 +122,8 @@ def _answer(found: Comparison) -> str:
 def _notes(found: Comparison) -> list[str]:
     notes = [
         "NE gain in per cent, positive is better: mean over seeds ± half a 95 % interval "
-        "(Student's t on differences paired by seed: same parameters at the start, same batches). "
+        "(Student's t on differences paired by seed: same batches, and the same parameters at "
+        "the start, but for the heads of single-task models). "
         "A star: the interval leaves zero out; without one no difference is called real. Of cells "
         "without any effect, one in twenty has a star.",
         "The data are the same for all seeds: an interval says what other seeds would give, not "
@@ -141,6 +141,7 @@ def _notes(found: Comparison) -> list[str]:
                 f"Static weights: {one.overrides[1]}, the best of {budget} by one run each with "
                 f"another seed ({rows}). The balancers were not tuned."
             )
+    notes += [f"{EXPLODED}, {name}: {why}" for name, why in found.explosions().items()]
     if found.measure:
         notes.append(
             "QPS drop: median and 95 % interval over interleaved blocks of steps with the "
@@ -160,7 +161,9 @@ def as_json(found: Comparison) -> dict[str, Any]:
             "gain_over_single_percent": _contrast(found.gains(one, over_single=True)),
             "gauc_difference": {task: _estimate(e) for task, e in found.gauc(one).items()},
             "verdict": verdict.overall,
+            "verdict_by_task": verdict.against_equal,
             "negative_transfer": verdict.negative_transfer,
+            "positive_transfer": verdict.positive_transfer,
             "qps_drop_percent": found.drop(one) if one in found.compared else None,
         }
     return {
@@ -168,13 +171,20 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "overrides": list(found.world.overrides),
         "seeds": list(found.seeds),
         "methods": methods,
+        "single_task_gain_over_equal_percent": _contrast(found.single_gains()),
+        "explosions": found.explosions(),
     }
 
 
 def _contrast(found: Contrast) -> dict[str, Any]:
     average = None if found.average is None else _estimate(found.average)
     tasks = {task: _estimate(gain) for task, gain in found.by_task.items()}
-    return {"exploded": found.exploded, "average": average, "tasks": tasks}
+    return {
+        "exploded": found.exploded,
+        "baseline_exploded": found.base_exploded,
+        "average": average,
+        "tasks": tasks,
+    }
 
 
 def _estimate(found: Estimate) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mbrec import run_lock
 from mbrec.errors import plain_errors
 from mbrec.status import RESUMABLE_EXIT_CODE
 from mbrec.study.jobs import Job, Result, load, write_plan
@@ -23,14 +24,15 @@ def run(jobs: Sequence[Job], folder: Path, *, processes: int = 2) -> dict[Job, R
 
     Raises:
         KeyboardInterrupt: if the processes were asked to stop.
-        ValueError: if they failed, or a job's settings are wrong.
+        ValueError: if they failed, a job's settings are wrong, or another study has the folder.
     """
     jobs = list(dict.fromkeys(jobs))
-    todo = [job for job in jobs if load(folder, job) is None]
-    # What is timed comes last, so that a study that is watched, or stopped, disturbs it least.
-    todo.sort(key=lambda job: job.measures)
-    if todo:
-        _train(todo, folder, processes)
+    with run_lock.alone(folder, "study"):
+        todo = [job for job in jobs if load(folder, job) is None]
+        # What is timed comes last, so that a study that is watched, or stopped, disturbs it least.
+        todo.sort(key=lambda job: job.measures)
+        if todo:
+            _train(todo, folder, processes)
     results = {}
     for job in jobs:
         result = load(folder, job)
@@ -38,6 +40,13 @@ def run(jobs: Sequence[Job], folder: Path, *, processes: int = 2) -> dict[Job, R
             raise ValueError(f"expected a result of {job.name} in {folder}, found none")
         results[job] = result
     return results
+
+
+def default_processes() -> int:
+    """Return how many processes `scripts/train.sh` starts: one per GPU, two where there is none."""
+    import torch  # seconds, which --help must not wait for
+
+    return torch.cuda.device_count() or 2
 
 
 @contextmanager
@@ -56,7 +65,6 @@ def resumable() -> Iterator[None]:
 
 
 def _train(jobs: Sequence[Job], folder: Path, processes: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "plan.json"
     write_plan(plan, jobs)
     print(f"{len(jobs)} runs to do in {folder}, on {processes} processes", file=sys.stderr)

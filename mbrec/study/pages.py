@@ -72,13 +72,17 @@ def write(path: Path, text: str) -> None:
     unfinished.rename(path)
 
 
-def conditions(command: Sequence[str], processes: int, seeds: Sequence[int]) -> str:
+def conditions(
+    command: Sequence[str], processes: int, seeds: Sequence[int], *, trained: int, seconds: float
+) -> str:
     """Return under which conditions a page came about, as a Markdown list.
 
     Args:
         command: the arguments of this program, as typed after `python -m`.
         processes: ranks of each run.
         seeds: of the runs.
+        trained: runs that were not there already.
+        seconds: that the command took.
     """
     found = []
     for package in PACKAGES:
@@ -89,10 +93,23 @@ def conditions(command: Sequence[str], processes: int, seeds: Sequence[int]) -> 
     lines = [
         f"command: `python -m {shlex.join(command)}`",
         f"versions: Python {platform.python_version()}, {', '.join(found)}{_commit()}",
-        f"machine: {_cpu()}, {len(os.sched_getaffinity(0))} cores, {processes} processes (gloo)",
+        f"machine: {_cpu()}, {len(os.sched_getaffinity(0))} cores, {processes} processes on "
+        f"{_devices()}",
         f"seeds: {', '.join(map(str, seeds))}",
+        f"took: {seconds / 60:.1f} min for {trained} runs; others were there already"
+        if trained
+        else "took: nothing, all runs were there already",
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _devices() -> str:
+    """Return on what processes of this machine compute, and how they talk."""
+    import torch  # a page without runs needs none
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)} (nccl)"
+    return "them (gloo)"
 
 
 def _cpu() -> str:

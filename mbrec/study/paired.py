@@ -5,7 +5,7 @@ A gain is positive where the new run is better. Intervals are Student's t over s
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from scipy.stats import t as student
@@ -77,6 +77,20 @@ def estimate(values: Sequence[float]) -> Estimate:
     reach = float(student.ppf((1 + CONFIDENCE) / 2, num - 1))
     more = float(student.ppf(POWER, num - 1))
     return Estimate(mean, reach * error, error, (reach + more) * error, num)
+
+
+def median_detectable(found: Iterable[Estimate], digits: int = 3) -> str:
+    """Return the median of what each could have found, as text; a dash without any.
+
+    Args:
+        found: estimates; those of one value could have found nothing.
+        digits: after the point.
+
+    >>> median_detectable([estimate([0.0, 0.1]), estimate([0.0, 0.2])])
+    '1.056'
+    """
+    values = [one.detectable for one in found if math.isfinite(one.detectable)]
+    return f"{statistics.median(values):.{digits}f}" if values else "-"
 
 
 def gains(base: Sequence[float], new: Sequence[float]) -> list[float]:

@@ -113,8 +113,9 @@ def pareto(points: Mapping[str, Mapping[str, float]], title: str, better: str) -
         axis.axhline(0, color="0.6", lw=0.8)
         axis.axvline(0, color="0.6", lw=0.8)
         for (name, gains), colour in zip(points.items(), colours(len(points)), strict=True):
+            here = gains[a], gains[b]
             front = not any(
-                other[a] >= gains[a] and other[b] >= gains[b] and other is not gains
+                other[a] >= gains[a] and other[b] >= gains[b] and (other[a], other[b]) != here
                 for other in points.values()
             )
             axis.plot(

@@ -26,7 +26,8 @@ class Verdict:
     """What a comparison says of a method.
 
     Attributes:
-        against_equal: task -> better, worse or not shown, than equal weights.
+        against_equal: task -> better, worse or not shown, than equal weights; empty where a run
+            exploded.
         transfer: task -> the same, than the task's own model.
         overall: in a sentence.
     """
@@ -36,9 +37,18 @@ class Verdict:
     overall: str
 
     @property
-    def negative_transfer(self) -> list[str]:
-        """Tasks that are worse than in a model of their own."""
-        return [task for task, word in self.transfer.items() if word == WORSE]
+    def negative_transfer(self) -> list[str] | None:
+        """Tasks that are worse than in a model of their own; None where a run exploded."""
+        return self._transferred(WORSE)
+
+    @property
+    def positive_transfer(self) -> list[str] | None:
+        """Tasks that are better than in a model of their own; None where a run exploded."""
+        return self._transferred(BETTER)
+
+    def _transferred(self, word: str) -> list[str] | None:
+        found = [task for task, judged in self.transfer.items() if judged == word]
+        return found if self.transfer else None
 
 
 def verdict(against_equal: Contrast, against_single: Contrast) -> Verdict:

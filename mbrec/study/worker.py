@@ -73,9 +73,13 @@ def work(plan: Path, folder: Path) -> int:
 
     interrupt = Interrupt()
     interrupt.install()
-    jobs = [(job, folder / below) for job, below in read_plan(plan)]
-    jobs = [(job, run) for job, run in jobs if found(run) is None]
     turns = Turns(interrupt, timeout_s=TIMEOUT_S)
+    planned = read_plan(plan)
+    # What one rank finds done, all have to pass over.
+    todo = turns.share(
+        lambda: [n for n, (_, below) in enumerate(planned) if found(folder / below) is None]
+    )
+    jobs = [(planned[number][0], folder / planned[number][1]) for number in todo]
     started = time.monotonic()
     for number, (job, run) in enumerate(jobs, start=1):
         outcome = turns.run(partial(train, job, run, interrupt), timeout_s=TIMEOUT_S)

@@ -40,6 +40,37 @@ def test_the_same_rows_in_another_folder_are_the_same_rows(run, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("section_name", "content", "told"),
+    [
+        ("resume", {"path": "outputs/before"}, "resume.path"),
+        ("checkpoint", {"best": "ctr.ne", "every": 50}, "checkpoint.best"),
+        ("data", DATA | {"order": "exact"}, "data.order"),
+        ("optimizer", {"dense_lr": 0.1}, "optimizer.dense_lr"),
+    ],
+)
+def test_what_changes_the_training_is_listed(tmp_path, section_name, content, told):
+    run = make_run(tmp_path / "run", steps=3, data=DATA)
+    other = make_run(tmp_path / "other", steps=3, **({"data": DATA} | {section_name: content}))
+    here = load(run)
+    html = "".join(section(here, baselines(here, [other])).body)
+    assert f">{told}<" in html
+    assert "No setting that changes the training differs" not in html
+
+
+def test_what_does_not_change_the_training_is_not_listed(tmp_path):
+    run = make_run(tmp_path / "run", steps=3, data=DATA)
+    apart = {
+        "data": DATA | {"path": "/elsewhere", "num_workers": 2},
+        "checkpoint": {"every": 50},
+        "resume": {"path": "auto"},
+    }
+    here = load(run)
+    other = make_run(tmp_path / "other", steps=3, **apart)
+    html = "".join(section(here, baselines(here, [other])).body)
+    assert "No setting that changes the training differs" in html
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"data": DATA | {"evaluation": ["other/*.parquet"]}}, "its data.evaluation differ"),

@@ -66,6 +66,14 @@ def full(tmp_path_factory):
     return page(run, other)
 
 
+def test_batches_that_were_left_out_of_a_short_run_are_not_denied(tmp_path):
+    run = make_run(tmp_path / "a", steps=12)
+    write_events(run, [(7, {"guard/skipped": 1.0}), (9, {"guard/skipped": 2.0})])
+    text = page(run).text
+    assert "2 batches with values that are not finite were left out" in text
+    assert "No batch was left out" not in text
+
+
 def test_every_section_is_there_and_every_plot_is_a_picture(full):
     assert full.sections == EVERY
     pictures = [attrs for tag, attrs in full.tags if tag == "img"]

@@ -57,6 +57,15 @@ def test_tasks_that_a_balancer_drives_apart_or_ignores_are_named():
     assert "a had a weight of 0.00100" in said
 
 
+def test_a_small_weight_that_evens_out_a_large_gradient_is_no_neglect():
+    found = events(
+        grad_norm={"a": [1000.0], "b": [1.0]},
+        weight={"a": [0.001], "b": [0.999]},
+        weighted_norm={"a": [1.0], "b": [0.999]},
+    )
+    assert "hardly learned" not in " ".join(verdicts.of_balance(found, ["a", "b"], "X"))
+
+
 def test_a_weight_of_zero_is_no_neglect_where_the_merged_weight_is_none():
     found = events(
         grad_norm={"a": [9.0], "b": [1.0]},
@@ -78,12 +87,24 @@ def test_one_task_and_a_silent_task_have_no_ratio():
 
 
 def test_the_most_opposed_pair_is_named_with_how_often_it_is():
-    pairs = {("a", "b"): line(-0.3, 0.1), ("a", "c"): line(0.2, 0.2)}
+    pairs = {("a", "b"): line(*[-0.3, 0.1] * 20), ("a", "c"): line(*[0.2] * 40)}
     (said,) = verdicts.of_cosines(pairs)
     assert said.startswith("a and b have the lowest mean cosine, -0.100; it is negative in 50 %")
     assert "1 of 2 pairs" in said
     (calm,) = verdicts.of_cosines({("a", "c"): line(0.2, 0.2)})
-    assert calm.endswith("On average no two tasks pull in opposite directions.")
+    assert calm.endswith("No pair's mean is below zero by more than its noise.")
+
+
+def test_a_mean_cosine_below_zero_by_less_than_its_noise_is_no_conflict():
+    noise = np.random.default_rng(0).normal(0, 0.1, 400)
+    noise -= noise.mean()
+    (said,) = verdicts.of_cosines({("a", "b"): line(*noise - 1e-3)})
+    assert "mean cosine, -0.001" in said
+    assert said.endswith("No pair's mean is below zero by more than its noise.")
+    (said,) = verdicts.of_cosines({("a", "b"): line(*noise - 0.05)})
+    assert "1 of 1 pairs" in said
+    # Of a few steps nothing can be said.
+    assert "No pair" in verdicts.of_cosines({("a", "b"): line(-0.5, -0.5)})[0]
 
 
 def test_results_that_need_a_second_look_are_named():

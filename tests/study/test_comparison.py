@@ -21,7 +21,7 @@ def compared(monkeypatch, tmp_path):
     def make(gains=GAINS, balancers=BALANCERS, seeds=5, **others):
         launcher = Launcher(gains, others.pop("nex", lambda job: False))
         monkeypatch.setattr(launch, "run", launcher.run)
-        found = Comparison(WORLD, balancers, range(seeds), tmp_path / "runs", **others)
+        found = Comparison(tmp_path / "runs", range(seeds), WORLD, balancers, **others)
         found.train()
         return found, launcher
 
@@ -65,6 +65,8 @@ def test_the_page_calls_real_what_is_and_nothing_else(compared, tmp_path):
     methods = content["methods"]
     assert methods["multibalance"]["gain_over_equal_percent"]["tasks"]["cvr"]["is_real"]
     assert not methods["mgda"]["gain_over_equal_percent"]["tasks"]["cvr"]["is_real"]
+    assert methods["multibalance"]["verdict_by_task"] == {"ctr": "better", "cvr": "better"}
+    assert set(content["single_task_gain_over_equal_percent"]["tasks"]) == {"ctr", "cvr"}
     assert methods["mgda"]["qps_drop_percent"] == {"median": 1.5, "low": 0.5, "high": 2.5}
 
 
@@ -80,7 +82,22 @@ def test_an_explosion_is_told_as_nex(compared, tmp_path):
     found, _ = compared(nex=lambda job: "balancer=mgda" in job.overrides and "/seed_2" in job.name)
     page = write_pages(found, tmp_path, "- how").read_text()
     assert "| mgda | NEX | NEX | NEX |" in page
-    assert json.loads((tmp_path / "compare.json").read_text())["methods"]["mgda"]
+    assert "NEX, w/mgda/seed_2: FloatingPointError" in page
+    content = json.loads((tmp_path / "compare.json").read_text())
+    assert content["methods"]["mgda"]["gain_over_equal_percent"]["exploded"] == 1
+    assert len(content["explosions"]) == 1
+
+
+def test_a_single_task_model_that_exploded_leaves_transfer_unknown(compared, tmp_path):
+    found, _ = compared(nex=lambda job: job.only == ("cvr",) and "/seed_1" in job.name)
+    page = write_pages(found, tmp_path, "- how").read_text()
+    verdicts = page.partition("## Verdicts")[2]
+    assert (
+        "| multibalance | ctr, cvr better, no loss shown | NEX of the baseline | NEX of" in verdicts
+    )
+    content = json.loads((tmp_path / "compare.json").read_text())
+    assert content["methods"]["multibalance"]["negative_transfer"] is None
+    assert content["methods"]["multibalance"]["gain_over_single_percent"]["baseline_exploded"] == 1
 
 
 def test_a_task_without_gauc_loses_no_other_figure(compared, tmp_path):

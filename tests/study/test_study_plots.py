@@ -32,3 +32,10 @@ def test_a_method_that_no_other_beats_on_both_tasks_is_on_the_front():
     figure = pareto(points, "title", "gain")
     sizes = {line.get_label(): line.get_markersize() for line in figure.axes[0].lines}
     assert sizes["best"] == sizes["other"] > sizes["beaten"]
+
+
+def test_two_methods_that_did_the_same_are_both_on_the_front():
+    points = {name: {"ctr": 1.0, "cvr": 1.0} for name in ("a", "b")} | {"c": {"ctr": 0, "cvr": 0}}
+    figure = pareto(points, "title", "gain")
+    sizes = {line.get_label(): line.get_markersize() for line in figure.axes[0].lines}
+    assert sizes["a"] == sizes["b"] > sizes["c"]

@@ -47,3 +47,13 @@ def test_an_explosion_is_a_verdict_of_its_own():
     assert verdict(baseless, gains(ctr=UP)).overall.startswith("NEX of equal weights")
     # A single-task model that exploded says nothing of the balancer against equal weights.
     assert verdict(gains(ctr=UP), baseless).overall == "ctr better, no loss shown"
+
+
+def test_of_a_run_that_exploded_no_transfer_is_known():
+    nan = float("nan")
+    baseless = contrast({"ctr": [0.9, nan]}, {"ctr": [0.9, 0.9]})
+    unknown = verdict(gains(ctr=UP), baseless)
+    assert unknown.negative_transfer is unknown.positive_transfer is None
+    known = verdict(gains(ctr=UP), gains(ctr=OPEN))
+    assert known.negative_transfer == known.positive_transfer == []
+    assert verdict(gains(ctr=UP), gains(ctr=UP)).positive_transfer == ["ctr"]

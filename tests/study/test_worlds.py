@@ -3,6 +3,7 @@
 import pytest
 from outcomes import outcome
 
+from mbrec.study.jobs import Result
 from mbrec.study.worlds import (
     EQUAL,
     World,
@@ -55,9 +56,23 @@ def test_a_setting_that_explodes_is_not_chosen():
     gains, nex = {"static cvr up": 0.5, "static ctr down": 0.8}, ["static ctr down"]
     chosen = choose(WORLD, static_grid(WORLD.tasks), results(gains, nex), 1)
     assert chosen.name == "static cvr up"
-    with pytest.raises(ValueError, match="explosions only"):
-        everything = [setting.name for setting in static_grid(WORLD.tasks)]
-        choose(WORLD, static_grid(WORLD.tasks), results({}, everything), 1)
+
+
+def test_where_every_setting_explodes_the_first_is_left_to_tell():
+    grid = static_grid(WORLD.tasks)
+    assert choose(WORLD, grid, results({}, [setting.name for setting in grid]), 1) is grid[0]
+
+
+def test_a_per_cent_counts_the_same_in_a_task_of_small_and_of_large_ne():
+    grid = static_grid(WORLD.tasks)[:2]
+    ne = {grid[0]: (0.2 * 0.9, 0.9, 0.9), grid[1]: (0.2, 0.9 * 0.95, 0.9)}
+    found = {
+        tuning_job(WORLD, setting, 0): Result(
+            {task: {"ne": value} for task, value in zip(WORLD.tasks, values, strict=True)}, {}
+        )
+        for setting, values in ne.items()
+    }
+    assert choose(WORLD, grid, found, 1) is grid[0]
 
 
 def test_there_is_a_single_task_model_for_each_task():

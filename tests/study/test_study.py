@@ -1,0 +1,52 @@
+"""A study counts what it trains, and tells why a run has no figures."""
+
+import pytest
+from outcomes import Launcher
+
+from mbrec.study import launch
+from mbrec.study.jobs import EXPLOSION
+from mbrec.study.study import Study
+from mbrec.study.worlds import EQUAL, World, job, single_task, static_grid
+from mbrec.summary import write_json
+
+WORLD = World("w", "W", ("ctr", "cvr"), ("experiment=e",))
+
+
+@pytest.fixture
+def study(monkeypatch, tmp_path):
+    def make(gains=None, nex=lambda job: False):
+        monkeypatch.setattr(launch, "run", Launcher(gains or {}, nex).run)
+        return Study(tmp_path, range(3))
+
+    return make
+
+
+def test_what_is_there_already_is_not_counted_as_trained(study):
+    made = study()
+    jobs = made.jobs(WORLD, [EQUAL, EQUAL])
+    assert len(jobs) == 3
+    (made.folder / jobs[0].folder).mkdir(parents=True)
+    write_json(made.folder / jobs[0].folder / "metrics.json", {"tasks": {}})
+    made.run([*jobs, *jobs])
+    assert made.trained == 2
+
+
+def test_gains_are_over_equal_weights_and_over_single_task_models(study):
+    made = study({"balancer=mgda": 1.0})
+    up = static_grid(WORLD.tasks)[0]
+    made.run(made.jobs(WORLD, [EQUAL, up, *single_task(WORLD.tasks)]))
+    assert made.gain(WORLD, EQUAL).average.mean == 0
+    assert abs(made.gain(WORLD, up).average.mean) < 0.1
+    over = made.gain_over_single_task(WORLD, up).average.mean
+    back = made.single_task_gain(WORLD).average.mean
+    assert over == pytest.approx(made.gain(WORLD, up).average.mean - back, abs=1e-3)
+
+
+def test_the_reason_of_an_explosion_is_kept_by_run(study):
+    made = study(nex=lambda one: "trainer.seed=1" in one.overrides)
+    jobs = made.jobs(WORLD, [EQUAL])
+    made.run(jobs)
+    told = made.explosions()
+    assert list(told) == [job(WORLD, EQUAL, 1).name]
+    assert all(why.startswith(EXPLOSION) for why in told.values())
+    assert made.explosions(jobs[:1]) == made.explosions([]) == {}
