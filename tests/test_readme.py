@@ -1,16 +1,21 @@
 """What the README names is there."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 
+from mbrec import compare
 from mbrec.config import parse
+from mbrec.reproduce import __main__ as reproduce
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", "results/settings.md", "results/kuairand.md"]
 PAGES += ["docs/balancers.md", "docs/data.md", "results/balance.md", "results/data.md"]
+PAGES += ["docs/evidence.md", "results/readings.md", "results/fidelity.md"]
+PAGES += ["results/reproduce/README.md"]
 # What the commands make, and what stands for a user's own name.
 MADE = re.compile(r"configs/\w+/(NAME|shop)\.yaml|docs/\w+\.md")
 
@@ -41,3 +46,17 @@ def test_every_training_command_of_the_readme_composes():
             words = [word.strip("'") for word in re.findall(r"'[^']+'|\S+", command)]
             if "data=shop" not in words:  # what the walk makes; see test_walk
                 parse(compose("train", overrides=[word for word in words if "..." not in word]))
+
+
+@pytest.mark.parametrize("page", [*PAGES, "results/magnitude.md"])
+def test_every_command_for_evidence_is_one_that_is_understood(page):
+    text = (ROOT / page).read_text().replace("\\\n", " ")
+    for part, words in re.findall(r"mbrec\.reproduce (\w+)((?: +\w+=[\w/]+)*)", text):
+        reproduce.arguments([part, *words.split()])
+    argument = r"'[^']+'|[\w./]+=[^\s'`]+"
+    for words in re.findall(rf"mbrec\.compare((?: +(?:{argument}))+)", text):
+        settings, overrides = compare.arguments(shlex.split(words))
+        if "experiment=NAME" not in overrides:
+            balancers = compare.words_in(settings["balancers"], "balancers")
+            tuning = compare.words_in(settings["tuning"], "tuning")
+            assert compare.tasks_of(overrides, tuning, balancers)

@@ -5,8 +5,10 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from mbrec.reproduce.fidelity_figures import BOTTOM, TARGETS, Figures, Run
+from mbrec.reproduce.fidelity_notes import notes
 from mbrec.reproduce.fidelity_plot import draw
 from mbrec.reproduce.page import Page
 from mbrec.reproduce.spectrum import Spectrum
@@ -34,10 +36,12 @@ def page(runs: Sequence[Run]) -> Page:
         notes(runs),
     )
     found.more = {
+        "The ratio and the noise of a batch": noise_table(runs),
         "Weights from either sequence of Gramians": weights_table(runs),
         "Lemma 4.1 and Theorem 1 on the batch of each step": bounds_table(runs),
         "One set of parameters, many batch sizes": frozen_table(runs, BOTTOM),
         "The same at the interaction module": frozen_table(runs, TARGETS[0]),
+        "On all rows, seed by seed": seeds_table(runs),
         "Spectrum of the interaction module's Jacobian": spectrum_table(runs),
     }
     return found
@@ -45,14 +49,51 @@ def page(runs: Sequence[Run]) -> Page:
 
 def surrogate_table(runs: Sequence[Run]) -> Table:
     """Return the ratios in which the lemma speaks, by variant, phase and target."""
+    variants = by_variant(runs)
+    first = next(iter(variants))
     columns = ["run", "steps", *(f"ratio, {target}" for target in TARGETS)]
-    table = Table([*columns, f"95th percentile, {BOTTOM}", f"equal weights, {BOTTOM}"])
-    for variant, members in by_variant(runs).items():
+    columns += [f"over that of {first}", f"95th percentile, {BOTTOM}", f"equal weights, {BOTTOM}"]
+    table = Table(columns)
+    for variant, members in variants.items():
         for phase in PHASES:
             cells = [_factor(members, phase, t, lambda f: f.surrogate) for t in TARGETS]
             tail = _factor(members, phase, BOTTOM, lambda f: f.surrogate, quantile=0.95)
             uniform = _factor(members, phase, BOTTOM, lambda f: f.uniform)
-            table.add(variant, phase, *cells, tail, uniform)
+            over = _over_first(members, variants[first], phase) if variant != first else ""
+            table.add(variant, phase, *cells, over, tail, uniform)
+    return table
+
+
+def noise_table(runs: Sequence[Run]) -> Table:
+    """Return how the ratio goes with the noise of the batch, over all measured steps and seeds."""
+    table = Table([
+        "run", "steps", "equal weights better", "residual over the least norm",
+        "ratio against residual / gradient, Spearman",
+    ])  # fmt: skip
+    groups = {**by_variant(runs), "all": list(runs)}
+    for name, members in groups.items():
+        found = [f for run in members for f in in_phase(run, None, BOTTOM)]
+        beyond = [f.residual_over_least for f in found if f.residual_over_least is not None]
+        noise = [statistics.fmean(f.residuals) for f in found]
+        ranks = spearmanr(noise, [f.surrogate for f in found]) if len(found) > 2 else None
+        table.add(
+            name,
+            f"{len(found):,}",
+            f"{_percent([f.uniform < f.surrogate for f in found])}",
+            f"{_percent([value > 1 for value in beyond])}",
+            "-" if ranks is None else f"{ranks[0]:+.2f}",
+        )
+    return table
+
+
+def seeds_table(runs: Sequence[Run]) -> Table:
+    """Return seed by seed what weights of all rows are worth on all rows: noise has no part."""
+    table = Table(["run", "seed", "rows", "representation", "equal"])
+    for run in runs:
+        if of_bottom := [found for found in run.frozen if found.target == BOTTOM]:
+            last = of_bottom[-1]
+            cells = f"{last.representation:.2f}", f"{last.uniform:.2f}"
+            table.add(run.variant, str(run.seed), f"{last.rows:,}", *cells)
     return table
 
 
@@ -158,41 +199,6 @@ def spectrum_table(runs: Sequence[Run]) -> Table:
     return table
 
 
-def notes(runs: Sequence[Run]) -> list[str]:
-    """Return how to read the tables."""
-    spectra = [found for run in runs for found in run.spectra]
-    holding = sum(found.holds for found in spectra)
-    num_seeds = len({run.seed for run in runs})
-    return [
-        "ratio: |AB w| / min |AB w| over the simplex, with w the least-norm weights of the "
-        "representation's gradients B, and AB the gradients of the target's parameters. 1 is a "
-        "perfect surrogate; `equal weights` is what looking at no gradient gives.",
-        "Figures are medians over the measured steps of a run (same top, same ranking and tau: "
-        f"means), then the mean of {num_seeds} seeds ± half a 95 % interval; of ratios the "
-        "geometric mean (its 95 % interval).",
-        "MultiBalance: the running weights of two copies of the balancer, one fed with the "
-        "Gramians of the representation, one with those of the target, along the same run.",
-        "weight elsewhere: half the sum of the absolute differences of the weights; IMTL-G's may "
-        "be negative, and differ by more than 1.",
-        "s2/s1 on the span: the lemma's bound of the ratio with the least and the largest |Ax|/|x| "
-        "among combinations of the K gradients, to which alone its proof applies them.",
-        "dead share: of the squared representation gradient, what lies at units that their ReLU "
-        "has put at 0, and reaches no parameter.",
-        "live units: those that are not 0; the ratio where the dead ones are left out of the "
-        "representation's gradients.",
-        "norm gap: by what factor the ratios of the tasks' norms differ between the two.",
-        "residual: of eq. 9, estimated as half the distance between the gradients of two halves "
-        "of the batch. Where residual / least norm is over 1, Theorem 1's lower side is negative.",
-        "One set of parameters: after training the learning rates are 0, and batches are merged "
-        "into larger ones. `on all rows`: |grad F w| / min |grad F w| of the gradients of all rows "
-        "together, with the weights of a batch. The largest batches are a good part of these rows, "
-        "which flatters their own weights.",
-        f"The Jacobian is that of a few rows of rank 0, half of them clicked. Lemma 4.1, with and "
-        f"without dead units, and Theorem 1 held in {holding} of {len(spectra)} cases up to "
-        "rounding.",
-    ]
-
-
 def by_variant(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """Return variant -> its runs, in order."""
     found: dict[str, list[Run]] = {}
@@ -237,6 +243,18 @@ def _share(
     quantile: float | None = 0.5,
 ) -> str:
     return mean_text(_summaries(runs, phase, target, value, quantile))
+
+
+def _over_first(runs: Sequence[Run], first: Sequence[Run], phase: str) -> str:
+    """Return by what factor the ratio of a variant is another's, paired by seed."""
+    here, there = (
+        _summaries(members, phase, BOTTOM, lambda f: f.surrogate, 0.5) for members in (runs, first)
+    )
+    return factor_text([new / base for new, base in zip(here, there, strict=True)])
+
+
+def _percent(held: Sequence[bool]) -> str:
+    return f"{100 * statistics.fmean(held):.1f} %" if held else "-"
 
 
 def factor_text(values: Sequence[float]) -> str:
