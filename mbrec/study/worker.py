@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # A run of a study is ordinary, but quiet; a job that is interrupted begins anew.
 QUIET = ("monitor.progress=false", "checkpoint.enabled=false")
+# For ranks to come at the start; in a job, its own runtime.timeout_s.
 TIMEOUT_S = 600
 SEED = "trainer.seed="
 
@@ -53,14 +54,17 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
         return compose("train", overrides=[*QUIET, *overrides])
 
 
-def train(job: Job, run: Path, interrupt: Interrupt, runtime: "Runtime") -> dict[str, Any]:
+def train(
+    config: configuration.Config, job: Job, interrupt: Interrupt, runtime: "Runtime"
+) -> dict[str, Any]:
     """Train one job, in the process group that is there; return its metrics."""
     from mbrec.train import train_one
 
     if runtime.rank == 0:
         # Of a job that was interrupted, and begins anew: its steps would be taken for this one's.
-        shutil.rmtree(run / "tensorboard", ignore_errors=True)
-    return train_one(composed(job, run), list(job.overrides), runtime, interrupt)
+        before = Path(config.run.folder, str(config.run.name), "tensorboard")
+        shutil.rmtree(before, ignore_errors=True)
+    return train_one(config, list(job.overrides), runtime, interrupt)
 
 
 def work(plan: Path, folder: Path) -> int:
@@ -82,7 +86,9 @@ def work(plan: Path, folder: Path) -> int:
     jobs = [(planned[number][0], folder / planned[number][1]) for number in todo]
     started = time.monotonic()
     for number, (job, run) in enumerate(jobs, start=1):
-        outcome = turns.run(partial(train, job, run, interrupt), timeout_s=TIMEOUT_S)
+        config = composed(job, run)
+        train_it = partial(train, config, job, interrupt)
+        outcome = turns.run(train_it, timeout_s=config.runtime.timeout_s)
         if outcome.state == "interrupted":
             return RESUMABLE_EXIT_CODE
         exploded = outcome.reason.startswith(EXPLOSION)
