@@ -84,7 +84,7 @@ SIZES = {
     "small": Size(
         _QUIET,
         {DEFAULT: _BATCHES[DEFAULT], **_BATCHES, **_BOTTOMS},
-        seeds=3,
+        seeds=5,
         rows=320_000,
         least_steps=60,
         figures=40,

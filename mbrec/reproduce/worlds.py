@@ -42,7 +42,7 @@ SIZES = {
         candidates=2,
         measured=("data/preset=tiny", "trainer.global_batch_size=256", MEASURED_STEPS),
     ),
-    "small": Size("small", (), (), seeds=3, candidates=8, measured=_MEASURED),
+    "small": Size("small", (), (), seeds=5, candidates=8, measured=_MEASURED),
     "full": Size(
         "full",
         ("data/preset=medium", "data.synthetic.rows=4000000", "trainer.global_batch_size=4096"),
