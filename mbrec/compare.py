@@ -1,10 +1,12 @@
 """Compares balancers on a model: `python -m mbrec.compare experiment=NAME balancers=[...]`."""
 
+import hashlib
 import re
 import sys
 import time
 from pathlib import Path
 
+from mbrec import run_lock
 from mbrec.study.launch import resumable
 
 USAGE = """usage: python -m mbrec.compare [experiment=NAME] [key=value ...]
@@ -20,7 +22,7 @@ where it was interrupted.
   tuning=[KEY=VALUE,...]   settings for choosing static weights, so that it is done on other rows:
                    'tuning=[data.evaluation=[validation/*.parquet]]'; default: other seeds
   overhead=true    measure the QPS drop of each balancer, in a run of its own
-  processes=N      of each run; default: one per GPU, two where there is none
+  processes=N      of each run; default: a power of two, up to one per GPU; two without any
   out=DIR          for the pages; default: outputs/compare/EXPERIMENT_SETTINGS. The runs are
                    beside them
   KEY=VALUE        any setting of scripts/train.sh"""
@@ -134,7 +136,7 @@ def compare(settings: dict[str, str], overrides: list[str], command: list[str]) 
     balancers = words_in(settings["balancers"], "balancers")
     if not balancers:
         raise ValueError("expected at least one balancer in balancers=[...], got none")
-    tuning = words_in(settings["tuning"], "tuning")
+    tuning, model = words_in(settings["tuning"], "tuning"), overrides
     if settings["group"]:
         overrides = [*overrides, f"monitor.group={settings['group']}"]
     measure = settings["overhead"] == "true"
@@ -143,23 +145,40 @@ def compare(settings: dict[str, str], overrides: list[str], command: list[str]) 
     from mbrec.study.comparison import Comparison
     from mbrec.study.comparison_page import write_pages
     from mbrec.study.launch import default_processes
-    from mbrec.study.pages import conditions, slug
+    from mbrec.study.pages import conditions
     from mbrec.study.worlds import World
 
     named = [word.partition("=")[2] for word in overrides if word.startswith("experiment=")]
     label = re.sub(r"[^\w.-]", "_", named[-1]) if named else "default"
-    # Comparisons of other models go elsewhere, and this one's pages stay.
-    others = [word for word in overrides if not word.startswith("experiment=")]
-    out = Path(settings["out"] or Path("outputs/compare") / slug("_".join([label, *others]))[:120])
+    out = Path(settings["out"] or Path("outputs/compare") / _name(label, model))
     world = World(label, label, tuple(tasks), tuple(overrides), tuple(tuning))
     seeds = range(int(settings["seeds"]))
     processes = int(settings["processes"] or default_processes())
     # Other numbers of ranks may see other batches.
     runs = out / f"runs_{processes}"
     found = Comparison(runs, seeds, world, balancers, measure, processes=processes)
-    found.train()
-    took = {"trained": found.trained, "seconds": time.monotonic() - started}
-    return write_pages(found, out, conditions(command, processes, seeds, **took))
+    with run_lock.alone(runs, "comparison"):
+        found.train()
+        seconds = time.monotonic() - started
+        took = {"trained": found.trained, "total": found.total, "seconds": seconds}
+        return write_pages(found, out, conditions(command, processes, seeds, **took))
+
+
+def _name(label: str, model: list[str]) -> str:
+    """Return a folder for the pages: comparisons of other models have others.
+
+    >>> _name("paper_ads", ["experiment=paper_ads"])
+    'paper_ads'
+    >>> _name("default", ["optimizer.dense_lr=.01"])
+    'default_optimizer.dense_lr_.01-e48f8023'
+    """
+    from mbrec.study.pages import slug
+
+    more = [word for word in model if not word.startswith("experiment=")]
+    if not more:
+        return label
+    digest = hashlib.sha256("\0".join(more).encode()).hexdigest()[:8]
+    return f"{slug('_'.join([label, *more]))[:100]}-{digest}"
 
 
 def main() -> None:

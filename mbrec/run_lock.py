@@ -19,6 +19,8 @@ def take(folder: Path) -> bool:
     Returns:
         whether no other process has it. Where the file system knows no locks: true, and a warning.
     """
+    if folder in _held:
+        return True
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

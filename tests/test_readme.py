@@ -48,11 +48,18 @@ def test_every_training_command_of_the_readme_composes():
                 parse(compose("train", overrides=[word for word in words if "..." not in word]))
 
 
+def test_there_are_commands_for_evidence():
+    pages = "".join((ROOT / page).read_text() for page in PAGES)
+    assert len(re.findall(r"mbrec\.reproduce \w+", pages)) > 10
+    assert len(re.findall(r"mbrec\.compare \w+=", pages)) > 2
+
+
 @pytest.mark.parametrize("page", [*PAGES, "results/magnitude.md"])
 def test_every_command_for_evidence_is_one_that_is_understood(page):
     text = (ROOT / page).read_text().replace("\\\n", " ")
     for part, words in re.findall(r"mbrec\.reproduce (\w+)((?: +\w+=[\w/]+)*)", text):
-        reproduce.arguments([part, *words.split()])
+        _, settings = reproduce.arguments([part, *words.split()])
+        reproduce.lab(settings | ({"path": "."} if "data" in settings else {}))
     argument = r"'[^']+'|[\w./]+=[^\s'`]+"
     for words in re.findall(rf"mbrec\.compare((?: +(?:{argument}))+)", text):
         settings, overrides = compare.arguments(shlex.split(words))

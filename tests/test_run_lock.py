@@ -22,6 +22,24 @@ def test_a_second_process_is_kept_out_while_the_first_runs(tmp_path):
     assert run_lock.take(tmp_path)
 
 
+def test_a_command_that_needs_a_folder_for_itself_says_who_has_it(tmp_path):
+    with run_lock.alone(tmp_path / "runs", "study"):
+        command = [sys.executable, "-c", TRY_ALONE, str(tmp_path / "runs")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "expected a study of its own" in done.stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "entered\n"
+
+
+def test_a_process_may_take_a_folder_twice_and_keeps_it(tmp_path):
+    before = _open_files()
+    with run_lock.released_after(tmp_path):
+        assert run_lock.take(tmp_path)
+        assert run_lock.take(tmp_path)
+        assert _open_files() == before + 1
+    assert _open_files() == before
+
+
 def test_after_the_job_others_may_enter_and_nothing_stays_open(tmp_path):
     def others() -> str:
         command = [sys.executable, "-c", TRY, str(tmp_path)]
@@ -52,6 +70,17 @@ file = open(sys.argv[1] + "/.lock", "a")
 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 print("held", flush=True)
 sys.stdin.read()
+"""
+
+TRY_ALONE = """
+import sys
+from pathlib import Path
+from mbrec import run_lock
+try:
+    with run_lock.alone(Path(sys.argv[1]), "study"):
+        print("entered")
+except ValueError as error:
+    print(error)
 """
 
 TRY = """

@@ -138,6 +138,9 @@ def _of_training(run: Run) -> dict[str, Any]:
     settings = flat(run.config)
     if settings.get("resume.path") in _OWN:
         del settings["resume.path"]
+    if settings.get("checkpoint.patience") is None:
+        # What is kept as the best ends nothing.
+        settings.pop("checkpoint.best", None)
     return {
         key: value
         for key, value in settings.items()

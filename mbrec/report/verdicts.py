@@ -156,6 +156,8 @@ def of_cosines(cosines: Mapping[tuple[str, str], Line]) -> list[str]:
         f"{a} and {b} have the lowest mean cosine, {means[worst]:+.3f}; it is negative in "
         f"{100 * below:.0f} % of the steps"
     )
+    if len(cosines[worst]) < 2 * _BLOCKS:
+        return [f"{said}. These are too few steps to tell it from noise."]
     opposed = sum(_is_opposed(line) for line in cosines.values())
     if not opposed:
         return [f"{said}. No pair's mean is below zero by more than its noise."]

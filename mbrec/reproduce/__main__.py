@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from mbrec import run_lock
 from mbrec.study.launch import resumable
 
 if TYPE_CHECKING:  # --help must not wait for matplotlib
@@ -26,7 +27,7 @@ NAME.md, NAME.csv and NAME.png. The same command goes on where it was interrupte
   data=synthetic   or kuairand_pure: feeds A and ads on KuaiRand-Pure
   path=DIR         of the data set that scripts/prepare_kuairand.py wrote; default: data/kuairand
   seeds=N          runs of each setting; default: of the size
-  processes=N      of each run; default: one per GPU, two where there is none
+  processes=N      of each run; default: a power of two, up to one per GPU; two without any
   out=DIR          for the pages; default: outputs/reproduce/SIZE_DATA. The runs are beside them
 
 Beyond the paper: fidelity (how good a surrogate the representation is), readings (what the paper's
@@ -105,16 +106,28 @@ def reproduce(part: str, settings: dict[str, str], command: list[str]) -> None:
     started = time.monotonic()
     found, out = lab(settings)
     parts = modules(part)
-    # Settings are chosen first; then all runs of all tables in one go.
-    found.run([job for module in parts for job in module.tuning_jobs(found)])
-    found.run([job for module in parts for job in module.jobs(found)])
-    for module in parts:
-        page = module.write(found)
-        ended = found.explosions(module.jobs(found))
-        page.notes = [*page.notes, *(f"NEX, {name}: {why}" for name, why in ended.items())]
-        took = {"trained": found.trained, "seconds": time.monotonic() - started}
-        path = page.save(out, conditions(command, found.processes, found.seeds, **took))
-        print(f"{page.title}\n{page.table.markdown}\n-> {path}\n")
+    with run_lock.alone(found.folder, "study"):
+        # Settings are chosen first; then all runs of all tables in one go.
+        found.run([job for module in parts for job in module.tuning_jobs(found)])
+        found.run([job for module in parts for job in module.jobs(found)])
+        for module in parts:
+            page = module.write(found)
+            page.notes = [*page.notes, *_explosions(module, found)]
+            text = conditions(
+                command,
+                found.processes,
+                found.seeds,
+                trained=found.trained,
+                total=found.total,
+                seconds=time.monotonic() - started,
+            )
+            print(f"{page.title}\n{page.table.markdown}\n-> {page.save(out, text)}\n")
+
+
+def _explosions(module: ModuleType, found: "Lab") -> list[str]:
+    """Return what a page's NEX stand for, and which settings were not to be chosen."""
+    jobs = [*module.tuning_jobs(found), *module.jobs(found)]
+    return [f"NEX, {name}: {why}" for name, why in found.explosions(jobs).items()]
 
 
 def main() -> None:

@@ -33,7 +33,6 @@ class Size:
     Attributes:
         overrides: of all runs.
         variants: name -> further overrides.
-        seeds: of each variant's runs.
         rows: to train on, in steps of the batch size.
         least_steps: at least so many steps.
         figures: steps that are measured in a run.
@@ -45,7 +44,6 @@ class Size:
 
     overrides: tuple[str, ...]
     variants: dict[str, tuple[str, ...]]
-    seeds: int
     rows: int
     least_steps: int
     figures: int
@@ -73,7 +71,6 @@ SIZES = {
     "tiny": Size(
         (*_QUIET, "data/preset=tiny", "data.synthetic.rows=8192"),
         {"B = 256": _BATCHES["B = 256"]},
-        seeds=2,
         rows=6_400,
         least_steps=20,
         figures=10,
@@ -84,7 +81,6 @@ SIZES = {
     "small": Size(
         _QUIET,
         {DEFAULT: _BATCHES[DEFAULT], **_BATCHES, **_BOTTOMS},
-        seeds=5,
         rows=320_000,
         least_steps=60,
         figures=40,
@@ -101,7 +97,6 @@ SIZES = {
             **_BOTTOMS,
             **_MORE,
         },
-        seeds=5,
         rows=3_200_000,
         least_steps=60,
         figures=100,
@@ -112,7 +107,7 @@ SIZES = {
 }
 
 
-def measure(folder: Path, trainer_of: TrainerOf, size: Size, *, seeds: int | None = None) -> None:
+def measure(folder: Path, trainer_of: TrainerOf, size: Size, seeds: int) -> None:
     """Train and measure all variants, one after the other; rank 0 writes a JSON file of each run.
 
     Runs within a process group; every rank calls it. A run whose file is there is not trained
@@ -124,10 +119,10 @@ def measure(folder: Path, trainer_of: TrainerOf, size: Size, *, seeds: int | Non
             has no keeper (`checkpoint.enabled=false` is among the overrides), and its model has
             hook and guard.
         size: what to train.
-        seeds: of each variant; default: those of the size.
+        seeds: runs of each variant.
     """
     for variant, overrides in size.variants.items():
-        for seed in range(seeds or size.seeds):
+        for seed in range(seeds):
             path = folder / f"{slug(variant)}-{seed}.json"
             if _is_there(path):
                 continue
@@ -147,15 +142,23 @@ def _is_there(path: Path) -> bool:
     return bool(found)
 
 
-def load(folder: Path, size: Size, *, seeds: int | None = None) -> list[Run]:
+def load(folder: Path, size: Size, seeds: int) -> list[Run]:
     """Return the runs that `measure` left in a folder.
 
     Raises:
         FileNotFoundError: if one is missing.
     """
-    names = [(v, seed) for v in size.variants for seed in range(seeds or size.seeds)]
-    texts = [(folder / f"{slug(variant)}-{seed}.json").read_text() for variant, seed in names]
-    return [Run.of(json.loads(text)) for text in texts]
+    return [Run.of(json.loads(path.read_text())) for path in _files(folder, size, seeds)]
+
+
+def missing(folder: Path, size: Size, seeds: int) -> list[Path]:
+    """Return the files that `measure` would write."""
+    return [path for path in _files(folder, size, seeds) if not path.exists()]
+
+
+def _files(folder: Path, size: Size, seeds: int) -> list[Path]:
+    names = [(variant, seed) for variant in size.variants for seed in range(seeds)]
+    return [folder / f"{slug(variant)}-{seed}.json" for variant, seed in names]
 
 
 def watch(trainer: Trainer, size: Size, *, variant: str = DEFAULT, seed: int = 0) -> Run:

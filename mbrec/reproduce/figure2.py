@@ -59,13 +59,13 @@ def write(lab: Lab) -> Page:
         "lower weight (d); the weighted magnitudes are more alike (e).",
         "Equal weights are a weight of 1 for each task, so the last column is there the imbalance "
         "that balancing starts from.",
-        "The task weight is w, what the update gives; as merged, with the prior in it, it stands "
-        "on the gradient: (e) is (c) times that.",
+        "The task weight is w, what the update gives. As merged, it stands on the gradient: with "
+        "the prior where that is merged (mbrec's defaults), with the scale of the averages where "
+        "they rescale the gradients (the paper's reading). Step by step (e) is (c) times that.",
     ]
     title = "Figure 2 c-e: what MultiBalance does"
-    main, *others = pictures or [""]
-    further = {name: pictures[name] for name in others}
-    return Page("figure2", title, table, pictures.get(main), notes, further=further)
+    main = pictures.pop(_settings()[0].name, None)
+    return Page("figure2", title, table, main, notes, further=pictures)
 
 
 def _late(found: events.Events, tasks: Sequence[str]) -> list[str]:

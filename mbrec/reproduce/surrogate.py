@@ -1,6 +1,5 @@
 """The part `fidelity` of a reproduction: starts the measurement, and writes its page."""
 
-from mbrec import run_lock
 from mbrec.reproduce import fidelity
 from mbrec.reproduce.fidelity_page import page
 from mbrec.reproduce.lab import Lab
@@ -22,7 +21,11 @@ def jobs(lab: Lab) -> list[Job]:
 def write(lab: Lab) -> Page:
     """Train and measure what is not there yet, and return the page."""
     folder = lab.folder / "fidelity" / f"{lab.size.name}-{shipped()[:8]}"
-    arguments = [lab.size.name, str(folder), str(len(lab.seeds))]
-    with run_lock.alone(folder, "measurement"):
-        launch.start("mbrec.reproduce.worker", arguments, folder, processes=lab.processes)
-    return page(fidelity.load(folder, fidelity.SIZES[lab.size.name], seeds=len(lab.seeds)))
+    folder.mkdir(parents=True, exist_ok=True)
+    size, seeds = fidelity.SIZES[lab.size.name], len(lab.seeds)
+    lab.trained += len(fidelity.missing(folder, size, seeds))
+    arguments = [lab.size.name, str(folder), str(seeds)]
+    launch.start("mbrec.reproduce.worker", arguments, folder, processes=lab.processes)
+    runs = fidelity.load(folder, size, seeds)
+    lab.total += len(runs)
+    return page(runs)

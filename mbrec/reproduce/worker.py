@@ -31,7 +31,7 @@ def work(size: str, folder: Path, seeds: int) -> None:
             config = configuration.parse(compose("train", overrides=words))
         return build.trainer(config, runtime, run)[0]
 
-    fidelity.measure(folder, trainer_of, fidelity.SIZES[size], seeds=seeds)
+    fidelity.measure(folder, trainer_of, fidelity.SIZES[size], seeds)
 
 
 def main() -> None:

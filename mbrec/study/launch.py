@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mbrec import run_lock
 from mbrec.errors import plain_errors
 from mbrec.status import RESUMABLE_EXIT_CODE
 from mbrec.study.jobs import Job, Result, load, write_plan
@@ -24,15 +23,14 @@ def run(jobs: Sequence[Job], folder: Path, *, processes: int = 2) -> dict[Job, R
 
     Raises:
         KeyboardInterrupt: if the processes were asked to stop.
-        ValueError: if they failed, a job's settings are wrong, or another study has the folder.
+        ValueError: if they failed, or a job's settings are wrong.
     """
     jobs = list(dict.fromkeys(jobs))
-    with run_lock.alone(folder, "study"):
-        todo = [job for job in jobs if load(folder, job) is None]
-        # What is timed comes last, so that a study that is watched, or stopped, disturbs it least.
-        todo.sort(key=lambda job: job.measures)
-        if todo:
-            _train(todo, folder, processes)
+    todo = [job for job in jobs if load(folder, job) is None]
+    # What is timed comes last, so that a study that is watched, or stopped, disturbs it least.
+    todo.sort(key=lambda job: job.measures)
+    if todo:
+        _train(todo, folder, processes)
     results = {}
     for job in jobs:
         result = load(folder, job)
@@ -43,10 +41,13 @@ def run(jobs: Sequence[Job], folder: Path, *, processes: int = 2) -> dict[Job, R
 
 
 def default_processes() -> int:
-    """Return how many processes `scripts/train.sh` starts: one per GPU, two where there is none."""
+    """Return how many processes a study trains on: one per GPU, two where there is none.
+
+    A power of two, which batch sizes are multiples of.
+    """
     import torch  # seconds, which --help must not wait for
 
-    return torch.cuda.device_count() or 2
+    return 1 << ((torch.cuda.device_count() or 2).bit_length() - 1)
 
 
 @contextmanager
@@ -65,6 +66,7 @@ def resumable() -> Iterator[None]:
 
 
 def _train(jobs: Sequence[Job], folder: Path, processes: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "plan.json"
     write_plan(plan, jobs)
     print(f"{len(jobs)} runs to do in {folder}, on {processes} processes", file=sys.stderr)
@@ -97,13 +99,22 @@ def start(module: str, arguments: Sequence[str], folder: Path, *, processes: int
         except KeyboardInterrupt:
             # A terminal sends the signal to the processes as well; they end after their step.
             process.send_signal(signal.SIGTERM)
-            process.wait()
+            _wait_for(process)
             raise
     if code != 0:
         raise ValueError(
             f"the processes of the study ended with status {code}; see above, and {console}. The "
             "same command goes on after the last run that was finished"
         )
+
+
+def _wait_for(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of processes that were asked to stop, however often that is said again."""
+    while process.poll() is None:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            print("stopping after the step under way", file=sys.stderr)
 
 
 def environment(processes: int) -> Mapping[str, str]:

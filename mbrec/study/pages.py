@@ -73,7 +73,13 @@ def write(path: Path, text: str) -> None:
 
 
 def conditions(
-    command: Sequence[str], processes: int, seeds: Sequence[int], *, trained: int, seconds: float
+    command: Sequence[str],
+    processes: int,
+    seeds: Sequence[int],
+    *,
+    trained: int,
+    total: int,
+    seconds: float,
 ) -> str:
     """Return under which conditions a page came about, as a Markdown list.
 
@@ -82,6 +88,7 @@ def conditions(
         processes: ranks of each run.
         seeds: of the runs.
         trained: runs that were not there already.
+        total: runs in all.
         seconds: that the command took.
     """
     found = []
@@ -94,21 +101,20 @@ def conditions(
         f"command: `python -m {shlex.join(command)}`",
         f"versions: Python {platform.python_version()}, {', '.join(found)}{_commit()}",
         f"machine: {_cpu()}, {len(os.sched_getaffinity(0))} cores, {processes} processes on "
-        f"{_devices()}",
+        f"{_devices(processes)}",
         f"seeds: {', '.join(map(str, seeds))}",
-        f"took: {seconds / 60:.1f} min for {trained} runs; others were there already"
-        if trained
-        else "took: nothing, all runs were there already",
+        f"took: {seconds / 60:.1f} min; {trained} of {total} runs were trained in it",
     ]
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _devices() -> str:
+def _devices(processes: int) -> str:
     """Return on what processes of this machine compute, and how they talk."""
     import torch  # a page without runs needs none
 
     if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)} (nccl)"
+        used = min(processes, torch.cuda.device_count())
+        return f"{used} x {torch.cuda.get_device_name(0)} (nccl)"
     return "them (gloo)"
 
 

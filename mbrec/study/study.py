@@ -23,6 +23,7 @@ class Study:
         processes: ranks of each run.
         results: of the jobs so far.
         trained: jobs that were not done already.
+        total: jobs in all.
     """
 
     folder: Path
@@ -30,11 +31,13 @@ class Study:
     processes: int = field(default=2, kw_only=True)
     results: dict[Job, Result] = field(default_factory=dict, kw_only=True)
     trained: int = field(default=0, kw_only=True)
+    total: int = field(default=0, kw_only=True)
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Train those jobs that are not done yet."""
         self.trained += sum(load(self.folder, one) is None for one in dict.fromkeys(jobs))
         self.results |= launch.run(jobs, self.folder, processes=self.processes)
+        self.total = len(self.results)
 
     def jobs(self, world: World, settings: Iterable[Setting]) -> list[Job]:
         """Return the runs of settings on a data set, seed by seed."""

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from mbrec import config as configuration
-from mbrec.errors import plain_errors
+from mbrec import run_lock
+from mbrec.errors import MENDABLE, plain_errors
 from mbrec.interrupt import Interrupt
 from mbrec.status import RESUMABLE_EXIT_CODE
 from mbrec.study.jobs import EXPLOSION, FAILURE, Job, found, read_plan
@@ -60,10 +62,14 @@ def train(
     """Train one job, in the process group that is there; return its metrics."""
     from mbrec.train import train_one
 
+    run = Path(config.run.folder, str(config.run.name))
     if runtime.rank == 0:
-        # Of a job that was interrupted, and begins anew: its steps would be taken for this one's.
-        before = Path(config.run.folder, str(config.run.name), "tensorboard")
-        shutil.rmtree(before, ignore_errors=True)
+        run.mkdir(parents=True, exist_ok=True)
+        # Where another process trains there, train_one tells all ranks.
+        if run_lock.take(run):
+            # Of a job that was interrupted, and begins anew: its steps would be taken for this
+            # one's.
+            shutil.rmtree(run / "tensorboard", ignore_errors=True)
     return train_one(config, list(job.overrides), runtime, interrupt)
 
 
@@ -86,7 +92,7 @@ def work(plan: Path, folder: Path) -> int:
     jobs = [(planned[number][0], folder / planned[number][1]) for number in todo]
     started = time.monotonic()
     for number, (job, run) in enumerate(jobs, start=1):
-        config = composed(job, run)
+        config = _composed_or_named(job, run)
         train_it = partial(train, config, job, interrupt)
         outcome = turns.run(train_it, timeout_s=config.runtime.timeout_s)
         if outcome.state == "interrupted":
@@ -101,6 +107,13 @@ def work(plan: Path, folder: Path) -> int:
                 write_json(run / FAILURE, {"reason": outcome.reason})
             _tell(number, len(jobs), job, outcome, time.monotonic() - started)
     return 0
+
+
+def _composed_or_named(job: Job, run: Path) -> configuration.Config:
+    try:
+        return composed(job, run)
+    except (HydraException, *MENDABLE) as error:
+        raise ValueError(f"{job.name}: {error}") from error
 
 
 def _tell(number: int, total: int, job: Job, outcome: Any, seconds: float) -> None:

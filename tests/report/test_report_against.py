@@ -43,7 +43,7 @@ def test_the_same_rows_in_another_folder_are_the_same_rows(run, tmp_path):
     ("section_name", "content", "told"),
     [
         ("resume", {"path": "outputs/before"}, "resume.path"),
-        ("checkpoint", {"best": "ctr.ne", "every": 50}, "checkpoint.best"),
+        ("checkpoint", {"best": "ctr.ne", "patience": 3}, "checkpoint.best"),
         ("data", DATA | {"order": "exact"}, "data.order"),
         ("optimizer", {"dense_lr": 0.1}, "optimizer.dense_lr"),
     ],
@@ -61,7 +61,7 @@ def test_what_does_not_change_the_training_is_not_listed(tmp_path):
     run = make_run(tmp_path / "run", steps=3, data=DATA)
     apart = {
         "data": DATA | {"path": "/elsewhere", "num_workers": 2},
-        "checkpoint": {"every": 50},
+        "checkpoint": {"every": 50, "best": "ctr.ne", "patience": None},
         "resume": {"path": "auto"},
     }
     here = load(run)

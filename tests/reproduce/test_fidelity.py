@@ -1,6 +1,7 @@
 """Measuring leaves training as it is, on several ranks; and what it leaves makes a page."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ STEPS = 8
 SIZE = fidelity.Size(
     SETTINGS,
     {"plain": ()},
-    seeds=1,
     rows=0,
     least_steps=STEPS,
     figures=4,
@@ -39,8 +39,9 @@ def measured(data: str, folder: str):
         trainers.append(build.trainer(config, runtime, run)[0])
         return trainers[-1]
 
-    fidelity.measure(Path(folder), trainer_of, SIZE)
-    fidelity.measure(Path(folder), trainer_of, SIZE)  # everything is there
+    assert len(fidelity.missing(Path(folder), SIZE, 1)) == 1
+    fidelity.measure(Path(folder), trainer_of, SIZE, 1)
+    fidelity.measure(Path(folder), trainer_of, SIZE, 1)  # everything is there
     plain = train(data, f"{folder}/fit", [*SETTINGS, f"trainer.steps={STEPS}"])
     below = ["hook.at=interaction", "balancer=mgda", "trainer.steps=1"]
     at = train(data, f"{folder}/at", [*SETTINGS, *below], lambda hook, _: hook.gramian.numpy())
@@ -97,7 +98,7 @@ def test_the_gramians_are_those_of_the_hook_above_and_of_one_at_the_module(ranks
 
 
 def test_each_run_leaves_its_figures_and_all_of_them_make_a_page(ranks, tmp_path):
-    runs = fidelity.load(ranks[1], SIZE)
+    runs = fidelity.load(ranks[1], SIZE, 1)
     assert [run.variant for run in runs] == ["plain"]
     for run in runs:
         assert (run.steps, run.batch_size, run.tasks) == (STEPS, 256, ["ctr", "cvr", "conv_imp"])
@@ -117,6 +118,24 @@ def test_each_run_leaves_its_figures_and_all_of_them_make_a_page(ranks, tmp_path
     assert text.count(f"| plain | {BOTTOM} |") == 3
     assert "held in 3 of 3 cases" in text
     assert {len(row) for row in made.table.rows} == {len(made.table.columns)}
+
+
+def test_a_variant_is_beside_the_first_seed_by_seed_and_noise_has_its_shares(ranks):
+    (plain,) = fidelity.load(ranks[1], SIZE, 1)
+    worse = [
+        replace(f, surrogate=2 * f.surrogate, uniform=f.surrogate, residual_over_least=2.0)
+        for f in plain.figures
+    ]
+    made = page([plain, replace(plain, variant="deep", figures=worse)])
+    columns = made.table.columns
+    rows = [dict(zip(columns, row, strict=True)) for row in made.table.rows]
+    assert [row["over that of plain"] for row in rows] == ["", "", "2.00", "2.00"]
+    noise = {row[0]: row[1:4] for row in made.more["The ratio and the noise of a batch"].rows}
+    assert noise["deep"] == ["4", "100.0 %", "100.0 %"]
+    assert noise["all"][:2] == ["8", "50.0 %"]
+    seeds = made.more["On all rows, seed by seed"].rows
+    last = plain.frozen[-1]
+    assert seeds[0] == ["plain", "0", "1,024", f"{last.representation:.2f}", f"{last.uniform:.2f}"]
 
 
 def test_steps_are_spread_from_the_first_to_the_last():

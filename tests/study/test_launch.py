@@ -82,22 +82,6 @@ def test_a_wrong_setting_ends_the_study_and_is_told(tmp_path, capsys, monkeypatc
     assert not any((tmp_path / job.folder).exists() for job in jobs)
 
 
-def test_two_studies_of_one_folder_are_not_trained_at_once(tmp_path):
-    code = "import sys; from pathlib import Path; from mbrec import run_lock;"
-    code += "run_lock.take(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(ValueError, match=f"a study of its own, got {tmp_path}"):
-            launch.run(study("nowhere", ("a",)), tmp_path)
-    finally:
-        holder.kill()
-        holder.communicate()
-
-
 SCRIPT = """
 import json, signal, sys
 from pathlib import Path

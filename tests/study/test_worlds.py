@@ -47,7 +47,7 @@ def results(gains, nex=()):
     return found
 
 
-def test_the_best_mean_gain_is_chosen():
+def test_the_least_ne_is_chosen():
     gains = {"static cvr up": 0.5, "static ctr down": 0.8}
     assert choose(WORLD, static_grid(WORLD.tasks), results(gains), 1).name == "static ctr down"
 
