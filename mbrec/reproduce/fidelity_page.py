@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
+from mbrec.reproduce import paper
 from mbrec.reproduce.fidelity_figures import BOTTOM, TARGETS, Figures, Run
 from mbrec.reproduce.fidelity_notes import notes
 from mbrec.reproduce.fidelity_plot import draw
@@ -34,6 +35,7 @@ def page(runs: Sequence[Run]) -> Page:
         surrogate_table(runs),
         draw(next(iter(by_variant(runs).values())), runs),
         notes(runs),
+        label=paper.SYNTHETIC,
     )
     found.more = {
         "The ratio and the noise of a batch": noise_table(runs),

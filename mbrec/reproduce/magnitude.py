@@ -4,6 +4,7 @@ import statistics
 
 from mbrec.report import events
 from mbrec.report.verdicts import late_medians
+from mbrec.reproduce import paper
 from mbrec.reproduce.excess import NOTES, excess_table
 from mbrec.reproduce.lab import Lab
 from mbrec.reproduce.page import Page
@@ -82,9 +83,13 @@ def write(lab: Lab) -> Page:
         f"`tasks.{LOUD}.weight={FACTOR}`: {_loudness(lab)}.",
         *(f"{setting.name}: {_verdict(lab, setting)}." for setting in told),
         f"Tuned static weights: {static.overrides[1]}, chosen on another log with another seed.",
+        "`balancer=multibalance` is `MultiBalance, prior in output, lam 0.3`, which merges (w + lam "
+        "w0) / (1 + lam), w0 = 1/3 each. Where a row does not say otherwise: lr 0.1, `stabilize`, "
+        "`weights_only`, the cosine update. R2: `trainer.loss_reduction=unmasked`.",
         *NOTES,
     ]
-    return Page("magnitude", "One task nine times louder", table, None, notes)
+    title = "One task nine times louder"
+    return Page("magnitude", title, table, None, notes, label=paper.SYNTHETIC)
 
 
 def _loudness(lab: Lab) -> str:

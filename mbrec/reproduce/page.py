@@ -23,6 +23,7 @@ class Page:
         notes: how to read it.
         more: further tables, by heading.
         further: further pictures, by what they show.
+        label: whose data these are.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Page:
     notes: Sequence[str]
     more: dict[str, Table] = field(default_factory=dict)
     further: dict[str, Figure] = field(default_factory=dict)
+    label: str = paper.LABEL
 
     def save(self, folder: Path, conditions: str) -> Path:
         """Write NAME.md, NAME.csv and NAME.png; return the first.
@@ -40,7 +42,7 @@ class Page:
             folder: for the files.
             conditions: under which the figures came about.
         """
-        parts = [f"# {self.title}", f"**{paper.LABEL}**", self.table.markdown]
+        parts = [f"# {self.title}", f"**{self.label}**", self.table.markdown]
         if self.picture is not None:
             save(self.picture, folder / f"{self.name}.png")
             parts.append(f"![{self.title}]({self.name}.png)")

@@ -1,6 +1,8 @@
 """What He et al. 2024 print: Tables 1 to 4 (arXiv 2411.11871, section 5)."""
 
 LABEL = "Public or synthetic data, not Meta's: the paper's figures stand beside for orientation."
+# Of a page without the paper's figures.
+SYNTHETIC = "Synthetic data, not Meta's."
 
 # Table 1: parameters, and the share of the categorical module, of Meta's three models.
 PARAMETERS = {

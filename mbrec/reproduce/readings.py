@@ -1,5 +1,6 @@
 """What the paper's text leaves open, and what each reading of it does on tasks that conflict."""
 
+from mbrec.reproduce import paper
 from mbrec.reproduce.excess import NOTES, excess_table
 from mbrec.reproduce.lab import Lab
 from mbrec.reproduce.page import Page
@@ -146,6 +147,7 @@ def write(lab: Lab) -> Page:
         "Where a row does not say otherwise: lr 0.1, lam 0.3, `stabilize`, `weights_only`, cosine, "
         "output w. `balancer=multibalance` is `output w + lam w0, lr 0.1, lam 0.3`.",
     ]
-    page = Page("readings", "The open readings of the paper", tables[first], None, notes)
+    title = "The open readings of the paper"
+    page = Page("readings", title, tables[first], None, notes, label=paper.SYNTHETIC)
     page.more = {label: tables[label] for label in others}
     return page
