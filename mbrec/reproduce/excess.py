@@ -29,6 +29,11 @@ NOTES = (
     "half of the steps.",
 )
 
+MERGED = (
+    "With the prior in the output the gradients are merged with (w + lam w0) / (1 + lam), w0 = 1/K "
+    "each; otherwise with w."
+)
+
 
 def excess_table(lab: Lab, world: World, settings: Sequence[Setting]) -> Table:
     """Return excess NE by task, and its differences to equal weights, a row for each setting."""

@@ -5,7 +5,7 @@ import statistics
 from mbrec.report import events
 from mbrec.report.verdicts import late_medians
 from mbrec.reproduce import paper
-from mbrec.reproduce.excess import NOTES, excess_table
+from mbrec.reproduce.excess import MERGED, NOTES, excess_table
 from mbrec.reproduce.lab import Lab
 from mbrec.reproduce.page import Page
 from mbrec.reproduce.readings import ours
@@ -83,9 +83,10 @@ def write(lab: Lab) -> Page:
         f"`tasks.{LOUD}.weight={FACTOR}`: {_loudness(lab)}.",
         *(f"{setting.name}: {_verdict(lab, setting)}." for setting in told),
         f"Tuned static weights: {static.overrides[1]}, chosen on another log with another seed.",
-        "`balancer=multibalance` is `MultiBalance, prior in output, lam 0.3`, which merges (w + lam "
-        "w0) / (1 + lam), w0 = 1/3 each. Where a row does not say otherwise: lr 0.1, `stabilize`, "
-        "`weights_only`, the cosine update. R2: `trainer.loss_reduction=unmasked`.",
+        "`balancer=multibalance` is `MultiBalance, prior in output, lam 0.3`. Where a row does not "
+        "say otherwise: lr 0.1, `stabilize`, `weights_only`, the cosine update. R2: "
+        "`trainer.loss_reduction=unmasked`.",
+        MERGED,
         *NOTES,
     ]
     title = "One task nine times louder"

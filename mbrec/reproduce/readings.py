@@ -1,7 +1,7 @@
 """What the paper's text leaves open, and what each reading of it does on tasks that conflict."""
 
 from mbrec.reproduce import paper
-from mbrec.reproduce.excess import NOTES, excess_table
+from mbrec.reproduce.excess import MERGED, NOTES, excess_table
 from mbrec.reproduce.lab import Lab
 from mbrec.reproduce.page import Page
 from mbrec.study.jobs import Job
@@ -146,6 +146,7 @@ def write(lab: Lab) -> Page:
         *NOTES,
         "Where a row does not say otherwise: lr 0.1, lam 0.3, `stabilize`, `weights_only`, cosine, "
         "output w. `balancer=multibalance` is `output w + lam w0, lr 0.1, lam 0.3`.",
+        MERGED,
     ]
     title = "The open readings of the paper"
     page = Page("readings", title, tables[first], None, notes, label=paper.SYNTHETIC)
