@@ -269,7 +269,6 @@ def _monitor(
         UnknownIds(config.data.columns.counted, device=runtime.device),
         folder / "tensorboard",
         every=config.monitor.every,
-        rows_per_step=settings.global_batch_size,
         total_steps=settings.steps or steps,
         progress=config.monitor.progress and not settings.measure_overhead,
         first_step=first_step,

@@ -24,7 +24,7 @@ where it was interrupted.
   overhead=true    measure the QPS drop of each balancer, in a run of its own
   processes=N      of each run; default: a power of two, up to one per GPU; two without any
   out=DIR          for the pages; default: outputs/compare/EXPERIMENT_SETTINGS. The runs are
-                   beside them
+                   beside them. Other balancers, seeds or groups write the same pages anew
   KEY=VALUE        any setting of scripts/train.sh"""
 
 DEFAULTS = {
@@ -151,7 +151,8 @@ def compare(settings: dict[str, str], overrides: list[str], command: list[str]) 
     named = [word.partition("=")[2] for word in overrides if word.startswith("experiment=")]
     label = re.sub(r"[^\w.-]", "_", named[-1]) if named else "default"
     out = Path(settings["out"] or Path("outputs/compare") / _name(label, model))
-    world = World(label, label, tuple(tasks), tuple(overrides), tuple(tuning))
+    title = label if named else "this model"
+    world = World(label, title, tuple(tasks), tuple(overrides), tuple(tuning))
     seeds = range(int(settings["seeds"]))
     processes = int(settings["processes"] or default_processes())
     # Other numbers of ranks may see other batches.

@@ -50,7 +50,6 @@ class Monitor:
         unknown: counts ids outside the vocabularies.
         folder: for TensorBoard's files.
         every: steps between two writings.
-        rows_per_step: the global batch size.
         total_steps: expected length, for the progress bar.
         progress: show one.
         first_step: steps done before, by the run that is resumed; what that one wrote of later
@@ -70,7 +69,6 @@ class Monitor:
         folder: Path,
         *,
         every: int,
-        rows_per_step: int,
         total_steps: int,
         progress: bool,
         first_step: int = 0,
@@ -79,7 +77,7 @@ class Monitor:
         self.rows_per_second = 0.0
         self.flushed: Callable[[], None] = lambda: None
         self._hook, self._metrics, self._unknown = hook, metrics, unknown
-        self._every, self._rows_per_step = every, rows_per_step
+        self._every = every
         self._writer = FileWriter(str(folder)) if dist.get_rank() == 0 else None
         if self._writer and first_step:
             start = SessionLog(status=SessionLog.START)
@@ -237,7 +235,9 @@ class Monitor:
 
     def _measure_speed(self) -> None:
         self._seconds += time.perf_counter() - self._since
-        self._rows += self._rows_per_step * len(self._steps)
+        # Ranks have equally many rows; a short batch is padded.
+        rows = torch.stack([(outputs.rows_B >= 0).sum() for outputs in self._outputs]).sum()
+        self._rows += int(rows) * dist.get_world_size()
         self.rows_per_second = self._rows / self._seconds
 
     def _show(self, scalars: Mapping[str, float | None]) -> None:

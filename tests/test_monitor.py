@@ -9,6 +9,7 @@ from saving import alone
 
 from mbrec.balance import BalanceHook, Equal
 from mbrec.metrics import TaskMetrics
+from mbrec.model import Outputs
 from mbrec.monitor import Monitor
 from mbrec.unknown import UnknownIds
 
@@ -25,7 +26,6 @@ def monitor(tmp_path: Path):
             UnknownIds([], device=cpu),
             tmp_path,
             every=5,
-            rows_per_step=8,
             total_steps=10,
             progress=False,
         )
@@ -42,3 +42,16 @@ def test_a_full_disk_is_told_once_and_lived_through(monitor, monkeypatch, caplog
         monitor.close()
     (record,) = caplog.records
     assert "No space left" in record.getMessage()
+
+
+def test_padding_is_no_row_of_the_speed(monitor):
+    def outputs(rows: list[int]) -> Outputs:
+        ones = torch.ones(len(rows), 1)
+        rows_B = torch.tensor(rows)
+        masks_BK = (rows_B >= 0)[:, None].float()
+        return Outputs(torch.ones(1), 0.5 * ones, ones, masks_BK, rows_B, None)
+
+    for step, rows in enumerate([[0, 1, 2, 3], [4, 5, -1, -1]], start=1):
+        monitor.record(step, outputs(rows), {})
+    monitor.flush()
+    assert monitor.rows_per_second * monitor._seconds == pytest.approx(6)

@@ -13,6 +13,7 @@ from mbrec.checkpoint import folder as checkpoints
 from mbrec.checkpoint import state as checkpoint_state
 from mbrec.report import events
 from mbrec.report.events import Events
+from mbrec.sweep_table import MARKDOWN
 
 _LARGEST_JSON = 256 << 20
 CONFIG, METRICS, TENSORBOARD = "config.yaml", "metrics.json", "tensorboard"
@@ -87,6 +88,12 @@ def load(path: Path) -> Run:
     if not any((path / name).exists() for name in names):
         raise ValueError(
             f"expected the folder of a run, with one of {', '.join(names)}, got {path}"
+        )
+    if (path / MARKDOWN).exists():
+        jobs = sorted(str(found.parent) for found in path.glob(f"*/{CONFIG}"))
+        raise ValueError(
+            f"expected the folder of a run, got a sweep's, {path}: its table is {path / MARKDOWN}, "
+            f"its runs are {', '.join(jobs) or 'not there yet'}"
         )
     run = Run(path)
     run.status = _json(run, run_status.NAME, "how the run stands is not known")

@@ -18,11 +18,12 @@ EXTRA = ("fidelity", "readings", "magnitude")
 # Where a part is in a module of another name.
 MODULES = {"fidelity": "surrogate"}
 KEYS = ("size", "data", "path", "out", "seeds", "processes")
+SMOKE_TEST = "size=tiny is a smoke test: models hardly learn, and figures say nothing of methods."
 USAGE = """usage: python -m mbrec.reproduce table1|table2|table3|table4|figure2|all [key=value ...]
        python -m mbrec.reproduce fidelity|readings|magnitude [key=value ...]
 
 Trains what a table of He et al. 2024 (MultiBalance) needs, with the ordinary trainer, and writes
-NAME.md, NAME.csv and NAME.png. The same command goes on where it was interrupted.
+NAME.md, NAME.csv and, of most, NAME.png. The same command goes on where it was interrupted.
   size=tiny        tiny: minutes, to see that it works; small: an hour; full: a night
   data=synthetic   or kuairand_pure: feeds A and ads on KuaiRand-Pure
   path=DIR         of the data set that scripts/prepare_kuairand.py wrote; default: data/kuairand
@@ -113,6 +114,8 @@ def reproduce(part: str, settings: dict[str, str], command: list[str]) -> None:
         for module in parts:
             page = module.write(found)
             page.notes = [*page.notes, *_explosions(module, found)]
+            if found.size.name == "tiny":
+                page.label += f" {SMOKE_TEST}"
             text = conditions(
                 command,
                 found.processes,

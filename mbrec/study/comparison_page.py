@@ -1,14 +1,18 @@
 """A comparison as a page, a picture and JSON."""
 
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mbrec.report.verdicts import of_results
 from mbrec.study.comparison import TUNED, Comparison
 from mbrec.study.contrast import EXPLODED, Contrast
 from mbrec.study.pages import Table, write
 from mbrec.study.paired import Estimate
 from mbrec.study.plots import gain_bars, pareto, save
-from mbrec.study.worlds import EQUAL, Setting, static_grid
+from mbrec.study.worlds import EQUAL, Setting, job, static_grid
 from mbrec.summary import write_json
 
 SINGLE = "single-task models"
@@ -22,6 +26,7 @@ def write_pages(found: Comparison, out: Path, conditions: str) -> Path:
     parts = [
         f"# Will balancing help {found.world.label}?",
         _answer(found),
+        *_warnings(found),
         "## Against equal weights",
         against.markdown,
         "![NE gains](compare.png)",
@@ -29,6 +34,8 @@ def write_pages(found: Comparison, out: Path, conditions: str) -> Path:
         _against_single(found).markdown,
         "## Verdicts",
         _verdicts(found).markdown,
+        "## NE itself",
+        _ne(found).markdown,
     ]
     whole = {name: gain for name, gain in gains.items() if gain.average is not None}
     save(gain_bars({found.world.label: gains}, "NE gain over equal weights"), out / "compare.png")
@@ -48,6 +55,37 @@ def write_pages(found: Comparison, out: Path, conditions: str) -> Path:
     write(out / "compare.csv", against.csv)
     write_json(out / "compare.json", as_json(found))
     return out / "compare.md"
+
+
+def _warnings(found: Comparison) -> list[str]:
+    """Return what is wrong with the baseline: who wins against it has not won much."""
+    first = found.results[job(found.world, EQUAL, found.seeds[0])]
+    told = of_results({task: _known(figures) for task, figures in first.tasks.items()})
+    lines = "\n".join(f"- {text}" for text in told)
+    return ["Of equal weights, first seed:", lines] if told else []
+
+
+def _known(figures: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _ne(found: Comparison) -> Table:
+    """Return NE by task, mean and deviation over the seeds."""
+    table = Table(["", *found.world.tasks])
+    rows = {one.name: found.figures(found.world, one, "ne") for one in [EQUAL, *found.compared]}
+    rows[SINGLE] = found.single_task_figures(found.world, "ne")
+    for name, by_task in rows.items():
+        table.add(name, *(EXPLODED if _has_nan(v) else _mean(v) for v in by_task.values()))
+    return table
+
+
+def _has_nan(values: Sequence[float]) -> bool:
+    return any(map(math.isnan, values))
+
+
+def _mean(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4f}{spread}"
 
 
 def _against_equal(found: Comparison, gains: dict[str, Contrast]) -> Table:
@@ -130,6 +168,7 @@ def _notes(found: Comparison) -> list[str]:
         "what another log would.",
         "Negative transfer: a task is worse than in a model of its own. Seesaw: some tasks gain "
         "at the cost of others.",
+        "NE itself: mean ± deviation over seeds; 1 is the constant rate of the rows.",
         "`detectable`: the true average gain that these seeds would have shown with probability "
         "0.8.",
     ]
@@ -142,6 +181,11 @@ def _notes(found: Comparison) -> list[str]:
                 f"another seed ({rows}). The balancers were not tuned."
             )
     notes += [f"{EXPLODED}, {name}: {why}" for name, why in found.explosions().items()]
+    if found.gauc(EQUAL):
+        notes.append(
+            "GAUC: the difference to equal weights of the AUC within the rows of each group, on "
+            "average; groups with one label only do not count. The verdicts are on NE alone."
+        )
     if found.measure:
         notes.append(
             "QPS drop: median and 95 % interval over interleaved blocks of steps with the "

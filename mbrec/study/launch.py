@@ -103,8 +103,9 @@ def start(module: str, arguments: Sequence[str], folder: Path, *, processes: int
             raise
     if code != 0:
         raise ValueError(
-            f"the processes of the study ended with status {code}; see above, and {console}. The "
-            "same command goes on after the last run that was finished"
+            f"the processes of the study ended with status {code}; see above for the first error, "
+            f"and {console}. Once that is mended, the same command goes on after the last run that "
+            "was finished"
         )
 
 

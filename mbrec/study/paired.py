@@ -12,6 +12,8 @@ from scipy.stats import t as student
 
 CONFIDENCE = 0.95
 POWER = 0.8
+# Relative: differences of figures in float64 that are the same.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Estimate:
 
     @property
     def is_real(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves zero out; one of equal values, but for rounding, is none."""
+        return self.half > ROUNDING * abs(self.mean) and (self.low > 0 or self.high < 0)
 
     @property
     def detectable_text(self) -> str:

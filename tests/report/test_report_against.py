@@ -109,3 +109,11 @@ def test_measurements_unfinished_runs_and_the_run_itself_are_no_baselines(run, t
         baselines(load(run), [run / ".." / "run"])
     with pytest.raises(ValueError, match="expected the folder of a run"):
         baselines(load(run), [tmp_path / "nowhere"])
+
+
+def test_the_folder_of_a_sweep_is_no_run_and_names_its_runs(tmp_path):
+    run = make_run(tmp_path / "sweep" / "balancer-equal", steps=3)
+    (tmp_path / "sweep" / "sweep.md").write_text("| job |")
+    (tmp_path / "sweep" / "status.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"got a sweep's.*sweep.md, its runs are {run}"):
+        load(tmp_path / "sweep")

@@ -70,6 +70,21 @@ def test_the_page_calls_real_what_is_and_nothing_else(compared, tmp_path):
     assert methods["mgda"]["qps_drop_percent"] == {"median": 1.5, "low": 0.5, "high": 2.5}
 
 
+def test_models_that_are_no_better_than_a_constant_are_told_first(compared, tmp_path):
+    found, _ = compared()
+    text = write_pages(found, tmp_path, "- how").read_text()
+    assert "No better than the constant" not in text
+    itself = text.partition("## NE itself")[2]
+    assert re.search(r"\| multibalance \| 0\.8\d{3} ± 0\.\d{4} \|", itself)
+    for result in found.results.values():
+        for figures in result.tasks.values():
+            figures |= {"ne": 1.5 * figures["ne"], "count": 1000.0, "rate": 0.005}
+    text = write_pages(found, tmp_path, "- how").read_text()
+    told = text.partition("## Against equal weights")[0]
+    assert re.search(r"No better than the constant rate of these rows .*: ctr \(1", told)
+    assert "Fewer than 1,000 positives" in told
+
+
 def test_one_seed_is_called_no_difference(compared, tmp_path):
     found, _ = compared(seeds=1)
     page = write_pages(found, tmp_path, "- how").read_text()

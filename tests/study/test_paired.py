@@ -25,8 +25,15 @@ def test_the_interval_is_that_of_a_t_test(values):
 @given(VALUES)
 def test_a_star_is_shown_only_where_the_interval_leaves_zero_out(values):
     found = estimate(values)
-    assert found.is_real == (not found.low <= 0 <= found.high)
+    outside = not found.low <= 0 <= found.high
+    assert found.is_real == (outside and len(set(values)) > 1)
     assert found.text().endswith("*") == found.is_real
+
+
+def test_equal_values_have_no_interval_and_show_nothing():
+    # Of a figure that moves in steps, such as the GAUC of a few groups.
+    assert not estimate([0.02, 0.02]).is_real
+    assert "*" not in estimate([0.02, 0.02, 0.02]).text()
 
 
 def test_one_seed_proves_nothing():

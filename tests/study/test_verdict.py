@@ -14,9 +14,10 @@ SEEDS = st.lists(st.floats(-2, 2), min_size=1, max_size=6)
 def test_a_verdict_needs_an_interval_on_one_side_of_zero(values):
     found = estimate(values)
     word = judge(found)
-    assert (word == "better") == (found.low > 0)
-    assert (word == "worse") == (found.high < 0)
-    assert (word == UNKNOWN) == (found.low <= 0 <= found.high)
+    assert word != "better" or found.low > 0
+    assert word != "worse" or found.high < 0
+    if found.half > 1e-6 * abs(found.mean):  # a sample, and not one value again and again
+        assert (word == UNKNOWN) == (found.low <= 0 <= found.high)
 
 
 def gains(**by_task):
