@@ -1,6 +1,5 @@
 """A comparison as a page, a picture and JSON."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from mbrec.report.verdicts import of_results
 from mbrec.study.comparison import TUNED, Comparison
-from mbrec.study.contrast import EXPLODED, Contrast
+from mbrec.study.contrast import EXPLODED, Contrast, has_exploded
 from mbrec.study.pages import Table, write
 from mbrec.study.paired import Estimate
 from mbrec.study.plots import gain_bars, pareto, save
@@ -75,12 +74,10 @@ def _ne(found: Comparison) -> Table:
     rows = {one.name: found.figures(found.world, one, "ne") for one in [EQUAL, *found.compared]}
     rows[SINGLE] = found.single_task_figures(found.world, "ne")
     for name, by_task in rows.items():
-        table.add(name, *(EXPLODED if _has_nan(v) else _mean(v) for v in by_task.values()))
+        exploded = {task for task, values in by_task.items() if has_exploded({task: values})}
+        cells = (EXPLODED if task in exploded else _mean(v) for task, v in by_task.items())
+        table.add(name, *cells)
     return table
-
-
-def _has_nan(values: Sequence[float]) -> bool:
-    return any(map(math.isnan, values))
 
 
 def _mean(values: Sequence[float]) -> str:
