@@ -32,8 +32,8 @@ NAME.md, NAME.csv and, of most, NAME.png. The same command goes on where it was 
   out=DIR          for the pages; default: outputs/reproduce/SIZE_DATA. The runs are beside them
 
 Beyond the paper: fidelity (how good a surrogate the representation is), readings (what the paper's
-text leaves open, and what each reading does), magnitude (a task whose gradients are nine times
-larger)."""
+text leaves open, and what each reading does), magnitude (a task whose gradients are ten
+times larger)."""
 
 
 def arguments(words: list[str]) -> tuple[str, dict[str, str]]:

@@ -67,7 +67,7 @@ def test_a_lower_ne_is_a_negative_difference_and_a_gain(written):
     assert row(page, "equal weights")["against equal"] == ""
     assert ours["w, mean"] == "0.10, 0.45, 0.45"
     assert number(row(page, "smallest detectable difference")["against equal"]) < 0.001
-    note = next(note for note in page.notes if note.startswith("MultiBalance, prior in output"))
+    note = next(note for note in page.notes if "8.5`, MultiBalance, prior in output" in note)
     assert "the dominated tasks gain, and no task loses" in note
     assert "9.0 times cvr's" in page.notes[0]
 
@@ -76,7 +76,7 @@ def test_a_higher_ne_is_a_loss(written):
     page = written(magnitude, {OURS: -1.0})
     ours = row(page, "MultiBalance, prior in output, lam 0.3")
     assert number(ours["against equal"]) == pytest.approx(0.009, abs=3e-4)
-    note = next(note for note in page.notes if note.startswith("MultiBalance, prior in output"))
+    note = next(note for note in page.notes if "8.5`, MultiBalance, prior in output" in note)
     assert "do not all gain, and a task loses more than twice" in note
 
 
