@@ -94,13 +94,6 @@ def mentioned(names: set[str], path: Path) -> list[str]:
     return [name for name in names if re.search(rf"(?<![A-Za-z]){name}(?![A-Za-z])", text)]
 
 
-def test_files_have_at_most_300_lines():
-    files = [*SOURCES, *(ROOT / "scripts").glob("*.sh")]
-    lengths = {name_of(path): len(path.read_text().splitlines()) for path in files}
-    assert len(lengths) > 20
-    assert {name: n for name, n in lengths.items() if n > 300} == {}
-
-
 def test_functions_have_at_most_50_lines():
     lengths = {
         f"{name_of(path)}:{node.lineno} {node.name}": node.end_lineno - node.lineno + 1
