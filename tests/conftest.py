@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ torch.set_num_threads(1)
 sys.path.insert(0, str(Path(__file__).parent))
 
 FAULTS = Path(__file__).parent / "faults"
+# What a machine may lack. A test that skips itself for any other reason fails.
+REASONS_TO_SKIP = (
+    "no chromium on PATH",  # draws a report's page
+    "hadolint is not installed",  # of `scripts/setup.sh dev`, as the next
+    "shellcheck is not installed",
+    "MBREC_KUAIRAND_RAW does not name a folder",  # real impressions, which nobody may commit
+    "no file system can be mounted here",  # needs root
+    "reads /proc",  # Linux
+)
 FIGURES: dict[str, dict[str, object]] = {}
 
 
@@ -43,6 +53,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # Of two workers that take a file at a time, none shall begin a long one when the other is done.
     slow = {item.path for item in left if item.get_closest_marker("slow")}
     items[:] = sorted(left, key=lambda item: item.path not in slow)
+
+
+def skip_for_no_listed_reason(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip into a failure, unless the machine lacks what is on the list."""
+    if report.outcome != "skipped" or hasattr(report, "wasxfail"):
+        return
+    assert isinstance(report.longrepr, tuple)
+    reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+    if not reason.startswith(REASONS_TO_SKIP):
+        report.outcome = "failed"
+        report.longrepr = f"expected a reason of tests/conftest.py for a skip, got: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    skip_for_no_listed_reason(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    skip_for_no_listed_reason(report)
+    return report
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ ENTRY_POINTS = {"mbrec/train.py", "mbrec/evaluate.py", "mbrec/report/__main__.py
 ENTRY_POINTS |= {"mbrec/compare.py", "mbrec/study/worker.py"}
 ENTRY_POINTS |= {"mbrec/reproduce/table1.py", "mbrec/reproduce/worker.py"}
 ENTRY_POINTS |= {f"mbrec/bench/{name}.py" for name in ("contest", "data", "job")}
-FOLDERS = ("mbrec", "configs", "scripts", "tests", "docs", "docker", ".ci", "benchmarks")
+FOLDERS = ("mbrec", "configs", "scripts", "tests", "docs", "docker", ".ci", "requirements")
 GENERATED = re.compile(r"__pycache__|\.egg-info|\.(pyc|png|gz|parquet)$")
 # Put together from parts, so that this file passes its own test.
 MACHINE_PATHS = ["/" + "work/", "../" + "shared"]

@@ -67,3 +67,12 @@ def test_every_command_for_evidence_is_one_that_is_understood(page):
             balancers = compare.words_in(settings["balancers"], "balancers")
             tuning = compare.words_in(settings["tuning"], "tuning")
             assert compare.tasks_of(overrides, tuning, balancers)
+
+
+def test_ci_runs_the_two_commands_before_it_installs_anything():
+    readme = (ROOT / "README.md").read_text()
+    first, second = re.findall(r"(?m)^    (scripts/\w+\.sh) +# sets everything up", readme)
+    lines = [line.strip() for line in (ROOT / ".ci/run").read_text().splitlines()]
+    assert lines.index('cd "$clone/mbrec"') < lines.index(first) < lines.index(second)
+    before = "\n".join(lines[: lines.index(second)])
+    assert not re.search(r"\bpip\b|apt-get|setup\.sh", before)

@@ -54,16 +54,18 @@ def setup(tmp_path):
     """Runs setup.sh on a .venv whose python only notes; gives its result and the notes."""
     root = tmp_path / "a folder"
     files = ["pyproject.toml", "constraints.txt", "scripts/setup.sh"]
+    files += [f"requirements/{path.name}" for path in (ROOT / "requirements").glob("*.txt")]
     for name in [*files, "scripts/fbgemm-gpu-cpu/pyproject.toml"]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     executable(root / ".venv/bin/python", FAKE_PYTHON)
 
-    def command(**variables):
+    def command(*levels, **variables):
         log = tmp_path / "log"
         log.write_text("")
         given = {"MBREC_PYTHON": sys.executable, "MBREC_VARIANT": "cpu", "LOG": str(log)}
-        result = run(root / "scripts/setup.sh", cwd=tmp_path, REAL="", **(given | variables))
+        command = (root / "scripts/setup.sh", *levels)
+        result = run(*command, cwd=tmp_path, REAL="", **(given | variables))
         return result, log.read_text().splitlines()
 
     command.root = root
@@ -96,18 +98,38 @@ def test_shellcheck_finds_nothing(path):
 
 def test_setup_installs_once_and_again_when_a_pin_changes(setup):
     _, first = setup()
-    assert [line for line in first if "--editable .[train,test]" in line]
-    assert setup()[1] == []
-    pins = setup.root / "constraints.txt"
-    pins.write_text(pins.read_text() + "# edited\n")
-    assert setup()[1] == first
+    assert [line for line in first if line.endswith("--editable .")]
+    assert setup()[1] == setup("train")[1] == []
+    for name in ("constraints.txt", "requirements/train.txt"):
+        pins = setup.root / name
+        pins.write_text(pins.read_text() + "# edited\n")
+        assert setup()[1] == first
+
+
+def test_setup_adds_what_the_tests_need_to_what_training_needs(setup):
+    _, trains = setup()
+    assert not any("test.txt" in line for line in trains)
+    _, added = setup("test")
+    assert [line.rpartition(" ")[2] for line in added] == ["requirements/test.txt"]
+    assert setup("train")[1] == setup("test")[1] == []
+    (setup.root / ".venv/.mbrec-stamp").unlink()
+    assert setup("test")[1] == [*trains, *added]
+
+
+def test_setup_checks_the_hash_of_everything_but_torch_and_the_project(setup):
+    unchecked = [line for line in setup("dev")[1] if "--require-hashes" not in line]
+    pip = "-m pip --disable-pip-version-check --quiet install --no-deps"
+    ours = f"{pip} --use-pep517 --no-build-isolation"
+    (pin,) = re.findall(r"(?m)^torch==\S+", (ROOT / "constraints.txt").read_text())
+    expected = [f"{pip} {pin}+cpu", f"{ours} ./scripts/fbgemm-gpu-cpu", f"{ours} --editable ."]
+    assert unchecked == expected
 
 
 def test_setup_installs_the_cpu_build_only_for_the_cpu(setup):
     (pin,) = re.findall(r"(?m)^torch==\S+", (ROOT / "constraints.txt").read_text())
     cpu, cuda = setup()[1], setup(MBREC_VARIANT="cuda")[1]
     assert any(f"{pin}+cpu" in line for line in cpu)
-    assert any("fbgemm-gpu-cpu" in line for line in cpu)
+    assert any("requirements/cpu.txt" in line for line in cpu)
     assert cuda
     assert not any("cpu" in line for line in cuda)
 

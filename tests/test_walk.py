@@ -46,7 +46,7 @@ def test_five_commands_lead_from_a_csv_to_a_trained_model(tmp_path: Path) -> Non
     assert len(rest) == 4
     write_csv(tmp_path / "shop.csv")
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    for name in ("scripts", "pyproject.toml", "constraints.txt"):
+    for name in ("scripts", "pyproject.toml", "constraints.txt", "requirements"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / ".venv").symlink_to(Path(sys.prefix))
     # The folder of the drafts is this test's, and not the repository's.

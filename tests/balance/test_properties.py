@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torchjd import aggregation, linalg
 
 import mbrec.balance
 from mbrec.balance import BalanceHook, Balancer, ParameterBalancer
@@ -75,8 +76,6 @@ class Bench:
         if method == "Static":
             options = {"weights": [CHOSEN[name] for name in names]} | options
         if method == "TorchJD":
-            aggregation = pytest.importorskip("torchjd.aggregation")
-            linalg = pytest.importorskip("torchjd.linalg")
             # torchjd's own ridge of 1e-4 hides what the method does to tasks of unequal size.
             projector = linalg.QuadprogProjector(norm_eps=1e-30, reg_eps=1e-10)
             options = {"weighting": aggregation.UPGradWeighting(projector=projector)} | options

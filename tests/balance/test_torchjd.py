@@ -10,6 +10,8 @@ import pytest
 import torch
 from test_solvers import random_rows
 from torch import Tensor
+from torchjd import aggregation
+from torchjd.linalg import QuadprogProjector
 
 from mbrec.balance import (
     IMTLG,
@@ -28,10 +30,6 @@ from mbrec.balance import (
 )
 from mbrec.balance.counter import uniform
 from mbrec.balance.order import PairOrder
-
-pytest.importorskip("torchjd")
-from torchjd import aggregation
-from torchjd.linalg import QuadprogProjector
 
 SIZES = (2, 3, 5, 8)
 PER_SIZE = 50

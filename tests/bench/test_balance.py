@@ -73,7 +73,6 @@ def test_k_passes_are_what_the_hook_does_at_all_shared_parameters():
 
 
 def test_the_comparison_with_torchjd_is_of_equal_terms():
-    pytest.importorskip("torchjd")
     contest = Contest(3, 32, 8, torch.device("cpu"))
     ours = gradients(contest, contest.passes())
     theirs = gradients(contest, contest.torchjd_parameters())

@@ -227,7 +227,7 @@ def open_files() -> list[str]:
     return [os.readlink(link) for link in links if os.path.exists(link)]
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
 def test_few_files_are_open_at_a_time(new_log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rowgroups, "MAX_OPEN_FILES", 2)
     log = new_log([[4, 4]] * 5)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import omegaconf
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -513,7 +514,6 @@ def test_fingerprint_of_the_defaults_changes_with_the_version_alone() -> None:
 
 
 def test_configuration_names_the_conflict() -> None:
-    omegaconf = pytest.importorskip("omegaconf")
     config = omegaconf.OmegaConf.structured(Synthetic)
     config.merge_with_dotlist(["conflict=conflict", "rows=1000", "shares=[1,0,0,0,0]"])
     settings = omegaconf.OmegaConf.to_object(config)
