@@ -1,6 +1,7 @@
 """The lock: what `scripts/setup.sh` installs, pinned with the hashes of its files."""
 
 import re
+import sysconfig
 import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
@@ -56,8 +57,9 @@ def test_what_is_installed_is_what_is_pinned():
     for requirement in requirements("constraints.txt"):
         (version,) = requirement.specifier
         pinned.setdefault(requirement.name, set()).add(version.version)
-    # pip comes with the interpreter.
-    found = {canonicalize_name(d.name): d.version.partition("+")[0] for d in distributions()}
+    # Not all of sys.path: setuptools adds the packages that it carries. pip is the interpreter's.
+    installed = distributions(path=[sysconfig.get_path("purelib")])
+    found = {canonicalize_name(d.name): d.version.partition("+")[0] for d in installed}
     found = {name: version for name, version in found.items() if name not in ("mbrec", "pip")}
     assert len(found) > 50
     assert {n: v for n, v in found.items() if v not in pinned.get(n, set())} == {}
