@@ -55,16 +55,28 @@ class DataParallel(DefaultDataParallelWrapper):
 def fix_buckets(model: nn.Module) -> None:
     """Lay out the gradients of every DistributedDataParallel inside a model, once and for all.
 
-    Collective: every rank must call it, before the first step. torchrec wraps data-parallel tables
-    on their own, so there may be several.
+    Collective: every rank must call it, before the first step.
 
     Args:
         model: sharded.
+
+    Raises:
+        RuntimeError: if a layout is final already.
     """
-    for module in model.modules():
-        if isinstance(module, DistributedDataParallel):
-            # What DDP itself does after the first step, with its parameters in the order in which
-            # it was given them; it lays them out once only.
-            module.reducer._push_all_rebuilt_params()
-            if not module.reducer._rebuild_buckets():
-                raise RuntimeError("expected gradients without a final layout, got one that has it")
+    for wrapper in wrappers(model):
+        # What DDP itself does after the first step, with its parameters in the order in which it
+        # was given them; it lays them out once only.
+        wrapper.reducer._push_all_rebuilt_params()
+        if not wrapper.reducer._rebuild_buckets():
+            raise RuntimeError("expected gradients without a final layout, got one that is final")
+
+
+def wrappers(model: nn.Module) -> list[DistributedDataParallel]:
+    """Return every DistributedDataParallel inside a sharded model.
+
+    torchrec wraps the data-parallel tables of a collection on their own, and keeps them in a list
+    that `modules()` does not see.
+    """
+    modules = list(model.modules())
+    lookups = [lookup for module in modules for lookup in getattr(module, "_lookups", ())]
+    return [m for m in (*modules, *lookups) if isinstance(m, DistributedDataParallel)]

@@ -39,18 +39,20 @@ class NotFiniteRows:
         self, inputs: Sequence[str], reader: ParquetReader, *, device: torch.device
     ) -> None:
         self._inputs, self._reader = list(inputs), reader
-        self._row = torch.full((), -1, device=device)
-        self._values_N = torch.zeros(len(self._inputs), device=device)
+        self._row_1 = torch.full((1,), -1, device=device)
+        self._values_1N = torch.zeros(1, len(self._inputs), device=device)
 
     def update(self, outputs: Outputs) -> None:
         """Look at the rows of a step."""
         bad_BK = ~outputs.predictions_BK.isfinite() & (outputs.masks_BK > 0)
         bad_B = bad_BK.any(1) & (outputs.rows_B >= 0)
-        first = bad_B.int().argmax()
-        is_new = bad_B[first] & (self._row < 0)
-        self._row = torch.where(is_new, outputs.rows_B[first], self._row)
+        # Not a tensor without dimensions: as an index, the host would read it.
+        first_1 = bad_B.int().argmax(0, keepdim=True)
+        is_new_1 = bad_B[first_1] & (self._row_1 < 0)
+        self._row_1 = torch.where(is_new_1, outputs.rows_B[first_1], self._row_1)
         if outputs.dense_BN is not None:
-            self._values_N = torch.where(is_new, outputs.dense_BN[first], self._values_N)
+            values_1N = outputs.dense_BN[first_1]
+            self._values_1N = torch.where(is_new_1[:, None], values_1N, self._values_1N)
 
     def warn(self, report: Report) -> None:
         """Name the tasks without figures, and the first row that is the cause, if there is any.
@@ -70,14 +72,13 @@ class NotFiniteRows:
 
     def reset(self) -> None:
         """Forget the row."""
-        self._row = torch.full_like(self._row, -1)
+        self._row_1 = torch.full_like(self._row_1, -1)
 
     def _describe(self) -> str:
-        row = int(self._row)
-        if row < 0:
+        if int(self._row_1) < 0:
             return ""
-        (file,), (place,) = self._reader.locate(self._row.reshape(1).cpu().numpy())
-        values = dict(zip(self._inputs, self._values_N.tolist(), strict=True))
+        (file,), (place,) = self._reader.locate(self._row_1.cpu().numpy())
+        values = dict(zip(self._inputs, self._values_1N[0].tolist(), strict=True))
         largest = sorted(values, key=lambda name: -abs(values[name]))[:SHOWN]
         text = f"row {place:,} of {file}"
         if largest:
