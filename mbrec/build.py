@@ -31,6 +31,7 @@ from mbrec.model_settings import Boundary
 from mbrec.modules.categorical import CategoricalModule
 from mbrec.modules.numerical import NumericalModule
 from mbrec.monitor import Monitor
+from mbrec.not_finite import NotFiniteRows
 from mbrec.oracle import OracleGap
 from mbrec.sources import (
     batch_size,
@@ -194,6 +195,7 @@ def evaluator(
         TaskMetrics(tasks, batch_size=reader.batch_size, device=runtime.device),
         OracleGap(tasks, device=runtime.device),
         UnknownIds(config.data.columns.counted, device=runtime.device),
+        NotFiniteRows(config.data.columns.dense_inputs, reader, device=runtime.device),
         GroupedAuc(tasks, reader, group) if (group := config.monitor.group) else None,
         total_steps=reader.num_batches(config.data.num_workers),
         progress=config.monitor.progress and runtime.rank == 0,

@@ -13,10 +13,9 @@ from mbrec.interrupt import Interrupt
 from mbrec.metrics import TaskMetrics
 from mbrec.model import Outputs
 from mbrec.monitor import progress_bar
+from mbrec.not_finite import NotFiniteRows, Report, only_finite
 from mbrec.oracle import OracleGap
 from mbrec.unknown import UnknownIds
-
-Report = dict[str, dict[str, float | None]]
 
 # Without a sharded table nothing but the votes keeps ranks together: two of them can be under way.
 MARGIN = 3 * VOTED_BATCHES + 2
@@ -31,6 +30,7 @@ class Evaluator:
         metrics: reset at each evaluation.
         oracle: distance to the true probabilities, where the data has them.
         unknown: counts ids outside the vocabularies.
+        not_finite: finds rows whose predictions are not finite.
         grouped: AUC within groups of rows, or None.
         total_steps: batches of the longest rank, for the progress bar.
         progress: show one.
@@ -47,6 +47,7 @@ class Evaluator:
         metrics: TaskMetrics,
         oracle: OracleGap,
         unknown: UnknownIds,
+        not_finite: NotFiniteRows,
         grouped: GroupedAuc | None,
         *,
         total_steps: int,
@@ -55,7 +56,7 @@ class Evaluator:
     ) -> None:
         self._pipeline, self._loader = pipeline, loader
         self._metrics, self._oracle, self._unknown = metrics, oracle, unknown
-        self._grouped = grouped
+        self._not_finite, self._grouped = not_finite, grouped
         self.unknown: dict[str, float] = {}
         self._total_steps, self._progress = total_steps, progress
         self._interrupt = interrupt
@@ -63,7 +64,7 @@ class Evaluator:
     def evaluate(
         self, model: torch.nn.Module, keep: Callable[[Outputs], None] | None = None
     ) -> Report:
-        """Return task -> figure -> value.
+        """Return task -> figure -> value, None for what is undefined or not finite.
 
         Args:
             model: the pipeline's; in eval mode during the pass, and as it was before after it.
@@ -76,6 +77,7 @@ class Evaluator:
         model.eval()
         self._metrics.reset()
         self._oracle.reset()
+        self._not_finite.reset()
         if self._grouped is not None:
             self._grouped.reset()
         bar = progress_bar("evaluate", self._total_steps, shown=self._progress)
@@ -84,6 +86,7 @@ class Evaluator:
                 self._metrics.update([outputs])
                 self._oracle.update(outputs)
                 self._unknown.update(outputs.unknown_2C)
+                self._not_finite.update(outputs)
                 if self._grouped is not None:
                     self._grouped.update(outputs)
                 if keep is not None:
@@ -97,7 +100,8 @@ class Evaluator:
             for task, figures in self._grouped.compute().items():
                 report[task] |= figures
         self.unknown = self._unknown.compute()
-        return report
+        self._not_finite.warn(report)
+        return only_finite(report)
 
     def _steps(self) -> Iterator[Outputs]:
         batches = iter(self._loader)

@@ -57,11 +57,11 @@ class GroupedAuc:
 
     def compute(self) -> dict[str, dict[str, float | None]]:
         """Return task -> {"gauc": value}, None where no group has both labels. A collective."""
-        empty = np.empty((0, len(self._tasks)), np.float32)
+        empty = np.empty((0, len(self._tasks)))
         kept = self._kept or [(np.empty(0, np.int64), empty, empty, empty)]
         rows, *parts = (np.concatenate(part) for part in zip(*kept, strict=True))
         mine = (self._groups(rows), *parts)
-        # Groups are spread over the ranks: each row takes 8 + 12 K bytes on every one.
+        # Groups are spread over the ranks: each row takes 8 + 16 K bytes on every one.
         gathered: list[tuple[Array, ...]] = [()] * dist.get_world_size()
         dist.all_gather_object(gathered, mine)
         groups, predictions, labels, masks = (

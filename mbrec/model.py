@@ -29,12 +29,13 @@ class Outputs:
 
     Attributes:
         losses_K: this rank's losses, as they went into the gradient.
-        predictions_BK: probabilities.
+        predictions_BK: probabilities, float64; NaN where the logit is not finite.
         labels_BK: in [0, 1].
         masks_BK: mask times sample weight.
         rows_B: position of each row in the data set, -1 for padding.
         oracle_BK: true probabilities, or None.
         unknown_2C: see `Batch`.
+        dense_BN: the numerical inputs, in evaluation only.
     """
 
     losses_K: Tensor
@@ -44,6 +45,7 @@ class Outputs:
     rows_B: Tensor
     oracle_BK: Tensor | None
     unknown_2C: Tensor | None = None
+    dense_BN: Tensor | None = None
 
 
 class TableGuard(nn.Module):
@@ -192,14 +194,26 @@ class Heads(nn.Module):
             self.seen = batch, losses_K.detach()
         outputs = Outputs(
             losses_K.detach(),
-            logits_BK.detach().sigmoid(),
+            probabilities(logits_BK.detach()),
             batch.labels_BK,
             masks_BK,
             batch.rows_B,
             batch.oracle_BK,
             batch.unknown_2C,
+            None if self.training else batch.dense_BN,
         )
         return losses_K.sum(), outputs
+
+
+def probabilities(logits_BK: Tensor) -> Tensor:
+    """Return the probabilities of logits in float64, NaN where a logit is not finite.
+
+    In float32 all probabilities above 1 - 6e-8 are equal, and near 1 they are few: where most
+    labels are positive, rows that the model does tell apart would be ties. An infinite logit comes
+    from an overflow, and not from certainty.
+    """
+    logits_BK = logits_BK.double()
+    return torch.where(logits_BK.isfinite(), logits_BK.sigmoid(), torch.nan)
 
 
 class Ranker(nn.Module):

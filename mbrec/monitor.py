@@ -4,6 +4,7 @@ Shapes: K tasks, S steps, P numbers kept of a step.
 """
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -255,7 +256,7 @@ class Monitor:
         values: list[Any] = [
             Summary.Value(tag=tag, simple_value=value)
             for tag, value in scalars.items()
-            if value is not None
+            if value is not None and math.isfinite(value)
         ]
         self._on_disk(lambda w: w.add_summary(Summary(value=values), step, wall_time))
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from mbrec.balance.ranks import sum_over_ranks
 from mbrec.model import Outputs
 
-# Predictions closer to 0 or 1 than float32 can hold would make the divergence infinite.
-EPSILON = 1e-7
+# A prediction of 0 or 1 would make the divergence infinite; as in torchrec's NE.
+EPSILON = 1e-12
 
 
 class OracleGap:
@@ -41,8 +41,10 @@ class OracleGap:
         weights_BK = outputs.masks_BK.double()
         # nan marks padding, and tasks without an oracle
         weights_BK = torch.where(outputs.oracle_BK.isnan(), 0.0, weights_BK)
-        p = outputs.oracle_BK.nan_to_num(0.5).clamp(EPSILON, 1 - EPSILON)
-        q = outputs.predictions_BK.double().clamp(EPSILON, 1 - EPSILON)
+        p = outputs.oracle_BK.double().nan_to_num(0.5).clamp(EPSILON, 1 - EPSILON)
+        # 0 * nan is nan: a masked row must not spoil the sums.
+        q = torch.where(weights_BK > 0, outputs.predictions_BK.double(), 0.5)
+        q = q.clamp(EPSILON, 1 - EPSILON)
         y = outputs.labels_BK.double()
         ratio_1, ratio_0 = (p / q).log(), ((1 - p) / (1 - q)).log()
         divergence = p * ratio_1 + (1 - p) * ratio_0

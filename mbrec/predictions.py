@@ -6,6 +6,7 @@ Shapes: B rows, K tasks.
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,8 +17,9 @@ from mbrec.model import Outputs
 class PredictionWriter:
     """Writes one file of this rank's rows: file, row, and prediction and label by task.
 
-    `file` and `row` say where in the data set a row came from; a label is null where the task's
-    mask takes the row out.
+    `file` and `row` say where in the data set a row came from. A prediction is float64: near 1,
+    float32 would make ties of rows that the model tells apart. It is null where it is not finite, a
+    label where the task's mask takes the row out.
 
     Args:
         path: the file, which must not exist.
@@ -32,7 +34,7 @@ class PredictionWriter:
         self._tasks, self._reader = list(tasks), reader
         fields = [pa.field("file", pa.dictionary(pa.int32(), pa.string()))]
         fields += [pa.field("row", pa.int64())]
-        fields += [pa.field(f"prediction_{task}", pa.float32()) for task in tasks]
+        fields += [pa.field(f"prediction_{task}", pa.float64()) for task in tasks]
         fields += [pa.field(f"label_{task}", pa.float32()) for task in tasks]
         self._schema = pa.schema(fields)
         self._writer = pq.ParquetWriter(path, self._schema)
@@ -45,7 +47,8 @@ class PredictionWriter:
         predictions = outputs.predictions_BK[real].cpu().numpy()
         labels, masked = outputs.labels_BK[real].cpu().numpy(), outputs.masks_BK[real].cpu() == 0
         tasks = range(len(self._tasks))
-        columns += [pa.array(predictions[:, k]) for k in tasks]
+        bad = ~np.isfinite(predictions)
+        columns += [pa.array(predictions[:, k], mask=bad[:, k]) for k in tasks]
         columns += [pa.array(labels[:, k], mask=masked[:, k].numpy()) for k in tasks]
         self._writer.write_table(pa.table(columns, schema=self._schema))
 

@@ -31,6 +31,7 @@ from torchrec.distributed.planner.types import (
 )
 from torchrec.distributed.types import ParameterSharding, ShardingPlan, ShardingType
 
+from mbrec.data_parallel import DataParallel, fix_buckets
 from mbrec.distributed import Runtime
 
 log = logging.getLogger(__name__)
@@ -156,9 +157,15 @@ def shard(
     warnings.filterwarnings("ignore", "fbgemm::dense_embedding_codegen_lookup", UserWarning)
     with warnings.catch_warnings():  # torchrec 1.8 passes DDP an argument that torch 2.13 renamed
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        return DistributedModelParallel(
-            model, device=runtime.device, sharders=sharders, plan=placement.plan
+        sharded = DistributedModelParallel(
+            model,
+            device=runtime.device,
+            sharders=sharders,
+            plan=placement.plan,
+            data_parallel_wrapper=DataParallel(),
         )
+    fix_buckets(sharded)
+    return sharded
 
 
 def _plan(

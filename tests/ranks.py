@@ -41,7 +41,6 @@ def run_ranks(
         process = _context.Process(
             target=_rank,
             args=(sender, rank, world_size, str(store), target, args, group),
-            daemon=True,
         )
         process.start()
         sender.close()

@@ -185,3 +185,23 @@ def test_the_limit_is_this_ranks_share_of_the_machine():
     assert alone == pytest.approx(4 * shared, rel=1e-6)
     assert alone > 2**28
     assert memory_limit(on(4), 0.5) == 2**29
+
+
+def final_layouts(data: str) -> list[bool]:
+    """Return which DistributedDataParallel of a job would not lay its gradients out again."""
+    from mbrec import build, distributed
+    from mbrec.data_parallel import wrappers
+
+    sharding = "+model.sharding={user: data_parallel, item: row_wise, tags: data_parallel}"
+    sharded = build.shard(compose(Path(data), sharding), distributed.start())
+    found = []
+    for wrapper in wrappers(sharded.model):
+        wrapper.reducer._push_all_rebuilt_params()
+        found.append(not wrapper.reducer._rebuild_buckets())
+    return found
+
+
+def test_the_layout_of_gradients_is_final_before_the_first_step(tiny_data, tmp_path):
+    # Of the dense part, and of the data-parallel tables.
+    for found in run_ranks(final_layouts, 2, tmp_path, str(tiny_data)):
+        assert found == [True, True]

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Generator, Iterator
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from mbrec.data.batch import Batch
@@ -44,6 +45,9 @@ class Loader:
                 num_workers=self.num_workers,
                 prefetch_factor=PREFETCHED_BATCHES,
                 worker_init_fn=obey_parent_alone,
+                # It draws a seed for its workers each time. From the generator of training, that
+                # would shift what dropout draws in a run that was resumed.
+                generator=torch.Generator(),
             )
             return prefetch(iter(loader), pin_memory=self.pin_memory)
         return prefetch(iter(self.reader), pin_memory=self.pin_memory)

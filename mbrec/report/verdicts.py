@@ -81,7 +81,9 @@ def of_results(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
         t: f["rate"] * f["count"] for t, f in figures.items() if {"rate", "count"} <= f.keys()
     }
     rare = [f"{task} ({n:,.0f})" for task, n in positives.items() if n < FEW_POSITIVES]
+    lost = [f"{task} ({n:,.0f} rows)" for task, f in figures.items() if (n := f.get("not_finite"))]
     said = {
+        "No figures, because of evaluation rows whose prediction is not finite": lost,
         "No better than the constant rate of these rows (NE of 1 or more)": useless,
         "Positives predicted": biased,
         f"Fewer than {FEW_POSITIVES:,} positives, so that figures differ noticeably from seed to "

@@ -42,7 +42,7 @@ class Contrast:
 def figures(
     world: World, setting: Setting, results: Mapping[Job, Result], seeds: Sequence[int], name: str
 ) -> dict[str, list[float]]:
-    """Return task -> a figure of each seed's run, in their order; NaN where a run exploded.
+    """Return task -> a figure of each seed's run, in their order; NaN where it has a `reason`.
 
     Raises:
         ValueError: if a run has no such figure.

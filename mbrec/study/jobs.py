@@ -63,7 +63,7 @@ class Result:
         tasks: task -> figure -> value of the last evaluation; empty where a guard ended the job,
             and where it was a measurement.
         metrics: the whole of the run's metrics.json.
-        reason: why a guard ended it, or empty.
+        reason: why a guard ended it, or why its evaluation has no figures; or empty.
     """
 
     tasks: dict[str, dict[str, float | None]]
@@ -101,8 +101,18 @@ def found(run: Path) -> Result | None:
             )
         if name == FAILURE:
             return Result({}, {}, str(content["reason"]))
-        return Result(content.get("tasks", {}), content)
+        tasks = content.get("tasks", {})
+        return Result(tasks, content, _not_finite(tasks))
     return None
+
+
+def _not_finite(tasks: dict[str, dict[str, float | None]]) -> str:
+    """Return which tasks have predictions that are not finite; such a run is NEX as well."""
+    rows = {task: n for task, figures in tasks.items() if (n := figures.get("not_finite"))}
+    if not rows:
+        return ""
+    found = ", ".join(f"{task} ({n:,.0f} rows)" for task, n in rows.items())
+    return f"evaluation rows without a finite prediction, by task: {found}"
 
 
 def write_plan(path: Path, jobs: Sequence[Job]) -> None:

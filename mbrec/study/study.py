@@ -74,7 +74,9 @@ class Study:
         return contrast(self.figures(world, EQUAL, "ne"), self.single_task_figures(world, "ne"))
 
     def explosions(self, jobs: Iterable[Job] | None = None) -> Mapping[str, str]:
-        """Return run -> why a guard ended it: what NEX stands for in a table.
+        """Return run -> why it has no figures to compare: what NEX stands for in a table.
+
+        A guard ended it, or its evaluation has rows without a finite prediction.
 
         Args:
             jobs: to look at; None: all.

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 import pytest
+import torch
 
 from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader, prefetch
@@ -181,6 +182,13 @@ def test_worker_processes_go_on_where_they_stood(log: Any, order: Order, workers
     found += [log.rows_of(batch) for batch in Loader(reader, num_workers=2)]
     assert found == expected
     assert not workers_left()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reading_draws_nothing_from_the_generator_of_training(log: Any, workers: int) -> None:
+    before = torch.get_rng_state()
+    assert len(list(Loader(log.reader(), num_workers=workers))) > 0
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

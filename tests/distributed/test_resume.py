@@ -1,6 +1,7 @@
 """A run that was cut goes on as if it had not been: to the last bit."""
 
 import contextlib
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,53 @@ def test_the_state_covers_tables_moments_and_the_balancer(undisturbed):
         assert f".{table}.weight." in momentum
     assert any(name.endswith("exp_avg_sq") for name in names)
     assert "model.heads.hook.balancer.weight.cvr" in names
+
+
+SHORT, CUT = 6, 3
+# On two ranks sums do not depend on the order of the ranks; from three on they do.
+MIXED = "{user: data_parallel, item: row_wise, tags: data_parallel}"
+MORE_RANKS = [
+    pytest.param(3, 0, MIXED, id="3-mixed-0"),
+    pytest.param(3, 2, MIXED, marks=pytest.mark.nightly, id="3-mixed-2"),
+    *(
+        pytest.param(
+            ranks,
+            workers,
+            f"{{user: {kind}, item: {kind}, tags: {kind}}}",
+            marks=pytest.mark.nightly,
+            id=f"{ranks}-{kind}-{workers}",
+        )
+        for ranks in (3, 4)
+        for kind in ("row_wise", "data_parallel")
+        for workers in (0, 2)
+    ),
+]
+
+
+def saved_state(run_folder: Path) -> dict[str, Any]:
+    """Return the last `state.json`, without the time of day."""
+    state = json.loads((run_folder / f"checkpoint/step_{SHORT:08d}/state.json").read_text())
+    del state["time"]
+    return state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "workers", "sharding"), MORE_RANKS)
+def test_more_than_two_ranks_resume_to_the_last_bit(tiny_data, tmp_path, ranks, workers, sharding):
+    job = [
+        f"trainer.global_batch_size={48 * ranks}",
+        f"trainer.steps={SHORT}",
+        f"+model.sharding={sharding}",
+        f"data.num_workers={workers}",
+    ]
+    found = {}
+    for name, end in (("whole", None), ("cut", CUT - 2), ("cut", None)):
+        folder = tmp_path / f"{name}_{end}"
+        folder.mkdir()
+        target = str(tmp_path / name)
+        found[name] = run_ranks(run, ranks, folder, str(tiny_data), target, job, end)
+    assert found["cut"][0]["first"] == CUT
+    for whole, cut in zip(found["whole"], found["cut"], strict=True):
+        assert_same(cut, whole)
+        assert cut["losses"] == whole["losses"][CUT:]
+    assert saved_state(tmp_path / "cut") == saved_state(tmp_path / "whole")

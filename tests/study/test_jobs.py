@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from mbrec.study.contrast import EXPLODED, contrast, figures
 from mbrec.study.jobs import EXPLOSION, FAILURE, Job, load, read_plan, write_plan
+from mbrec.study.worlds import EQUAL, World, choose, job, tuning_job
 
 JOB = Job("ads/equal/seed_0", ("balancer=equal", "trainer.seed=0"))
 
@@ -34,6 +36,21 @@ def test_a_job_is_done_once_it_has_metrics_or_exploded(tmp_path):
     assert load(tmp_path, JOB).reason == f"{EXPLOSION} step 3"
     (run / "metrics.json").write_text(json.dumps({"tasks": {"ctr": {"ne": 0.9}}}))
     assert load(tmp_path, JOB).tasks == {"ctr": {"ne": 0.9}}
+
+
+def test_a_job_whose_evaluation_is_not_finite_has_no_figures_to_compare(tmp_path):
+    world = World("ads", "ads", ("ctr", "cvr"), (), ())
+    one = job(world, EQUAL, 0)
+    run = tmp_path / one.folder
+    run.mkdir(parents=True)
+    tasks = {"ctr": {"ne": None, "not_finite": 3.0}, "cvr": {"ne": 0.9}}
+    (run / "metrics.json").write_text(json.dumps({"tasks": tasks}))
+    result = load(tmp_path, one)
+    assert result.reason == "evaluation rows without a finite prediction, by task: ctr (3 rows)"
+    values = figures(world, EQUAL, {one: result}, [0], "ne")
+    assert contrast(values, values).text() == EXPLODED
+    tuned = {tuning_job(world, EQUAL, 0): result}
+    assert choose(world, [EQUAL], tuned, 1) is EQUAL
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '"x"', "3"])
