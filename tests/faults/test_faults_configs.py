@@ -169,7 +169,7 @@ def original(tmp_path_factory, watch, alone) -> Place:
     (found.outside / "refs.json").write_text('{"version": 1, "refs": {}}')
     found.data.parent.mkdir()
     table = rows(60)
-    with DatasetWriter(found.data, table.schema, labels=["click"], deduplicate=False) as writer:
+    with DatasetWriter(found.data, table.schema, labels=["click"]) as writer:
         writer.add("train", table)
         writer.add("test", table)
         writer.finish()
