@@ -113,12 +113,20 @@ def test_without_a_manifest_the_draft_says_what_the_manifest_would(draft, tmp_pa
         assert (feature.mean, feature.std) == pytest.approx((known.mean, known.std), rel=1e-5)
 
 
+def test_no_column_of_the_synthetic_log_is_suspected(draft, tmp_path, capsys):
+    folder = world(tmp_path / "data")
+    assert "take it back" not in draft(folder)
+    describe(str(folder), Options.parse(["plot=none"]))
+    assert not re.search("^(left out|check) ", capsys.readouterr().err, re.MULTILINE)
+
+
 @pytest.mark.parametrize("kind", ["prepared", "oddities", "world"])
 def test_every_column_is_named_once_with_its_type_and_reason(kind, draft, tmp_path):
     text = draft(KINDS[kind](tmp_path / "data"))
     listed = [line for line in text.split("columns:\n")[1].splitlines() if line]
     sections = ("  categorical:", "  numerical:", "  labels:", "  # Left out:")
-    listed = [line for line in listed if not line.startswith(sections)]
+    taken_back = ("  #     to take it back, add below ", "  #       ")
+    listed = [line for line in listed if not line.startswith((*sections, *taken_back))]
     assert all(re.search(r"  # \S|  #   \S", line) for line in listed), listed
     _, columns = parse(text)
     features = columns.categorical | columns.numerical
@@ -164,6 +172,31 @@ def test_a_data_set_without_features_is_refused(draft, tmp_path):
     table = pa.table({"clicked": [0, 1] * 20, "request": [f"r{i}" for i in range(40)]})
     with pytest.raises(ValueError, match=r"expected a column of ids, .* another value in nearly"):
         draft(write(tmp_path, {"train/a.parquet": table}))
+
+
+def test_the_lines_that_take_columns_back_make_features_of_them(draft, tmp_path):
+    table = make_log(2_000)
+    score = table["clicked"].to_numpy() + RANDOM.normal(0, 0.05, len(table))
+    pages = pa.array(
+        [f"p {k % 9}" if c else None for k, c in enumerate(table["clicked"].to_pylist())]
+    )
+    table = table.append_column("the score", pa.array(score)).append_column("page", pages)
+    folder = write(tmp_path, {"train/a.parquet": table, "test/a.parquet": table})
+    lines = draft(folder).splitlines()
+    assert not parse("\n".join(lines))[1].numerical.keys() & {"the_score"}
+    told = [line.removeprefix("  #     to take it back, add below ") for line in lines]
+    back = [(f"  {told[k]}", lines[k + 1]) for k in range(len(lines)) if told[k] != lines[k]]
+    for section, line in back:
+        lines.insert(lines.index(section) + 1, f"    {line.removeprefix('  #       ')}")
+    columns = parse("\n".join(lines))[1]
+    assert columns.numerical["the_score"].column == "the score"
+    assert {"page", "paid_cents"} <= columns.categorical.keys()
+    store = open_store(str(folder))
+    reader = ParquetReader(
+        store.find(["train/*.parquet"]), columns, {"click": Task("click")}, store=store,
+        global_batch_size=128,
+    )  # fmt: skip
+    assert sum(int((batch.rows_B >= 0).sum()) for batch in reader) == 2_000
 
 
 def test_columns_that_the_manifest_does_not_tell_of_are_not_used(draft, tmp_path):
