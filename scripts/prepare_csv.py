@@ -96,14 +96,21 @@ def prepare(
                 converted = [c.convert(rows[c.name].combine_chunks()) for c in columns]
                 _add(writer, pa.table(converted, schema=schema), first, ends)
                 bar.update(len(rows))
-            order = f"by {options.time}" if options.time else "of the files"
-            notes = {"source": [file.name for file in files], "order": order, "labels": labels}
-            notes["labels_guessed"] = not options.labels
+            notes = _notes(files, labels, options)
             manifest = writer.finish(notes=notes)
     remarks = _remarks(columns, labels, options)
     if policy == "keep" and repeated.dropped:
         remarks.append(_say_kept(repeated, options))
     return manifest, remarks
+
+
+def _notes(files: Sequence[Path], labels: Sequence[str], options: Options) -> dict[str, Any]:
+    return {
+        "source": [file.name for file in files],
+        "order": f"by {options.time}" if options.time else "of the files",
+        "labels": labels,
+        "labels_guessed": not options.labels,
+    }
 
 
 def _columns(files: Sequence[Path], options: Options) -> list[TextColumn]:

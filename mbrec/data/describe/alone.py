@@ -53,10 +53,14 @@ class Told:
         auc: the best that was found, of the column's order (either direction, missing values at
             either end) and of rates by level, which are fitted out of sample.
         low: the lower end of its interval, at two standard errors.
+        levels: how many levels the column has.
+        spread: over how many of them the positive rows are spread: 1 / (sum of squared shares).
     """
 
     auc: float
     low: float
+    levels: int
+    spread: float
 
 
 def read_levels(array: pa.Array, *, binned: bool) -> list[Levels]:
@@ -90,10 +94,11 @@ def judge(levels: Levels, positive: np.ndarray) -> Told | None:
     if min(positives, negatives) < FEW:
         return None
     found = [_auc_of_rates(levels, pos_2L, neg_2L)]
+    pos_L, neg_L = pos_2L.sum(axis=0), neg_2L.sum(axis=0)
     if levels.is_ordered:
-        found.append(_auc_of_order(pos_2L.sum(axis=0), neg_2L.sum(axis=0)))
-    auc = max(found)
-    return Told(auc, auc_bound(auc, positives, negatives))
+        found.append(_auc_of_order(pos_L, neg_L))
+    auc, spread = max(found), 1 / float(np.square(pos_L / positives).sum())
+    return Told(auc, auc_bound(auc, positives, negatives), int((levels.rows > 0).sum()), spread)
 
 
 def only_with(levels: Levels, positive: np.ndarray) -> tuple[int, float, bool]:

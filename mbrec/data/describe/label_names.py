@@ -64,33 +64,35 @@ def find_labels(
     Raises:
         ValueError: if a wanted column is not there, or can be no label.
     """
-    reasons: dict[str, str] = {}
-    declared = profile.declared
     outcomes = [c.name for c in profile.fields.values() if is_outcome(c, profile)]
-    if wanted is not None:
-        for name in wanted:
-            if name not in profile.fields:
-                raise ValueError(
-                    f"expected columns of {', '.join(profile.fields)} in labels, got {name}"
-                )
-            reasons[name] = "as asked for"
-    else:
-        reasons |= dict.fromkeys(declared, "a label by the manifest")
-        reasons |= {name: _BY_NAME for name in outcomes if name not in reasons}
+    if wanted is not None and (unknown := [n for n in wanted if n not in profile.fields]):
+        raise ValueError(
+            f"expected columns of {', '.join(profile.fields)} in labels, got {unknown[0]}"
+        )
+    reasons = _reasons(profile, outcomes, wanted)
     readings = {name: _read(profile, name, reason) for name, reason in reasons.items()}
     faults = {name: reading.fault for name, reading in readings.items() if reading.fault}
     if wanted is not None and faults:
         name, fault = next(iter(faults.items()))
         raise ValueError(f"expected labels with values 0 to 1, got {name}: {fault}")
-    if len(faults) == len(readings):
-        small = [c.name for c in profile.fields.values() if c.is_binary and _is_small(c)]
-        reasons |= dict.fromkeys(small, "0 and 1 in a small type")
-        readings |= {name: _read(profile, name, reasons[name]) for name in small}
-        faults = {name: reading.fault for name, reading in readings.items() if reading.fault}
-    others = [name for name in (*declared, *outcomes) if name not in reasons]
+    others = [name for name in (*profile.declared, *outcomes) if name not in reasons]
     faults |= dict.fromkeys(others, "an outcome, and no label here")
     found = {name: reading for name, reading in readings.items() if not reading.fault}
     return _named(profile, found, reasons), faults
+
+
+def _reasons(
+    profile: Profile, outcomes: Sequence[str], wanted: Sequence[str] | None
+) -> dict[str, str]:
+    """Return the columns that should be labels, and why."""
+    if wanted is not None:
+        return dict.fromkeys(wanted, "as asked for")
+    reasons = dict.fromkeys(profile.declared, "a label by the manifest")
+    reasons |= {name: _BY_NAME for name in outcomes if name not in reasons}
+    if reasons:
+        return reasons
+    small = [c.name for c in profile.fields.values() if c.is_binary and _is_small(c)]
+    return dict.fromkeys(small, "0 and 1 in a small type")
 
 
 def _read(profile: Profile, name: str, reason: str) -> Reading:

@@ -13,8 +13,10 @@ from mbrec.data.describe.profile import Profile
 # AUC of a single column, by the lower end of its interval, from which it is left out or marked.
 LEFT_OUT, MARKED = 0.95, 0.85
 # A column is an effect of a label if it says something in enough rows, not in most, and the label
-# is 1 in all but a few of these.
-_ENOUGH, _MOST, _PURE = 50, 0.9, 0.999
+# is 1 in all but a few of these, which would be as unlikely as this if they were others.
+_ENOUGH, _MOST, _PURE, _UNLIKELY = FEW, 0.9, 0.999, 1e-9
+# An id may tell a label that only a few ids ever have: those of some robots, say.
+_MANY_LEVELS = 100
 _COLUMNS = 16  # that are in memory together
 
 
@@ -64,8 +66,8 @@ def untested(label: Label) -> str:
 def _leak(levels: Sequence[Levels], labels: Sequence[Label]) -> Leak | None:
     for label, one in itertools.product(labels, levels):
         rows, purity, blank = only_with(one, label.positive)
-        few = rows < _ENOUGH or rows > _MOST * len(one.codes) or label.positive.mean() > _MOST
-        if not few and purity >= _PURE:
+        enough = _ENOUGH <= rows <= _MOST * len(one.codes)
+        if enough and purity >= _PURE and label.positive.mean() ** rows <= _UNLIKELY:
             said = "filled in" if blank else "other than its usual value"
             said = f"{said} only where {_is_one(label)}: an effect of it, known afterwards"
             return Leak(said, is_certain=True)
@@ -77,7 +79,7 @@ def _leak(levels: Sequence[Levels], labels: Sequence[Label]) -> Leak | None:
     if best.low < MARKED:
         return None
     said = f"alone it tells where {_is_one(label)} with an AUC of {best.auc:.3f}"
-    if best.low >= LEFT_OUT:
+    if best.low >= LEFT_OUT and (best.levels <= _MANY_LEVELS or best.spread >= FEW):
         return Leak(f"{said}: rather known afterwards than before", is_certain=True)
     return Leak(f"LEAK? {said}; is it known before?", is_certain=False)
 

@@ -152,6 +152,32 @@ def test_a_label_of_a_few_rows_accuses_no_column_and_says_so(tmp_path):
     assert said == ["label hate: too few of its rows to test features for leaks (3 positive)"]
 
 
+def test_an_id_of_a_robot_is_marked_and_not_left_out(tmp_path):
+    user = RANDOM.integers(0, 2_000, ROWS)
+    user[::40] = 7
+    hate = (user == 7).astype(np.int64)
+    guesses = draft(tmp_path, {"user": user, "is_hate": hate})[1]
+    assert guesses["user"].role is Role.categorical
+    assert guesses["user"].reason.startswith("LEAK? alone it tells where is_hate is 1")
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.9, 0.99])
+def test_a_rare_flag_is_no_effect_of_a_frequent_label(tmp_path, rate):
+    click = (RANDOM.random(ROWS) < rate).astype(np.int64)
+    flags = {f"flag_{k}": np.zeros(ROWS, np.int64) for k in range(9)}
+    for flag in flags.values():
+        flag[RANDOM.choice(np.flatnonzero(click), 28 if rate == 0.5 else 60, replace=False)] = 1
+    guesses = draft(tmp_path, {**flags, "click": click})[1]
+    assert {guesses[name].role for name in flags} == {Role.categorical}
+
+
+def test_an_effect_in_some_rows_is_one_though_it_tells_few_of_the_positive(tmp_path):
+    refund = np.zeros(ROWS)
+    refund[np.flatnonzero(BUY)[:25]] = 9.5
+    refunded = draft(tmp_path, {"refund": refund, "click": CLICK, "buy": BUY})[1]["refund"]
+    assert "filled in only where click is 1" in refunded.reason
+
+
 def test_a_purchase_without_a_click_still_gives_its_price_away(tmp_path):
     buy = (RANDOM.random(ROWS) < 0.05).astype(np.int64)
     paid = buy * RANDOM.integers(100, 9_000, ROWS)
