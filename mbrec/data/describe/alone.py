@@ -53,7 +53,7 @@ class Told:
         auc: the best that was found, of the column's order (either direction, missing values at
             either end) and of rates by level, which are fitted out of sample.
         low: the lower end of its interval, at two standard errors.
-        levels: how many levels the column has.
+        levels: for how many values of the column there are rates; numbers have bins.
         spread: over how many of them the positive rows are spread: 1 / (sum of squared shares).
     """
 
@@ -97,8 +97,9 @@ def judge(levels: Levels, positive: np.ndarray) -> Told | None:
     pos_L, neg_L = pos_2L.sum(axis=0), neg_2L.sum(axis=0)
     if levels.is_ordered:
         found.append(_auc_of_order(pos_L, neg_L))
-    auc, spread = max(found), 1 / float(np.square(pos_L / positives).sum())
-    return Told(auc, auc_bound(auc, positives, negatives), int((levels.rows > 0).sum()), spread)
+    auc, bound = max(found), auc_bound(max(found), positives, negatives)
+    shares = np.bincount(levels.bins, pos_L) / positives
+    return Told(auc, bound, len(np.unique(levels.bins)), 1 / float(np.square(shares).sum()))
 
 
 def only_with(levels: Levels, positive: np.ndarray) -> tuple[int, float, bool]:

@@ -108,7 +108,7 @@ def _is_small(column: Field) -> bool:
 
 
 def _named(profile: Profile, found: dict[str, Reading], reasons: dict[str, str]) -> list[Label]:
-    conversion = _first(found, _CONVERSIONS)
+    conversion = _first(list(found), _CONVERSIONS)
     click = _first([name for name in found if name != conversion], _CLICKS)
     names = {}
     if click and conversion:
@@ -154,5 +154,5 @@ def _nest(click: Label, conversion: Label) -> None:
     conversion.reason += f"; some come without {click.column}, which do not count here"
 
 
-def _first(names: Sequence[str] | dict[str, str], wanted: Sequence[str]) -> str | None:
+def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:
     return next((name for word in wanted for name in names if word in words(name)), None)

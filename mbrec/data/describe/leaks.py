@@ -6,17 +6,18 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from mbrec.data.describe.alone import FEW, Levels, judge, only_with, read_levels
+from mbrec.data.describe.alone import FEW, Levels, Told, judge, only_with, read_levels
 from mbrec.data.describe.label_names import Label
 from mbrec.data.describe.profile import Profile
 
-# AUC of a single column, by the lower end of its interval, from which it is left out or marked.
-LEFT_OUT, MARKED = 0.95, 0.85
+# AUC of a single column from which it is left out or marked, and how large the lower end of its
+# interval has to be: with few positive rows, an AUC may be that high by chance.
+LEFT_OUT, MARKED = (0.95, 0.90), (0.85, 0.75)
 # A column is an effect of a label if it says something in enough rows, not in most, and the label
 # is 1 in all but a few of these, which would be as unlikely as this if they were others.
 _ENOUGH, _MOST, _PURE, _UNLIKELY = FEW, 0.9, 0.999, 1e-9
 # An id may tell a label that only a few ids ever have: those of some robots, say.
-_MANY_LEVELS = 100
+_MANY_LEVELS = 200
 _COLUMNS = 16  # that are in memory together
 
 
@@ -72,16 +73,19 @@ def _leak(levels: Sequence[Levels], labels: Sequence[Label]) -> Leak | None:
             said = f"{said} only where {_is_one(label)}: an effect of it, known afterwards"
             return Leak(said, is_certain=True)
     told = [(judge(one, label.positive), label) for label in labels for one in levels]
-    known = [(found, label) for found, label in told if found is not None]
-    if not known:
+    likely = [(found, label) for found, label in told if found and _reaches(found, MARKED)]
+    if not likely:
         return None
-    best, label = max(known, key=lambda pair: pair[0].low)
-    if best.low < MARKED:
-        return None
+    best, label = max(likely, key=lambda pair: (_reaches(pair[0], LEFT_OUT), pair[0].auc))
     said = f"alone it tells where {_is_one(label)} with an AUC of {best.auc:.3f}"
-    if best.low >= LEFT_OUT and (best.levels <= _MANY_LEVELS or best.spread >= FEW):
+    is_spread = best.levels <= _MANY_LEVELS or best.spread >= FEW
+    if is_spread and _reaches(best, LEFT_OUT):
         return Leak(f"{said}: rather known afterwards than before", is_certain=True)
     return Leak(f"LEAK? {said}; is it known before?", is_certain=False)
+
+
+def _reaches(told: Told, limit: tuple[float, float]) -> bool:
+    return told.auc >= limit[0] and told.low >= limit[1]
 
 
 def _is_one(label: Label) -> str:

@@ -152,6 +152,19 @@ def test_a_label_of_a_few_rows_accuses_no_column_and_says_so(tmp_path):
     assert said == ["label hate: too few of its rows to test features for leaks (3 positive)"]
 
 
+@pytest.mark.parametrize(
+    ("positives", "role"), [(12, Role.numerical), (40, Role.numerical), (400, Role.left_out)]
+)
+def test_the_fewer_the_positive_the_more_it_takes_to_accuse(tmp_path, positives, role):
+    # A score whose AUC is .96, for any number of positive rows.
+    rare = (np.arange(ROWS) % (ROWS // positives) == 0).astype(np.int64)
+    score = np.random.default_rng(3).permutation(ROWS).astype(float)
+    score[rare == 1] = np.quantile(score, np.linspace(0.92, 1, positives))
+    guesses = draft(tmp_path, {"score": score, "is_hate": rare})[1]
+    assert guesses["score"].role is role
+    assert guesses["score"].is_suspect == (positives == 40)
+
+
 def test_an_id_of_a_robot_is_marked_and_not_left_out(tmp_path):
     user = RANDOM.integers(0, 2_000, ROWS)
     user[::40] = 7
