@@ -28,8 +28,13 @@ def one_file(folder, **columns):
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return look(prepare(tmp_path_factory.mktemp("shop") / "data"))
+def shop_folder(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("shop") / "data")
+
+
+@pytest.fixture(scope="module")
+def shop(shop_folder):
+    return look(shop_folder)
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +184,8 @@ def test_small_columns_of_0_and_1_are_labels_only_where_no_name_tells(tmp_path):
     assert list(look(one_file(tmp_path / "b", **flags))[1]) == ["clicked"]
 
 
-def test_labels_that_were_asked_for_are_the_only_ones(tmp_path):
-    folder = prepare(tmp_path / "data")
-    _, labels, guesses = look(folder, ["is_member"])
+def test_labels_that_were_asked_for_are_the_only_ones(shop_folder):
+    _, labels, guesses = look(shop_folder, ["is_member"])
     assert list(labels) == ["member"]
     assert guesses["clicked"].reason == "an outcome, and no label here"
 
@@ -196,9 +200,9 @@ def test_labels_that_were_asked_for_are_the_only_ones(tmp_path):
         ("country", "got country: a label of type string"),
     ],
 )
-def test_a_wish_that_can_be_no_label_is_refused_by_name(tmp_path, wanted, message):
+def test_a_wish_that_can_be_no_label_is_refused_by_name(shop_folder, wanted, message):
     with pytest.raises(ValueError, match=message):
-        look(prepare(tmp_path / "data"), [wanted])
+        look(shop_folder, [wanted])
 
 
 def test_outcomes_that_stop_training_are_no_labels(tmp_path):
