@@ -28,6 +28,7 @@ _FLOAT_LOSSES = (
 )
 _WHOLE = r"^[+-]?\d{16,}(\.\d*)?$"
 _NOT_ZERO = r"^[+-]?[0.]*[1-9]"
+_LONG = 16  # characters of 2^53
 _EXACT = 2.0**53  # floating-point numbers skip integers beyond it
 
 
@@ -150,16 +151,17 @@ class TextColumn:
 
     def _note_decimals(self, values: pa.Array) -> None:
         """Note how numbers are written, for `padded`."""
-        decimals = pc.call_function(
-            "extract_regex", [values], pc.ExtractRegexOptions(r"^[+-]?\d*\.(?P<d>\d+)$")
-        ).drop_null()
+        if self._decimals == 1 and self._padded:
+            return  # there is no more to know
+        points = pc.call_function("find_substring", [values], pc.MatchSubstringOptions("."))
+        lengths = pc.call_function("binary_length", [values])
+        places, ends = (a.to_numpy(zero_copy_only=False) for a in (points, lengths))
+        decimals = (ends - places - 1)[(places >= 0) & (ends > places + 1)]
         if not len(decimals):
             return
-        lengths = pc.call_function("utf8_length", [decimals.field("d")])
-        fewest = pc.call_function("min", [lengths]).as_py()
-        self._decimals = min(self._decimals or fewest, fewest)
+        self._decimals = min(self._decimals or int(decimals.min()), int(decimals.min()))
         if not self._padded:
-            padded = values.filter(_matches(values, r"\.\d+0$"))
+            padded = values.filter(_matches(values, r"^[^eE]*\.\d+0$"))
             self._padded = padded[0].as_py() if len(padded) else ""
 
     def convert(self, array: pa.Array) -> pa.Array:
@@ -208,17 +210,24 @@ def _fits(values: pa.Array, kind: pa.DataType) -> bool:
     if kind == pa.int64():
         return True
     numbers = cast.to_numpy(zero_copy_only=False)
-    vanished = (numbers == 0) & _matches(values, _NOT_ZERO).to_numpy(zero_copy_only=False)
-    return not (np.isinf(numbers).any() or vanished.any() or _are_long(values).any())
+    if np.isinf(numbers).any():
+        return False
+    if (np.abs(numbers) >= _EXACT).any() and _are_long(values).any():
+        return False
+    zeros = numbers == 0
+    return not (zeros.any() and _any(_matches(values.filter(pa.array(zeros)), _NOT_ZERO)))
 
 
 def _are_long(values: pa.Array) -> np.ndarray:
     """Tell which values are numbers whose whole part a floating-point number may change."""
-    written = _matches(values, _WHOLE).to_numpy(zero_copy_only=False)
-    if written.any():
-        numbers = values.filter(pa.array(written)).cast(pa.float64()).to_numpy()
-        written[written] = np.abs(numbers) >= _EXACT
-    return written
+    lengths = pc.call_function("binary_length", [values]).to_numpy(zero_copy_only=False)
+    long = lengths >= _LONG
+    if long.any():
+        long[long] = _matches(values.filter(pa.array(long)), _WHOLE).to_numpy(zero_copy_only=False)
+    if long.any():
+        numbers = values.filter(pa.array(long)).cast(pa.float64()).to_numpy(zero_copy_only=False)
+        long[long] = np.abs(numbers) >= _EXACT
+    return long
 
 
 def _loss(value: str) -> str:

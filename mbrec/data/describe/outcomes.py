@@ -14,7 +14,7 @@ from mbrec.data.describe.profile import Field, Profile
 
 _YES = frozenset({"1", "yes", "y", "true", "t", "on", "positive", "pos"})
 _NO = frozenset({"0", "no", "n", "false", "f", "off", "negative", "neg", ""})
-_SHOWN = 3  # texts of a column that a reason shows
+_GAPS = "a label with missing values; fill them when the data is prepared"
 
 
 @dataclass
@@ -78,11 +78,11 @@ def read_label(column: Field, profile: Profile, *, guessed: bool) -> Reading:
 def _read_text(column: Field, profile: Profile) -> Reading:
     name, positives = quoted(column.name), _positives(column, profile)
     if not positives:
-        shown = profile.sample.values(column.name)[:_SHOWN].to_pylist()
+        shown = profile.sample.values(column.name)[:1].to_pylist()
         example = f"; a label may be: {name} == {shown[0]!r}" if shown else ""
         return Reading(fault=f"a label of type {column.type}{example}")
     if column.has_nulls:
-        return Reading(fault=_gaps(f"{name} == {positives[0]!r}"))
+        return Reading(fault=_GAPS)
     if len(positives) == 1:
         return Reading(f"{name} == {positives[0]!r}", f"{positives[0]!r} or not")
     return Reading(f"{name} in ({', '.join(map(repr, positives))})", "yes or no")
@@ -93,8 +93,10 @@ def _read_numbers(column: Field, guessed: bool) -> Reading:
     least, most = min(stats.min or 0, elsewhere.least), max(stats.max or 0, elsewhere.most)
     if stats.min == stats.max:
         return Reading(fault=f"an outcome that is always {stats.min or 0:g} in the training rows")
-    if column.has_nulls or stats.not_finite:
-        return Reading(fault=_gaps(f"{name} > 0"))
+    if stats.not_finite and not stats.nulls:
+        return Reading(fault=f"{_GAPS}, or take NaN for 0: '{name} > 0'")
+    if column.has_nulls:
+        return Reading(fault=_GAPS)
     if _values(column) == {-1.0, 1.0} and least == -1 and most == 1:
         return Reading(f"{name} > 0", "-1 and 1")
     if least < 0 or most > 1:
@@ -108,13 +110,6 @@ def _read_numbers(column: Field, guessed: bool) -> Reading:
     if guessed and not column.is_binary:
         return Reading(fault=f"an outcome with values between 0 and 1; labels=[{name}] takes it")
     return Reading(name)
-
-
-def _gaps(otherwise: str) -> str:
-    return (
-        "a label with missing values; fill them when the data is prepared (NaN, not null, counts "
-        f"as 0 in '{otherwise}')"
-    )
 
 
 def _is_count(column: Field) -> bool:
