@@ -70,9 +70,7 @@ def prepare(
     if history < 1:
         raise ValueError(f"expected at least 1 entry of a history, got {history}")
     dropped = {split: Counts() for split in ("train", "test")}
-    with DatasetWriter(
-        out, SCHEMA, labels=LABELS, overwrite=overwrite, deduplicate=False
-    ) as writer:
+    with DatasetWriter(out, SCHEMA, labels=LABELS, overwrite=overwrite) as writer:
         for split, counts in dropped.items():
             for table in read_split(
                 source, split, longest=history, counts=counts, block_bytes=block_bytes

@@ -11,7 +11,8 @@ with xx_item_{train,test}.csv (49 columns, one row an impression; the last is 0,
 for a click and a purchase), neither with names; or train.csv and test.csv, in which MTReclib
 (https://github.com/easezyc/Multitask-Recommendation-Library) joined them under the names that are
 used here. Pages are joined by their number, in the order of the impressions; an impression without
-its page is left out and counted, as there. Memory holds one country's pages.
+its page is left out and counted, as there. Memory holds one country's pages. Rows have no number
+of their own: two impressions of a page can be equal in every column, so all are kept.
 
 Validation is empty, as published; --validation takes whole pages of train for it.
 """
@@ -28,8 +29,9 @@ import pyarrow as pa
 from pyarrow.compute import SetLookupOptions, call_function
 
 from mbrec.data.delimited import BLOCK_BYTES, Piece, find_file, read_delimited
+from mbrec.data.duplicates import Policy
 from mbrec.data.hashing import hash_ids
-from mbrec.data.script import run
+from mbrec.data.script import add_duplicates, run
 from mbrec.data.writer import DatasetWriter, summary
 
 SEARCH = "search_id"
@@ -58,8 +60,7 @@ ITEM = (
     "label",
 )
 
-PUBLISHED = """Counted by others for NL: 12,157,895 rows of train and 5,559,302 of test. Equal
-rows are dropped here and count there; --keep-duplicates keeps them."""
+PUBLISHED = """Counted by others for NL: 12,157,895 rows of train and 5,559,302 of test."""
 
 
 @dataclass
@@ -75,7 +76,7 @@ def prepare(
     *,
     validation: float = 0.0,
     seed: int = 0,
-    keep_duplicates: bool = False,
+    duplicates: Policy = "keep",
     overwrite: bool = False,
     block_bytes: int = BLOCK_BYTES,
 ) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def prepare(
         out: The folder to create.
         validation: Share of the training pages that becomes validation, in [0, 1).
         seed: Of the choice of these pages.
-        keep_duplicates: Keep all of rows that are equal in all columns.
+        duplicates: What becomes of rows that are equal in all columns; see `DatasetWriter`.
         overwrite: Replace ``out`` if it is a prepared data set.
         block_bytes: Size of the pieces in which the files are read.
 
@@ -100,7 +101,7 @@ def prepare(
     country, read = _layout(source)
     left_out = {split: Counts() for split in ("train", "test")}
     with DatasetWriter(
-        out, SCHEMA, labels=LABELS, overwrite=overwrite, deduplicate=not keep_duplicates
+        out, SCHEMA, labels=LABELS, overwrite=overwrite, duplicates=duplicates
     ) as writer:
         for split, counts in left_out.items():
             for table in read(split, counts, block_bytes):
@@ -214,8 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     share = "share of the pages of train that becomes validation (%(default)s)"
     add("--validation", metavar="SHARE", type=float, default=0.0, help=share)
     add("--seed", type=int, default=0, help="of the validation pages (%(default)s)")
-    equal = "keep rows that are equal in every column"
-    add("--keep-duplicates", action="store_true", help=equal)
+    add_duplicates(parser, "keep", "default: keep")
     add("--overwrite", action="store_true", help="replace OUT if it is a prepared data set")
     return parser
 

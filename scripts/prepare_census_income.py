@@ -23,8 +23,9 @@ import numpy as np
 import pyarrow as pa
 
 from mbrec.data.delimited import BLOCK_BYTES, Piece, find_file, read_delimited
+from mbrec.data.duplicates import Policy
 from mbrec.data.hashing import hash_ids
-from mbrec.data.script import run
+from mbrec.data.script import add_duplicates, run
 from mbrec.data.writer import DatasetWriter, summary
 
 NUMERICAL = (
@@ -86,7 +87,7 @@ def prepare(
     out: Path,
     *,
     seed: int = 0,
-    drop_duplicates: bool = False,
+    duplicates: Policy = "keep",
     overwrite: bool = False,
     block_bytes: int = BLOCK_BYTES,
 ) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def prepare(
         source: The folder with census-income.data and census-income.test, plain or .gz.
         out: The folder to create.
         seed: Of the halves of census-income.test.
-        drop_duplicates: Keep only the first of rows that are equal in all columns.
+        duplicates: What becomes of rows that are equal in all columns; see `DatasetWriter`.
         overwrite: Replace ``out`` if it is a prepared data set.
         block_bytes: Size of the pieces in which the files are read.
 
@@ -107,7 +108,7 @@ def prepare(
     train = find_file(source, "census-income.data")
     test = find_file(source, "census-income.test")
     with DatasetWriter(
-        out, SCHEMA, labels=LABELS, overwrite=overwrite, deduplicate=drop_duplicates
+        out, SCHEMA, labels=LABELS, overwrite=overwrite, duplicates=duplicates
     ) as writer:
         for table in _read(train, block_bytes):
             writer.add("train", table)
@@ -175,8 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     add("out", metavar="OUT", type=Path, help="folder to create")
     halves = "of the halves of census-income.test (%(default)s)"
     add("--seed", type=int, default=0, help=halves)
-    equal = "keep one of rows that are equal in every column; published figures keep all"
-    add("--drop-duplicates", action="store_true", help=equal)
+    add_duplicates(parser, "keep", "default: keep, as published figures do")
     add("--overwrite", action="store_true", help="replace OUT if it is a prepared data set")
     return parser
 

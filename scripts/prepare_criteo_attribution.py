@@ -26,7 +26,8 @@ import numpy as np
 import pyarrow as pa
 
 from mbrec.data.delimited import BLOCK_BYTES, Piece, find_file, read_delimited
-from mbrec.data.script import run
+from mbrec.data.duplicates import Policy
+from mbrec.data.script import add_duplicates, run
 from mbrec.data.writer import DatasetWriter, summary
 
 FILE = "criteo_attribution_dataset.tsv"
@@ -68,7 +69,7 @@ def prepare(
     *,
     train_days: int = 21,
     validation_days: int = 1,
-    keep_duplicates: bool = False,
+    duplicates: Policy = "few",
     overwrite: bool = False,
     block_bytes: int = BLOCK_BYTES,
 ) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def prepare(
         out: The folder to create.
         train_days: Days of train, from the first.
         validation_days: Days of validation, after these; later ones are test.
-        keep_duplicates: Keep all of rows that are equal in all columns.
+        duplicates: What becomes of rows that are equal in all columns; see `DatasetWriter`.
         overwrite: Replace ``out`` if it is a prepared data set.
         block_bytes: Size of the pieces in which the file is read.
 
@@ -92,7 +93,7 @@ def prepare(
     path = find_file(source, FILE) if source.is_dir() else source
     earlier, latest = 0, 0
     with DatasetWriter(
-        out, SCHEMA, labels=LABELS, overwrite=overwrite, deduplicate=not keep_duplicates
+        out, SCHEMA, labels=LABELS, overwrite=overwrite, duplicates=duplicates
     ) as writer:
         for piece in read_delimited(path, _TYPES, delimiter="\t", block_bytes=block_bytes):
             table = _encode(piece)
@@ -151,8 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--train-days", default=21, help="days of train, from the first (%(default)s)", **days)
     after = "days of validation, after these; test is what follows (%(default)s)"
     add("--validation-days", default=1, help=after, **days)
-    equal = "keep rows that are equal in every column"
-    add("--keep-duplicates", action="store_true", help=equal)
+    add_duplicates(parser, "few", "default: drop, if they are at most 1%%")
     add("--overwrite", action="store_true", help="replace OUT if it is a prepared data set")
     return parser
 

@@ -4,6 +4,10 @@ The files are read once, as text, into a compressed copy beside OUT; types are c
 their values, so that no late value comes as a surprise. The copy is then sorted by time, in
 partitions where it is large, split and written. Memory holds a block of the files, a partition, and
 for each row 16 bytes for the order by time and 16 for finding duplicates.
+
+Rows that equal an earlier one in every column are events of their own unless a time says otherwise:
+in a log of `city,device,clicked` nearly all rows do. With --time, they are dropped as long as they
+are few; --duplicates decides otherwise.
 """
 
 import argparse
@@ -20,6 +24,8 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from mbrec.data.csv_files import NULLS, Dialect, find_files, read_header, read_text
+from mbrec.data.duplicates import Duplicates, Policy, percent
+from mbrec.data.script import add_duplicates
 from mbrec.data.text_columns import TextColumn
 from mbrec.data.writer import DatasetWriter, check_folder, summary
 
@@ -42,7 +48,7 @@ class Options:
     ids: Sequence[str] = ()
     labels: Sequence[str] = ()
     dialect: Dialect = field(default_factory=Dialect)
-    keep_duplicates: bool = False
+    duplicates: Policy | None = None
     overwrite: bool = False
 
 
@@ -75,11 +81,13 @@ def prepare(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
         copy = Path(work) / "rows"
-        num_rows, size = _copy(files, columns, options, copy, block_bytes)
+        repeated = Duplicates()
+        size = _copy(files, columns, options, copy, block_bytes, repeated)
+        num_rows, policy = repeated.rows, _policy(repeated, options)
         labels = list(options.labels) or [column.name for column in columns if column.is_binary]
         schema = pa.schema([(column.name, column.type) for column in columns])
         ends, pieces = _ends(num_rows, options), -(-size // partition_bytes)
-        chosen: Any = {"overwrite": options.overwrite, "deduplicate": not options.keep_duplicates}
+        chosen: Any = {"overwrite": options.overwrite, "duplicates": policy}
         with (
             DatasetWriter(out, schema, labels=labels, **chosen) as writer,
             tqdm(total=num_rows, desc="writing", unit=" rows", **_BAR) as bar,
@@ -88,11 +96,21 @@ def prepare(
                 converted = [c.convert(rows[c.name].combine_chunks()) for c in columns]
                 _add(writer, pa.table(converted, schema=schema), first, ends)
                 bar.update(len(rows))
-            order = f"by {options.time}" if options.time else "of the files"
-            notes = {"source": [file.name for file in files], "order": order, "labels": labels}
-            notes["labels_guessed"] = not options.labels
+            notes = _notes(files, labels, options)
             manifest = writer.finish(notes=notes)
-    return manifest, _remarks(columns, labels, options)
+    remarks = _remarks(columns, labels, options)
+    if policy == "keep" and repeated.dropped:
+        remarks.append(_say_kept(repeated, options))
+    return manifest, remarks
+
+
+def _notes(files: Sequence[Path], labels: Sequence[str], options: Options) -> dict[str, Any]:
+    return {
+        "source": [file.name for file in files],
+        "order": f"by {options.time}" if options.time else "of the files",
+        "labels": labels,
+        "labels_guessed": not options.labels,
+    }
 
 
 def _columns(files: Sequence[Path], options: Options) -> list[TextColumn]:
@@ -125,10 +143,15 @@ def _columns(files: Sequence[Path], options: Options) -> list[TextColumn]:
 
 
 def _copy(
-    files: Sequence[Path], columns: Sequence[TextColumn], options: Options, to: Path, block: int
-) -> tuple[int, int]:
-    """Copies all rows as text; returns how many they are, and their size in bytes."""
-    num_rows = size = 0
+    files: Sequence[Path],
+    columns: Sequence[TextColumn],
+    options: Options,
+    to: Path,
+    block: int,
+    repeated: Duplicates,
+) -> int:
+    """Copies all rows as text, and counts those that equal an earlier one; returns their bytes."""
+    size = 0
     schema = pa.schema([(column.name, pa.string()) for column in columns])
     with tqdm(desc="reading", unit=" rows", **_BAR) as bar, _new_file(to, schema) as copy:
         for file in files:
@@ -137,12 +160,28 @@ def _copy(
                 for column, array in zip(columns, batch.columns, strict=True):
                     column.look(array, file, row)
                 copy.write_batch(batch)
+                repeated.drop(pa.Table.from_batches([batch]))
                 row, size = row + len(batch), size + batch.nbytes
-                num_rows += len(batch)
                 bar.update(len(batch))
-    if not num_rows:
+    if not repeated.rows:
         raise ValueError(f"{files[0]}: expected rows below the column names, got none")
-    return num_rows, size
+    return size
+
+
+def _policy(repeated: Duplicates, options: Options) -> Policy:
+    """Returns what becomes of equal rows: what was asked for, or what the time suggests."""
+    if options.duplicates:
+        return options.duplicates
+    return "few" if options.time and repeated.are_few else "keep"
+
+
+def _say_kept(repeated: Duplicates, options: Options) -> str:
+    share = f"{percent(repeated.dropped, repeated.rows)} of the rows ({repeated.dropped:,})"
+    line = f"note: {share} equal an earlier row in every column and are kept"
+    if options.duplicates:
+        return line
+    why = "so many are rather events that look alike" if options.time else "no --time tells events"
+    return f"{line}: {why}; --duplicates drop keeps one of each"
 
 
 def _new_file(path: Path, schema: pa.Schema) -> pa.ipc.RecordBatchFileWriter:
@@ -225,6 +264,12 @@ def _add(writer: DatasetWriter, table: pa.Table, first: int, ends: Sequence[int]
 def _remarks(columns: Sequence[TextColumn], labels: Sequence[str], options: Options) -> list[str]:
     lines = [f"columns: {', '.join(f'{c.name} {c.type}' for c in columns)}"]
     lines += [f"column '{c.name}' holds strings because of {c.reason}" for c in columns if c.reason]
+    lines += [
+        f"note: column '{c.name}' has {c.padded} beside numbers with fewer decimals; if these are "
+        f"names (versions), of which {c.padded} is not {float(c.padded)}, add --strings {c.name}"
+        for c in columns
+        if c.padded
+    ]
     if not options.labels:
         lines.append(f"labels, a guess (or add --labels A,B): {', '.join(labels) or 'none'}")
     if not options.time:
@@ -276,7 +321,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--null-values", default=",".join(NULLS), metavar="A,B", help=nulls)
     delimiter = "between columns, \\t for tabs (%(default)s)"
     add("--delimiter", type=_one_character, default=",", help=delimiter)
-    add("--keep-duplicates", action="store_true", help="equal rows are events, not repetitions")
+    add_duplicates(
+        parser, None, "default: with --time, drop them if they are at most 1%%; otherwise keep"
+    )
     add("--overwrite", action="store_true", help="replace OUT if it holds a manifest.json")
     return parser
 

@@ -167,8 +167,7 @@ def _writer(out: Path, users: Features, videos: Features, overwrite: bool) -> Da
     cardinality = {**users.cardinality, **videos.cardinality, "hour": HOURS, "tab": TABS}
     cardinality["history"] = cardinality["video_id"]
     # `read_day` drops duplicates of log rows. Others may look alike only here, where less is kept.
-    options: dict[str, Any] = {"cardinality": cardinality, "deduplicate": False}
-    return DatasetWriter(out, SCHEMA, labels=LABELS, overwrite=overwrite, **options)
+    return DatasetWriter(out, SCHEMA, labels=LABELS, cardinality=cardinality, overwrite=overwrite)
 
 
 def _notes(archive: Archive, splits: list[_Split]) -> dict[str, Any]:

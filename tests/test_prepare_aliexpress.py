@@ -109,12 +109,12 @@ def test_an_impression_without_its_page_is_left_out_and_counted(script, raw, tmp
     assert notes["impressions_without_page"] == {"train": 1, "test": 0}
 
 
-def test_equal_rows_are_dropped_unless_asked_for(script, raw, tmp_path):
+def test_equal_impressions_are_kept_unless_asked_for(script, raw, tmp_path):
     append(raw / "nl_item_train.csv", lines([item_row(3, 4, 0)]))
-    manifest = script.prepare(raw, tmp_path / "few")
-    assert (manifest["duplicates_dropped"], manifest["splits"]["train"]["rows"]) == (1, 5)
-    manifest = script.prepare(raw, tmp_path / "all", keep_duplicates=True)
+    manifest = script.prepare(raw, tmp_path / "all")
     assert manifest["splits"]["train"]["rows"] == 6
+    manifest = script.prepare(raw, tmp_path / "few", duplicates="drop")
+    assert (manifest["duplicates_dropped"], manifest["splits"]["train"]["rows"]) == (1, 5)
 
 
 def test_validation_takes_whole_pages_of_train_alone(script, raw, tmp_path):

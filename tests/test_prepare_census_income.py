@@ -113,7 +113,7 @@ def test_equal_persons_are_kept_unless_asked_for(script, write, tmp_path):
     folder = write(train=[{}, {}, {"age": "3"}], test=[{}, {"age": "4"}])
     manifest = script.prepare(folder, tmp_path / "all")
     assert [split["rows"] for split in manifest["splits"].values()] == [3, 1, 1]
-    manifest = script.prepare(folder, tmp_path / "few", drop_duplicates=True)
+    manifest = script.prepare(folder, tmp_path / "few", duplicates="drop")
     assert manifest["duplicates_dropped"] == 2
     assert sum(split["rows"] for split in manifest["splits"].values()) == 3
 

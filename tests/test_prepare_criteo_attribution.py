@@ -124,11 +124,13 @@ def test_a_gz_file_a_folder_and_small_pieces_give_the_same_rows(script, write, t
         assert read(tmp_path / "gz", split) == read(tmp_path / "plain", split)
 
 
-def test_equal_rows_are_dropped_unless_asked_for(script, write, tmp_path):
+def test_equal_rows_are_dropped_if_they_are_few_or_asked_for(script, write, tmp_path):
     path = write([{}, {}, {"cost": 2}])
-    manifest = script.prepare(path, tmp_path / "few")
+    with pytest.raises(ValueError, match=r"at most 1% .* got 33.33% \(1 of 3\).*--duplicates drop"):
+        script.prepare(path, tmp_path / "few")
+    manifest = script.prepare(path, tmp_path / "few", duplicates="drop")
     assert (manifest["duplicates_dropped"], manifest["splits"]["train"]["rows"]) == (1, 2)
-    manifest = script.prepare(path, tmp_path / "all", keep_duplicates=True)
+    manifest = script.prepare(path, tmp_path / "all", duplicates="keep")
     assert manifest["splits"]["train"]["rows"] == 3
 
 

@@ -95,8 +95,7 @@ def test_it_prints_what_it_guessed_the_splits_and_what_to_type_next(run, tmp_pat
     lines = printed.splitlines()
     assert "labels, a guess (or add --labels A,B): click" in lines
     assert any(line.startswith("note: split in the order of the files") for line in lines)
-    assert ["rows", "4", "2"] in map(str.split, lines)
-    assert ["duplicates", "dropped", "1"] in map(str.split, lines)
+    assert ["rows", "4", "3"] in map(str.split, lines)
     assert lines[-1].endswith(f"python -m mbrec.data.describe {tmp_path / 'out'}")
     _, _, printed = run(LOG, options="--time time --labels click --overwrite")
     assert "a guess" not in printed and "note:" not in printed
@@ -151,7 +150,8 @@ TYPES = [
     (["2020-01-31", "2020-02-29", "2020-02-29 12:00:00"], "timestamp[us]"),
     (["2020-01-31T10:00:00Z", "2020-01-31T10:00:00+02:00"], "timestamp[us, tz=UTC]"),
     (["2020-02-30"], "string"),
-    (["1e5", "nan", "-inf"], "double"),
+    (["1.0e5", "nan", "-2e-3", "1e+16"], "double"),
+    (["1.5", "-inf"], "string"),
     (["1", "2", "3", "18446744073709551615"], "string"),  # a double would change the digits
     (["NA", "DE", "SE"], "string"),
 ]
@@ -203,6 +203,12 @@ def test_null_values_and_delimiters_are_as_asked(run):
 
 REFUSED = [
     (LOG, "--ids city", r"log-0.csv: row 2, column 'city': expected an integer, got 'Berlin'"),
+    (
+        "uid,x\n7,1\n12e4,0\n",
+        "--ids uid",
+        r"row 3, column 'uid': expected an integer, got '12e4' \(an exponent, .* --strings uid",
+    ),
+    ("a,click\n1,1\n2,inf\n", "--labels click", r"expected a number, got 'inf' \(infinite"),
     (LOG, "--ids price", r"row 2, column 'price': expected an integer, got '1.5'"),
     (LOG, "--labels city", r"row 2, column 'city': expected a number, got 'Berlin'"),
     (LOG, "--time city", r"row 3, column 'city': expected a time in every row, got none"),
@@ -281,10 +287,56 @@ def test_the_script_runs_from_anywhere(tmp_path):
     assert "written to out; next: python -m mbrec.data.describe out" in done.stdout
 
 
-def test_codes_keep_their_zeros_and_equal_rows_can_be_kept(script: Any, tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text("zip,rate,clicked\n" + "00123,0.5,1\n" * 10)
-    assert script.main([str(tmp_path / "log.csv"), str(tmp_path / "out"), "--keep-duplicates"]) == 0
-    rows = pq.read_table(tmp_path / "out/train")
-    assert len(rows) == 8
-    assert set(rows["zip"].to_pylist()) == {"00123"}
-    assert set(rows["rate"].to_pylist()) == {0.5}
+def test_codes_keep_their_zeros(run: Any) -> None:
+    _, rows, printed = run("zip,rate,clicked\n" + "00123,0.5,1\n" * 10)
+    assert [(row["zip"], row["rate"]) for row in rows] == [("00123", 0.5)] * 10
+    assert "column 'zip' holds strings because of '00123' (a number would lose the zeros" in printed
+
+
+def log_of(rows: int, repeated: int) -> str:
+    """Returns a log of different rows, the first of which come again at the end."""
+    lines = [f"{k // 2},{k},{k % 2}\n" for k in range(rows)]
+    return "time,item,clicked\n" + "".join(lines + lines[:repeated])
+
+
+def test_a_log_without_times_keeps_its_rows_and_says_how_many_are_equal(run):
+    cells = [("Oslo", "Lima")[k % 2] + f",{'abc'[k % 3]},{int(k % 5 == 0)}\n" for k in range(1_000)]
+    code, rows, printed = run("city,device,clicked\n" + "".join(cells))
+    assert (code, len(rows)) == (0, 1_000)
+    assert "98.80% of the rows (988) equal an earlier row in every column and are kept" in printed
+    assert "--duplicates drop keeps one of each" in printed
+
+
+@pytest.mark.parametrize(
+    ("repeated", "options", "kept", "said"),
+    [
+        (4, "--time time", 996, "duplicates dropped 4 (0.40%)"),
+        (10, "--time time", 990, "duplicates dropped 10 (1.00%)"),
+        (11, "--time time", 1_000, "1.10% of the rows (11) equal an earlier row"),
+        (500, "--time time --duplicates drop", 500, "duplicates dropped 500 (50.00%)"),
+        (4, "--time time --duplicates keep", 1_000, "0.40% of the rows (4) equal an earlier row"),
+        (4, "", 1_000, "are kept: no --time tells events"),
+        (0, "", 1_000, "duplicates dropped 0"),
+    ],
+)
+def test_more_than_one_percent_of_equal_rows_are_dropped_only_on_request(
+    run, repeated, options, kept, said
+):
+    code, rows, printed = run(log_of(1_000 - repeated, repeated), options=options)
+    assert (code, len(rows)) == (0, kept)
+    assert said in " ".join(printed.split())
+
+
+def test_rows_that_are_equal_as_numbers_alone_are_not_dropped_in_numbers(run):
+    log = "time,price,clicked\n" + "".join(f"{k},{k}.5,1\n{k},{k}.50,1\n" for k in range(100))
+    code, rows, printed = run(log, options="--time time")
+    assert (code, rows) == (2, [])
+    assert "at most 1% of the rows to equal an earlier one, got 50.00% (100 of 200)" in printed
+    assert len(run(log, options="--time time --duplicates keep")[1]) == 200
+
+
+def test_numbers_that_only_names_tell_apart_are_pointed_out(run):
+    _, _, printed = run("version,price\n5.1,5.10\n5.10,5.25\n5.2,12.50\n", options="--test 0")
+    notes = [line for line in printed.splitlines() if "fewer decimals" in line]
+    assert len(notes) == 1
+    assert "column 'version' has 5.10" in notes[0] and "add --strings version" in notes[0]

@@ -17,6 +17,9 @@ import pytest
 from prepared import compose_data, encoded, load_script, manifest_of, unfit_columns
 
 from mbrec.data import writer
+from mbrec.data.describe.guess import guess
+from mbrec.data.describe.label_names import find_labels
+from mbrec.data.describe.profile import look_at
 from mbrec.data.kuairand import NUMERICAL
 from mbrec.data.manifest import load_folder
 from mbrec.data.stored import resolve
@@ -578,7 +581,9 @@ def test_a_failure_leaves_the_earlier_output_as_it_was(
     "MBREC_KUAIRAND_RAW" not in os.environ,
     reason="MBREC_KUAIRAND_RAW does not name a folder with the KuaiRand-Pure files",
 )
-def test_real_kuairand_pure_has_the_known_rows_and_rates(prepare: Prepare, tmp_path: Path) -> None:
+def test_real_kuairand_pure_has_the_known_rows_and_rates_and_no_leak(
+    prepare: Prepare, tmp_path: Path
+) -> None:
     splits = prepare(Path(os.environ["MBREC_KUAIRAND_RAW"]))
     manifest = manifest_of(tmp_path / "out")
     notes = manifest["notes"]["splits"]
@@ -598,3 +603,8 @@ def test_real_kuairand_pure_has_the_known_rows_and_rates(prepare: Prepare, tmp_p
         assert table[label].to_numpy().mean() == pytest.approx(rate, abs=5e-5)
     ids = [manifest["columns"][name]["cardinality"] for name in ("user_id", "video_id", "history")]
     assert ids == [27_286, 7_584, 7_584]
+    profile = look_at(str(tmp_path / "out"))
+    labels, kept_out = find_labels(profile)
+    guesses = guess(profile, labels, kept_out)
+    suspected = [name for name, one in guesses.items() if one.instead or one.is_suspect]
+    assert (len(labels), suspected) == (9, [])

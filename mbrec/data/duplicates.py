@@ -1,5 +1,7 @@
 """Finds rows that were seen before, anywhere in a data set, with 16 bytes of memory a row."""
 
+from typing import Literal
+
 import numpy as np
 import pyarrow as pa
 
@@ -12,6 +14,11 @@ _RATIO = 8
 # Rows by their two hashes, in the order of the first.
 _Run = tuple[Hashes, Hashes]
 
+# What becomes of rows that equal an earlier one: all kept, all but the first dropped, or dropped
+# as long as they are few. Many equal rows are rather events that look alike than repetitions.
+Policy = Literal["keep", "drop", "few"]
+MOST_DROPPED = 0.01  # share of the rows that `few` drops
+
 
 class Duplicates:
     """Keeps the first of all rows that are equal in every column.
@@ -20,15 +27,17 @@ class Duplicates:
     different rows, the chance that any is taken for another is below 1e-18.
 
     Attributes:
-        dropped: rows dropped so far.
+        rows: rows seen so far.
+        dropped: of these, the rows that were dropped.
     """
 
     def __init__(self) -> None:
-        self.dropped = 0
+        self.rows = self.dropped = 0
         self._runs: list[_Run] = []
 
     def drop(self, table: pa.Table) -> pa.Table:
         """Return a table without the rows that were in it, or in an earlier one, before."""
+        self.rows += len(table)
         run, rows = _first_of_equals(*hash_rows(table))
         new = np.ones(len(rows), bool)
         for other in self._runs:
@@ -43,6 +52,11 @@ class Duplicates:
         kept[rows] = True
         return table.filter(pa.array(kept))
 
+    @property
+    def are_few(self) -> bool:
+        """Whether they are no more than may be dropped without being asked for."""
+        return self.dropped <= MOST_DROPPED * self.rows
+
     def _add(self, run: _Run) -> None:
         if not len(run[0]):
             return
@@ -50,6 +64,16 @@ class Duplicates:
         while len(self._runs) > 1 and len(self._runs[-2][0]) <= _RATIO * len(self._runs[-1][0]):
             last = self._runs.pop()
             self._runs[-1] = _merge(self._runs[-1], last)
+
+
+def percent(part: int, whole: int) -> str:
+    """Return a share of rows for people; one that is not zero never reads as zero.
+
+    >>> percent(9_988, 10_000), percent(1, 3_001), percent(1, 10**9)
+    ('99.88%', '0.03%', '<0.01%')
+    """
+    share = 100 * part / max(whole, 1)
+    return f"{share:.2f}%" if share >= 0.01 or not part else "<0.01%"
 
 
 def _first_of_equals(first: Hashes, second: Hashes) -> tuple[_Run, np.ndarray]:

@@ -6,6 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
+def add_duplicates(parser: argparse.ArgumentParser, default: str | None, says: str) -> None:
+    """Add the option of what becomes of equal rows.
+
+    Args:
+        parser: to add to.
+        default: the policy without the option; see `mbrec.data.duplicates`.
+        says: what that is, for the help.
+    """
+    equal = f"rows that are equal in every column: keep all, or drop all but the first ({says})"
+    parser.add_argument("--duplicates", choices=("keep", "drop"), default=default, help=equal)
+
+
 def run(
     parser: argparse.ArgumentParser,
     prepare: Callable[..., Mapping[str, Any]],

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from mbrec.data.duplicates import Duplicates
+from mbrec.data.duplicates import MOST_DROPPED, Duplicates, Policy, percent
 from mbrec.data.manifest import NAME, Column, File, Manifest, Split, check_path, describe, save
 from mbrec.data.statistics import Statistics
 
@@ -35,8 +35,9 @@ class DatasetWriter:
         labels: columns of numbers whose mean is kept for each split.
         cardinality: column of ids -> how many there are; default: the largest in train, + 1.
         overwrite: replace the folder, if it holds a manifest.
-        deduplicate: leave out rows that are equal in every column to an earlier one, whatever the
-            split; takes 16 bytes of memory a row.
+        duplicates: what becomes of rows that are equal in every column to an earlier one, whatever
+            the split: `keep`; `drop`; or `few`, which drops them, and fails in `finish` if they
+            are more than 1% of the rows. The last two take 16 bytes of memory per row.
         row_group_rows: rows of a row group; a file has 64 of these.
 
     Raises:
@@ -51,7 +52,7 @@ class DatasetWriter:
         labels: Sequence[str] = (),
         cardinality: Mapping[str, int] | None = None,
         overwrite: bool = False,
-        deduplicate: bool = True,
+        duplicates: Policy = "keep",
         row_group_rows: int = ROW_GROUP_ROWS,
     ) -> None:
         _check_arguments(schema, labels, cardinality or {}, row_group_rows)
@@ -59,7 +60,8 @@ class DatasetWriter:
         self._overwrite, self._row_group_rows = overwrite, row_group_rows
         self._work = self.folder.absolute().parent / f".{self.folder.name}.{os.getpid()}.partial"
         self._out = self._work / "out"
-        self._duplicates = Duplicates() if deduplicate else None
+        self._duplicates = Duplicates() if duplicates != "keep" else None
+        self._only_few = duplicates == "few"
         self._statistics = Statistics(schema, cardinality or {})
         self._splits: dict[str, _SplitWriter] = {}
         self._finished = False
@@ -109,10 +111,13 @@ class DatasetWriter:
             What `manifest.json` holds; see `Manifest`.
 
         Raises:
-            ValueError: if there are no rows, or the folder has appeared meanwhile.
+            ValueError: if there are no rows, too many equal ones, or the folder has appeared
+                meanwhile.
         """
         if not self._splits:
             raise ValueError(f"expected rows to write to {self.folder}, got none")
+        if self._duplicates and self._only_few and not self._duplicates.are_few:
+            _refuse_many(self._duplicates)
         files: dict[str, File] = {}
         for split in self._splits.values():
             files |= split.finish()
@@ -261,9 +266,21 @@ def summary(manifest: Mapping[str, Any]) -> str:
     for label in labels:
         rates = (split["label_rates"].get(label) for split in splits.values())
         lines.append([label, *("-" if rate is None else f"{rate:.4f}" for rate in rates)])
-    lines.append(["duplicates dropped", f"{manifest['duplicates_dropped']:,}"])
+    dropped = manifest["duplicates_dropped"]
+    rows = dropped + sum(split["rows"] for split in splits.values())
+    share = f" ({percent(dropped, rows)})" if dropped else ""
+    lines.append(["duplicates dropped", f"{dropped:,}{share}"])
     return "\n".join(
         f"{first:<{width}}" + "".join(map("{:>14}".format, rest)) for first, *rest in lines
+    )
+
+
+def _refuse_many(found: Duplicates) -> None:
+    share = percent(found.dropped, found.rows)
+    raise ValueError(
+        f"expected at most {MOST_DROPPED:.0%} of the rows to equal an earlier one, got {share} "
+        f"({found.dropped:,} of {found.rows:,}): events that look alike, or repetitions? "
+        "--duplicates keep keeps them all, --duplicates drop keeps one of each"
     )
 
 

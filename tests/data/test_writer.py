@@ -132,25 +132,36 @@ def test_columns_of_any_name_have_vocabularies_inside_the_folder(out):
 
 
 def test_duplicates_are_dropped_over_all_splits_and_counted(out):
-    given = write(out, pa.concat_tables([rows(20), rows(5, first=3)]), rows(9, first=15))
+    train, test = pa.concat_tables([rows(20), rows(5, first=3)]), rows(9, first=15)
+    given = write(out, train, test, duplicates="drop")
     assert given["duplicates_dropped"] == 5 + 5
     assert read(out, "train").equals(rows(20))
     assert read(out, "test").equals(rows(4, first=20))
-    kept = write(out, rows(20), rows(9, first=15), deduplicate=False, overwrite=True)
+    kept = write(out, rows(20), rows(9, first=15), overwrite=True)
     assert kept["duplicates_dropped"] == 0
     assert read(out, "test").equals(rows(9, first=15))
 
 
+def test_a_few_duplicates_are_dropped_and_many_are_refused(out):
+    twice = [rows(3)] * 2
+    given = write(out, pa.concat_tables([rows(300), *twice[:1]]), rows(1, 900), duplicates="few")
+    assert given["duplicates_dropped"] == 3
+    many, message = pa.concat_tables([rows(300), *twice]), r"at most 1% .* got 1.95% \(6 of 307\)"
+    with pytest.raises(ValueError, match=message):
+        write(out, many, rows(1, 900), duplicates="few", overwrite=True)
+    assert load_folder(out).splits["train"].rows == 300
+
+
 def test_statistics_and_label_rates_leave_dropped_rows_out(out):
     table = pa.concat_tables([rows(4), *[rows(1, first=1)] * 50])
-    given = write(out, table, rows(1, first=9))
+    given = write(out, table, rows(1, first=9), duplicates="drop")
     assert given["splits"]["train"] == {"rows": 4, "label_rates": {"click": 0.5}}
     assert given["columns"]["user"]["mean"] == 1.5
 
 
 @pytest.mark.parametrize("of_test", [rows(0), rows(2)], ids=["none", "duplicates"])
 def test_splits_without_rows_are_not_there(out, of_test):
-    given = write(out, rows(5), of_test)
+    given = write(out, rows(5), of_test, duplicates="drop")
     assert [path.name for path in sorted(out.iterdir())] == ["manifest.json", "train", "vocabulary"]
     assert list(given["splits"]) == ["train"]
 

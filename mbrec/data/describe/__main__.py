@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 
-from mbrec.data.describe.draft import Draft, write_draft
+from mbrec.data.describe.draft import Draft, remarks, write_draft
 from mbrec.data.describe.guess import guess
 from mbrec.data.describe.label_names import Label, find_labels
 from mbrec.data.describe.label_rates import LabelRates, count_labels
@@ -20,7 +20,8 @@ USAGE = """usage: python -m mbrec.data.describe DIR [key=value ...]
 
 Looks at a data set and prints a draft of its configuration: which columns are ids, numbers and
 labels, what is done to them, and why. DIR is a prepared data set, or any folder (or URI) of
-Parquet files; without a manifest.json, all training rows are read.
+Parquet files; without a manifest.json, all training rows are read. A column that tells a label too
+well on its own is left out or marked, with the reason and the line that takes it back.
   name=shop         write configs/data/shop.yaml, and configs/tasks/LABEL.yaml for each label that
                     has no task yet, and print the command that trains on them
   labels=[a,b]      the columns that are labels; default: by what they hold, and their names
@@ -89,11 +90,14 @@ def describe(path: str, options: Options) -> None:
     command = f"python -m mbrec.data.describe {path}"
     rates = _rates(profile, labels, counted)
     draft = write_draft(profile, labels, guesses, rates, command)
+    notes = remarks(labels, guesses)
     if configs is None:
         print(draft.text, end="", flush=True)
+        for note in notes:
+            _tell(note)
         _tell("name=NAME writes this to configs/data/NAME.yaml, and the tasks for it")
     else:
-        _write(configs, options.name, draft)
+        _write(configs, options.name, draft, notes)
     if picture:
         _draw(picture, profile, draft, counted)
 
@@ -143,7 +147,7 @@ def _rates(
     }
 
 
-def _write(configs: Path, name: str, draft: Draft) -> None:
+def _write(configs: Path, name: str, draft: Draft, notes: Sequence[str]) -> None:
     found = find_spec("mbrec.configs")
     shipped = [Path(place) for place in (found and found.submodule_search_locations) or []]
     is_shipped = configs.resolve() in [place.resolve() for place in shipped]
@@ -155,6 +159,8 @@ def _write(configs: Path, name: str, draft: Draft) -> None:
     for path, text in files.items():
         path.write_text(text, encoding="utf-8")
         print(f"wrote {path}")
+    for note in notes:
+        print(note)
     if not tasks.names:
         print(f"no label was found: name some in {configs / 'data' / name}.yaml, and write tasks")
         return

@@ -20,10 +20,15 @@ OUTCOMES = _words_of("""
     finished watch watched view viewed enter entered visit visited response responded churn
     churned label target y reply replied repost reposted retweet retweeted
     """)
+# What may stand beside these words in the name of an outcome.
+_BESIDE = _words_of("is has did was were be to add do flag label event outcome binary indicator")
+# Outcomes that may be anything: what they count is unknown.
+UNSPECIFIC = _words_of("label target y response churn churned")
 # How long, or for how much: known after the outcome.
 AFTERWARDS = _words_of("""
     play_time play_time_ms watch_time watch_time_ms dwell_time dwell_time_ms stay_time
-    play_duration watch_duration view_duration view_time revenue gmv profit payment
+    play_duration watch_duration view_duration view_time revenue gmv profit payment dwell dwell_ms
+    dwell_sec dwell_seconds time_spent time_on_page watch_ratio play_ratio completion_rate
     """)
 EVENTS = _words_of("event event_type event_name action action_type behavior behaviour")
 WEIGHTS = _words_of("weight wt sample_weight instance_weight example_weight")
@@ -47,6 +52,30 @@ def words(name: str) -> list[str]:
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", _ascii(name)).lower()
     return re.findall(r"[a-z]+|\d+", spaced)
+
+
+def tells_outcome(name: str) -> bool:
+    """Return whether a word of a name is that of an outcome.
+
+    >>> tells_outcome("video_liked"), tells_outcome("follow_user_num"), tells_outcome("price")
+    (True, True, False)
+    """
+    return not OUTCOMES.isdisjoint(words(name))
+
+
+def names_outcome(name: str) -> bool:
+    """Return whether a name is that of an outcome and of nothing else.
+
+    >>> names_outcome("is_click"), names_outcome("add_to_cart"), names_outcome("isProfileEnter")
+    (True, True, True)
+    >>> names_outcome("follow_user_num"), names_outcome("order_id"), names_outcome("click_rate")
+    (False, False, False)
+    """
+    found = words(name)
+    if not tells_outcome(name):
+        return False
+    asks = found[0] in ("is", "has", "did", "was") and found[-1] in OUTCOMES
+    return asks or all(word in OUTCOMES | _BESIDE or word.isdigit() for word in found)
 
 
 def clean_name(name: str) -> str:

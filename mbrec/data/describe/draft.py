@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mbrec.data.describe.column_names import clean_name, unique_name
+from mbrec.data.describe.column_names import clean_name, quoted, unique_name
 from mbrec.data.describe.guess import Guess, Role
 from mbrec.data.describe.label_names import Label
 from mbrec.data.describe.layout import TRAIN
+from mbrec.data.describe.leaks import untested
 from mbrec.data.describe.profile import FEW_IDS, Field, Profile
 from mbrec.data.describe.scaling import number
+from mbrec.data.duplicates import percent
 
 _WORD = re.compile(r"[A-Za-z_][\w.]*(/[\w.]+)*", re.ASCII)
 # What YAML takes for something other than a string.
@@ -75,15 +77,34 @@ def write_draft(
     if numerical:
         lines += ["  numerical:", *_aligned(numerical)]
     lines += _labels(profile, labels, rates)
-    lines += _rest(profile, guesses)
+    lines += _rest(profile, guesses, names)
     return Draft("\n".join(lines) + "\n", [label.name for label in labels], categorical)
+
+
+def remarks(labels: Sequence[Label], guesses: Mapping[str, Guess]) -> list[str]:
+    """Return what a user should know of the draft before training, a line each."""
+    lines = [
+        f"label {_one_line(label.name)}: {_one_line(label.expression)} ({_one_line(label.reason)})"
+        for label in labels
+        if label.expression != quoted(label.column)
+    ]
+    untold = [(label.name, reason) for label in labels if (reason := untested(label))]
+    lines += [f"label {_one_line(name)}: {reason}" for name, reason in untold]
+    for name, guessed in guesses.items():
+        if guessed.instead:
+            lines.append(f"left out {_one_line(name)}: {_one_line(guessed.reason)}")
+        elif guessed.is_suspect:
+            lines.append(f"check {_one_line(name)}: {_one_line(guessed.reason)}")
+    return lines
 
 
 def _header(profile: Profile, command: str) -> list[str]:
     rows = ", ".join(f"{name} {count:,}" for name, count in profile.rows.items())
     lines = [f"Drafted by {command}", f"Rows: {rows}"]
     if profile.manifest is not None and profile.manifest.duplicates_dropped:
-        lines[-1] += f"; {profile.manifest.duplicates_dropped:,} duplicates were dropped"
+        dropped = profile.manifest.duplicates_dropped
+        share = percent(dropped, dropped + sum(profile.rows.values()))
+        lines[-1] += f"; {dropped:,} duplicates ({share}) were dropped"
     lines += [*profile.layout.notes, ""]
     lines += ["Every line below is a guess, with its reason; look them over. Settings: see"]
     lines += ["mbrec/data/schema.py. A column that is not named is not read."]
@@ -105,7 +126,7 @@ def _files(profile: Profile) -> list[str]:
 def _feature_names(profile: Profile, guesses: Mapping[str, Guess]) -> dict[str, str]:
     names: dict[str, str] = {}
     for column, guessed in guesses.items():
-        if guessed.role in (Role.categorical, Role.numerical):
+        if (guessed.instead or guessed.role) in (Role.categorical, Role.numerical):
             names[column] = unique_name(clean_name(column), set(names.values()))
             if names[column] != column:
                 guessed.settings["column"] = column
@@ -128,7 +149,8 @@ def _values(column: Field, profile: Profile) -> list[str]:
     if column.is_text:
         found.append(f"{column.distinct or 0:,} different")
     elif stats.min is not None and stats.max is not None:
-        found.append(f"{number(stats.min)} to {number(stats.max)}")
+        about = "about " if column.is_integer and _is_rounded(stats.min, stats.max) else ""
+        found.append(f"{about}{number(stats.min)} to {number(stats.max)}")
     if column.is_integer and column.distinct is not None:
         sampled = not profile.sample.is_whole and column.distinct < (stats.cardinality or 0)
         least = "at least " if sampled and (stats.cardinality or 0) <= FEW_IDS else ""
@@ -140,6 +162,11 @@ def _values(column: Field, profile: Profile) -> list[str]:
             f"up to {stats.max_length or 0:,} a row, {stats.mean_length or 0:.1f} on average"
         )
     return found
+
+
+def _is_rounded(least: float, most: float) -> bool:
+    """Whether integers may have lost digits as the floating-point numbers of the statistics."""
+    return max(-least, most) > 2**53
 
 
 def _missing(column: Field, profile: Profile) -> list[str]:
@@ -192,17 +219,22 @@ def _labels(
         parts = [_type(profile.fields[label.column])]
         parts += [f"{split} {rate:.4g}" for split, rate in rates[label.name].items()]
         said = f"{parts[0]}; {', '.join(parts[1:])}; {label.reason}"
+        said = "; ".join(filter(None, (said, untested(label))))
         section.append((f"{_scalar(label.name)}: {_scalar(label.expression)}", said))
     return ["  labels:  # and their rates", *_aligned(section)]
 
 
-def _rest(profile: Profile, guesses: Mapping[str, Guess]) -> list[str]:
+def _rest(profile: Profile, guesses: Mapping[str, Guess], names: Mapping[str, str]) -> list[str]:
     lines = []
     for name, guessed in guesses.items():
         if guessed.role is Role.left_out:
             column = profile.fields[name]
             about = "; ".join([_type(column), *_values(column, profile)])
             lines.append(f"  #   {_one_line(name)}: {_one_line(guessed.reason)} ({about})")
+            if guessed.instead:
+                line = f"{_scalar(names[name])}: {_inline(guessed.settings)}"
+                lines.append(f"  #     to take it back, add below {guessed.instead.value}:")
+                lines.append(f"  #       {line}")
     missing = [name for name in profile.schema.names if name not in profile.fields]
     lines += [f"  #   {_one_line(name)}: the manifest does not tell of it" for name in missing]
     return ["  # Left out:", *lines] if lines else []

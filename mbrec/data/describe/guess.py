@@ -12,6 +12,7 @@ from mbrec.data.describe.clock import time_of
 from mbrec.data.describe.column_names import AFTERWARDS, CODES, EVENTS, NUMBERS, WEIGHTS, words
 from mbrec.data.describe.label_names import Label
 from mbrec.data.describe.layout import TRAIN
+from mbrec.data.describe.leaks import find_leaks
 from mbrec.data.describe.profile import Field, Profile
 
 # Rows of the largest table that a draft asks for.
@@ -23,8 +24,6 @@ _LONGEST_CUT = 1_000
 _FEW = 1_000  # whole numbers of fewer different values may as well be ids
 _HASHED = 2.0**40  # beyond it, an integer is rather somebody's hash than a number
 _TEXT_CHARACTERS, _TEXT_WORDS = 60, 5
-# To take a column for an effect of a label, at so many rows.
-_ENOUGH = 50
 
 
 class Role(Enum):
@@ -45,11 +44,15 @@ class Guess:
         role: see `Role`.
         settings: of the feature, as the YAML has them.
         reason: for the role or the settings; may be empty.
+        instead: what a column that is left out on suspicion would be; `settings` are of that.
+        is_suspect: whether it is a feature that may be known only after a label.
     """
 
     role: Role
     settings: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
+    instead: Role | None = None
+    is_suspect: bool = False
 
 
 def guess(profile: Profile, labels: list[Label], kept_out: dict[str, str]) -> dict[str, Guess]:
@@ -66,10 +69,35 @@ def guess(profile: Profile, labels: list[Label], kept_out: dict[str, str]) -> di
     for name, column in profile.fields.items():
         if name in found:
             continue
-        reason = kept_out.get(name) or _unfit(column, profile) or _leak(column, profile, labels)
-        found[name] = Guess(Role.left_out, reason=reason) if reason else _feature(column, profile)
+        suspicion = kept_out.get(name) or _is_suspicious(column, profile)
+        if unfit := _unfit(column, profile):
+            reason = "; ".join(filter(None, (suspicion, unfit)))
+            found[name] = Guess(Role.left_out, reason=reason)
+        else:
+            found[name] = _feature(column, profile)
+            if suspicion:
+                _leave_out(found[name], suspicion)
+    _judge(profile, labels, found)
     _pair_weights(profile, found)
     return {name: found[name] for name in profile.fields}
+
+
+def _judge(profile: Profile, labels: list[Label], found: dict[str, Guess]) -> None:
+    """Leave out, or mark, the features that tell a label too well."""
+    features = (Role.categorical, Role.numerical)
+    columns = {n: g.role is Role.numerical for n, g in found.items() if g.role in features}
+    for name, leak in find_leaks(profile, labels, columns).items():
+        if leak.is_certain:
+            _leave_out(found[name], leak.reason)
+        else:
+            found[name].is_suspect = True
+            found[name].reason = "; ".join(filter(None, (leak.reason, found[name].reason)))
+
+
+def _leave_out(guessed: Guess, reason: str) -> None:
+    if guessed.role is not Role.left_out:
+        guessed.instead, guessed.role = guessed.role, Role.left_out
+    guessed.reason = reason
 
 
 def hash_size(distinct: int) -> int:
@@ -99,24 +127,17 @@ def _unfit(column: Field, profile: Profile) -> str | None:
         return "free text"
     if _is_unique(column, rows):
         return "another value in nearly every row"
-    if name in EVENTS and column.is_text and (column.distinct or 0) <= 20:
-        value = profile.sample.values(column.name)[0].as_py()
-        return f"what happened, by its name; a label may be: {column.name} == {value!r}"
     return None if column.is_integer or column.is_text else scaling.unfit(column)
 
 
-def _leak(column: Field, profile: Profile, labels: list[Label]) -> str | None:
-    """Return which outcome a column gives away, or None."""
-    if column.name.lower() in AFTERWARDS:
+def _is_suspicious(column: Field, profile: Profile) -> str | None:
+    """Return why a column is known only after an outcome, by its name, or None."""
+    name = column.name.lower()
+    if name in AFTERWARDS:
         return "known only afterwards, by its name"
-    filled = profile.sample.filled
-    mine = filled[column.name]
-    if mine.sum() < _ENOUGH or mine.mean() > 0.9:
-        return None
-    for label in labels:
-        positive = filled[label.column]
-        if positive.mean() <= 0.9 and positive[mine].mean() >= 0.999:
-            return f"filled in only where {label.column} is 1: an effect of it, known afterwards"
+    if name in EVENTS and column.is_text and 0 < (column.distinct or 0) <= 20:
+        value = profile.sample.values(column.name)[0].as_py()
+        return f"what happened, by its name; a label may be: {column.name} == {value!r}"
     return None
 
 
@@ -202,6 +223,8 @@ def _looks_like_id(column: Field) -> bool:
 def _is_constant(column: Field) -> bool:
     if column.is_text:
         return (column.distinct or 0) <= 1
+    if column.is_integer and (column.distinct or 0) > 1:
+        return False  # statistics are floating-point numbers, which are alike beyond 2^53
     return column.stats.min == column.stats.max and not column.stats.not_finite
 
 
@@ -224,7 +247,9 @@ def _is_prose(column: Field, profile: Profile) -> bool:
 def _pair_weights(profile: Profile, found: dict[str, Guess]) -> None:
     """Take lists of numbers for the weights of lists of ids that are always as long."""
     columns = profile.fields
-    bags = [n for n, g in found.items() if g.settings.get("multi_hot")]
+    bags = [
+        n for n, g in found.items() if g.role is Role.categorical and g.settings.get("multi_hot")
+    ]
     for name, guessed in found.items():
         column = columns[name]
         if not (column.is_list and column.is_float and guessed.role is Role.left_out):

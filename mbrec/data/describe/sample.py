@@ -1,11 +1,10 @@
 """Rows from all over the training files, for what need not be known exactly."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
@@ -31,7 +30,6 @@ class Sample:
         counts: column of integers or strings, or of lists of them -> `values` and their `counts`.
         lengths: column of lists -> the length of each row's.
         missing: column -> how many nulls and NaN, those in lists too.
-        filled: column -> whether a row has a value there that is neither missing, zero nor empty.
 
     Raises:
         ValueError: naming a file that cannot be read, or has other columns.
@@ -39,20 +37,26 @@ class Sample:
 
     def __init__(self, store: Store, files: Sequence[str], schema: pa.Schema) -> None:
         self.rows = 0
+        self.is_whole = True
         self.missing = dict.fromkeys(schema.names, 0)
-        self._schema = schema
+        self._store, self._files, self._schema = store, files, schema
         self._counts: dict[str, list[pa.Table]] = {}
         self._lengths: dict[str, list[np.ndarray]] = {}
-        self._filled: dict[str, list[np.ndarray]] = {name: [] for name in schema.names}
-        chosen = _spread(len(files), _PIECES)
-        self.is_whole = len(chosen) == len(files)
-        for file in (files[index] for index in chosen):
-            with open_parquet(store, file) as parquet:
-                self._add_file(parquet, store.display(file), -(-_PIECES // len(chosen)))
+        for table in self.read(schema.names):
+            self._add(table)
         self.counts = {name: _summed(parts) for name, parts in self._counts.items()}
         self.lengths = {name: np.concatenate(parts) for name, parts in self._lengths.items()}
-        self.filled = {n: np.concatenate(parts) for n, parts in self._filled.items() if parts}
-        del self._counts, self._lengths, self._filled
+        del self._counts, self._lengths
+
+    def read(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield some columns of the sampled rows: every time the same rows, in the same order."""
+        schema = pa.schema([self._schema.field(name) for name in names])
+        chosen = _spread(len(self._files), _PIECES)
+        self.is_whole = self.is_whole and len(chosen) == len(self._files)
+        for file in (self._files[index] for index in chosen):
+            with open_parquet(self._store, file) as parquet:
+                name = self._store.display(file)
+                yield from self._read_file(parquet, schema, name, -(-_PIECES // len(chosen)))
 
     def frequencies(self, name: str) -> np.ndarray:
         """Return how often each value of a column was seen, most frequent first."""
@@ -63,14 +67,16 @@ class Sample:
         order = [("counts", "descending"), ("values", "ascending")]
         return self.counts[name].sort_by(order)["values"].combine_chunks()
 
-    def _add_file(self, parquet: pq.ParquetFile, name: str, pieces: int) -> None:
+    def _read_file(
+        self, parquet: pq.ParquetFile, schema: pa.Schema, name: str, pieces: int
+    ) -> Iterator[pa.Table]:
         groups = _spread(parquet.num_row_groups, pieces)
         self.is_whole = self.is_whole and len(groups) == parquet.num_row_groups
         quota = _BATCH_ROWS * max(1, pieces // max(1, len(groups)))
         for group in groups:
             taken = 0
-            for batch in read_file(parquet, self._schema, name, _BATCH_ROWS, [group]):
-                self._add(batch)
+            for batch in read_file(parquet, schema, name, _BATCH_ROWS, [group]):
+                yield batch
                 taken += len(batch)
                 if taken >= quota:
                     break
@@ -80,7 +86,6 @@ class Sample:
         self.rows += len(table)
         for column in self._schema.names:
             array: Any = table[column].combine_chunks()
-            self._filled[column].append(_is_filled(array))
             if is_list(array.type):
                 lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
                 self._lengths.setdefault(column, []).append(lengths)
@@ -104,16 +109,3 @@ def _summed(parts: list[pa.Table]) -> pa.Table:
 def _spread(count: int, wanted: int) -> list[int]:
     """Return at most so many of `count` positions, evenly spread."""
     return sorted({round(place) for place in np.linspace(0, count - 1, min(count, wanted))})
-
-
-def _is_filled(array: Any) -> np.ndarray:
-    kind, valid = array.type, array.is_valid().to_numpy(zero_copy_only=False)
-    if is_list(kind):
-        return valid & (array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False) > 0)
-    if is_text(kind):
-        there = pc.call_function("not_equal", [array, pa.scalar("")])
-        return valid & there.fill_null(False).to_numpy(zero_copy_only=False)
-    if pt.is_integer(kind) or pt.is_boolean(kind) or pt.is_floating(kind):
-        numbers = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-        return valid & (numbers != 0) & ~np.isnan(numbers)
-    return valid

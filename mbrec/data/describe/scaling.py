@@ -75,7 +75,7 @@ def _drift(column: Field, quantiles: np.ndarray) -> str:
     """Return a warning if rows that come later lie on one side of those that are trained on."""
     elsewhere, median = column.elsewhere, quantiles[len(quantiles) // 2]
     if elsewhere.least > elsewhere.most or not (
-        elsewhere.least >= median or elsewhere.most <= median
+        elsewhere.least > median or elsewhere.most < median
     ):
         return ""
     ends = f"{number(elsewhere.least)} to {number(elsewhere.most)}"

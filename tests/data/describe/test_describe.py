@@ -60,6 +60,20 @@ def test_a_click_and_a_purchase_are_trained_with_the_tasks_that_are_there(named,
     assert {task.label for task in found.tasks.values()} == set(found.data.columns.labels)
 
 
+def test_the_report_says_what_is_suspected_and_what_is_read_as_a_label(named, tmp_path, configs):
+    table = make_log(2_000)
+    clicked = pa.array(["ny"[one] for one in table["clicked"].to_pylist()])
+    table = table.set_column(table.column_names.index("clicked"), "clicked", clicked)
+    lines = named(write(tmp_path / "log", {"train/a.parquet": table, "test/a.parquet": table}))
+    said = [line for line in lines if line.startswith(("label ", "left out ", "check "))]
+    assert said[0].startswith("label click: clicked == 'y' ('y' or not, and its name)")
+    assert said[1].startswith("label conversion: (clicked == 'y') * bought (")
+    assert said[2].startswith("left out paid_cents: filled in only where bought is 1")
+    assert lines.index(said[2]) < len(lines) - 1
+    found = composed(configs, lines[-1])
+    assert found.data.columns.labels["conversion"] == "(clicked == 'y') * bought"
+
+
 def test_labels_without_a_task_get_one(named, shop, configs):
     lines = named(shop, "labels=[is_member,clicked]")
     assert lines[-1].endswith("'tasks=[member,clicked]'")

@@ -28,8 +28,13 @@ def one_file(folder, **columns):
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return look(prepare(tmp_path_factory.mktemp("shop") / "data"))
+def shop_folder(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("shop") / "data")
+
+
+@pytest.fixture(scope="module")
+def shop(shop_folder):
+    return look(shop_folder)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +148,7 @@ def test_values_far_out_are_clipped_and_do_not_rule_the_scale(oddities):
         ("empty", "empty in the training rows"),
         ("date", "a time"),
         ("yyyymmdd", "a time"),
+        ("comment", "an outcome by its name: a label of type string"),
         ("comment", "free text"),
     ],
 )
@@ -178,9 +184,8 @@ def test_small_columns_of_0_and_1_are_labels_only_where_no_name_tells(tmp_path):
     assert list(look(one_file(tmp_path / "b", **flags))[1]) == ["clicked"]
 
 
-def test_labels_that_were_asked_for_are_the_only_ones(tmp_path):
-    folder = prepare(tmp_path / "data")
-    _, labels, guesses = look(folder, ["is_member"])
+def test_labels_that_were_asked_for_are_the_only_ones(shop_folder):
+    _, labels, guesses = look(shop_folder, ["is_member"])
     assert list(labels) == ["member"]
     assert guesses["clicked"].reason == "an outcome, and no label here"
 
@@ -195,9 +200,9 @@ def test_labels_that_were_asked_for_are_the_only_ones(tmp_path):
         ("country", "got country: a label of type string"),
     ],
 )
-def test_a_wish_that_can_be_no_label_is_refused_by_name(tmp_path, wanted, message):
+def test_a_wish_that_can_be_no_label_is_refused_by_name(shop_folder, wanted, message):
     with pytest.raises(ValueError, match=message):
-        look(prepare(tmp_path / "data"), [wanted])
+        look(shop_folder, [wanted])
 
 
 def test_outcomes_that_stop_training_are_no_labels(tmp_path):
@@ -208,6 +213,13 @@ def test_outcomes_that_stop_training_are_no_labels(tmp_path):
     assert guesses["bought"].reason == "the same value in all training rows"
     assert guesses["liked"].role.value == "left_out"
     assert "a label with missing values" in guesses["liked"].reason
+
+
+def test_ids_beyond_2_to_the_53_are_not_the_same_value(tmp_path):
+    session = 2**60 + RANDOM.integers(0, 100, 900)
+    guesses = look(one_file(tmp_path, session=session, same=np.full(900, 2**60)))[2]
+    assert guesses["session"].settings["hash_size"] == 200
+    assert guesses["same"].reason == "the same value in all training rows"
 
 
 def test_hash_sizes_are_round_and_about_twice_the_number_of_ids():
@@ -259,3 +271,15 @@ def test_a_number_that_drifts_out_of_what_is_trained_on_is_marked(tmp_path):
     guesses = look(write(tmp_path, tables))[2]
     assert "DRIFTS: other files have 400 to 799" in guesses["shift"].reason
     assert "DRIFTS" not in guesses["price"].reason
+
+
+def test_counts_that_are_mostly_at_their_end_do_not_drift(tmp_path):
+    tables = {
+        f"{split}/a.parquet": make_log(400).append_column(
+            "num_views", pa.array(RANDOM.choice([0, 1, 2, 1_500], 400, p=[0.6, 0.2, 0.1, 0.1]))
+        ).append_column("score", pa.array(-RANDOM.choice([0.0, 0.5, 7.0], 400, p=[0.6, 0.2, 0.2])))
+        for split in ("train", "test")
+    }  # fmt: skip
+    guesses = look(write(tmp_path, tables))[2]
+    assert {guesses[name].role.value for name in ("num_views", "score")} == {"numerical"}
+    assert not any("DRIFTS" in guessed.reason for guessed in guesses.values())
