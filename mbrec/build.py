@@ -242,7 +242,7 @@ def trainer(
         epochs=settings.epochs,
         explosion=explosion_guard(config.guard),
         max_rollbacks=config.guard.rollbacks,
-        keeper=resume.keeper(config, sharded, folder, interrupt, source),
+        keeper=resume.keeper(config, sharded, reader, folder, interrupt, source),
         max_steps=settings.steps,
         evaluate_every=settings.evaluate_every,
     )

@@ -41,6 +41,7 @@ class Kept:
         optimizer: of the tables and the dense parameters.
         layout: of the model.
         config: the settings, as JSON has them.
+        vocabularies: that its tables are for; see `mbrec.data.stored.identify_vocabularies`.
     """
 
     model: DistributedModelParallel
@@ -48,6 +49,7 @@ class Kept:
     optimizer: CombinedOptimizer
     layout: Layout
     config: dict[str, Any]
+    vocabularies: dict[str, dict[str, Any]]
 
 
 class RunKeeper:
@@ -180,6 +182,7 @@ class RunKeeper:
             history=list(progress.history),
             config=kept.config,
             schema_hash=fingerprint(kept.config["data"]["columns"]),
+            vocabularies=kept.vocabularies,
             versions=versions(),
             time=time.time(),
         )

@@ -53,7 +53,7 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path):
     filesystem = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
     assert load(filesystem, "") == GOOD
     text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
-    assert json.loads(text) == GOOD.to_dict()
+    assert {k: v for k, v in json.loads(text).items() if k != "digest"} == GOOD.to_dict()
     assert len(text.splitlines()) < 100  # lists of numbers take one line each
 
 
@@ -112,8 +112,9 @@ def test_paths_that_may_lead_out_of_the_folder_are_refused(path):
 
 
 WRONG = [
-    ("version", 2, "version: expected 1"),
-    ("version", "1", "version: expected 1"),
+    ("version", 3, "version: expected 2 or 1"),
+    ("version", 0, "version: expected 2 or 1"),
+    ("version", "1", "version: expected an integer"),
     ("files", [], "files: expected an object"),
     ("files|test/part-00000.parquet", 3, "files.test/part-00000.parquet: expected an object"),
     ("files|test/part-00000.parquet|rows", -1, "rows: expected an integer"),
@@ -186,7 +187,7 @@ def test_a_missing_key_is_named(key):
 )
 def test_what_is_not_a_manifest_at_all_is_refused(tmp_path, text):
     (tmp_path / "manifest.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"manifest\.json: .*expected (JSON|an object|1)"):
+    with pytest.raises(ValueError, match=r"manifest\.json: .*expected (JSON|an object|2 or 1)"):
         load_folder(tmp_path)
 
 
