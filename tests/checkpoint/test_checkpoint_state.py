@@ -20,6 +20,21 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     assert state.read(tmp_path) == before
 
 
+def test_a_state_of_an_earlier_release_has_no_vocabularies(tmp_path):
+    before = run_state(30, vocabularies={"city": {"values": 3, "sha256": "0"}})
+    before.write(tmp_path)
+    path = tmp_path / folder.STATE
+    content = json.loads(path.read_text())
+    del content["vocabularies"]
+    path.write_text(json.dumps(content | {"version": 1}))
+    before.vocabularies = {}
+    assert state.read(tmp_path) == before
+    for version in (2, 3, True, "1", None):
+        path.write_text(json.dumps(content | {"version": version}))
+        with pytest.raises(ValueError, match="expected"):
+            state.read(tmp_path)
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 @pytest.mark.parametrize("key", ["position", "balancer", "config"])
 def test_a_number_that_json_has_no_text_for_is_not_written(tmp_path, number, key):
