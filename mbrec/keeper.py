@@ -42,6 +42,7 @@ class Kept:
         layout: of the model.
         config: the settings, as JSON has them.
         vocabularies: that its tables are for; see `mbrec.data.stored.identify_vocabularies`.
+        evaluation: what the rows of the evaluations hold; see `mbrec.data.identity.Content`.
     """
 
     model: DistributedModelParallel
@@ -50,6 +51,7 @@ class Kept:
     layout: Layout
     config: dict[str, Any]
     vocabularies: dict[str, dict[str, Any]]
+    evaluation: dict[str, Any]
 
 
 class RunKeeper:
@@ -183,6 +185,7 @@ class RunKeeper:
             config=kept.config,
             schema_hash=fingerprint(kept.config["data"]["columns"]),
             vocabularies=kept.vocabularies,
+            evaluation=kept.evaluation,
             versions=versions(),
             time=time.time(),
         )

@@ -23,6 +23,7 @@ from mbrec.checkpoint.match import Layout, inputs_differ
 from mbrec.checkpoint.state import RunState, differences
 from mbrec.config import Config
 from mbrec.data import stored
+from mbrec.data.identity import Content
 from mbrec.data.parquet import ParquetReader
 from mbrec.distributed import Runtime
 from mbrec.instantiate import interaction
@@ -169,7 +170,7 @@ def load(config: Config, sharded: _Sharded, source: Path) -> RunState:
 def keeper(
     config: Config,
     sharded: _Sharded,
-    reader: ParquetReader,
+    readers: tuple[ParquetReader, ParquetReader],
     run: Path,
     interrupt: Interrupt,
     source: Path | None,
@@ -179,7 +180,7 @@ def keeper(
     Args:
         config: of the run.
         sharded: the model.
-        reader: of the training rows.
+        readers: of the training rows, and of the evaluation rows.
         run: its folder.
         interrupt: to be asked to stop if too many saves fail.
         source: the checkpoint that the run goes on from.
@@ -187,7 +188,9 @@ def keeper(
     if not config.is_saved:
         return None
     assert sharded.hook is not None
-    sources.identify(reader)
+    for part in readers:
+        sources.identify(part)
+    reader, evaluation = readers
     kept = Kept(
         sharded.model,
         sharded.hook,
@@ -195,6 +198,7 @@ def keeper(
         layout(config, sharded),
         plain(config),
         stored.identify_vocabularies(config.data.columns, reader.vocabularies),
+        evaluation.content.plain(),
     )
     timeout = timedelta(seconds=config.runtime.timeout_s)
     made = RunKeeper(
@@ -210,8 +214,14 @@ def keeper(
     return made
 
 
-def go_on(trainer: Trainer, saved: RunState, runtime: Runtime) -> None:
+def go_on(trainer: Trainer, saved: RunState, runtime: Runtime, evaluation: ParquetReader) -> None:
     """Put a trainer where a checkpoint left off. A collective.
+
+    Args:
+        trainer: to put there.
+        saved: the checkpoint's state.
+        runtime: this process.
+        evaluation: reader of the evaluation rows.
 
     Raises:
         ValueError: on every rank, if the ids of the data have another meaning than those that the
@@ -223,6 +233,7 @@ def go_on(trainer: Trainer, saved: RunState, runtime: Runtime) -> None:
     if trainer.explosion is not None:
         trainer.explosion.load(saved.guard.get("normal", {}))
     trainer.loader.reader.resume(saved.position)
+    warn_of_evaluation(saved, evaluation)
     trainer.start_within_epoch()
     if saved.world_size == runtime.world_size:
         restore_random_state(saved.random[runtime.rank])
@@ -254,6 +265,23 @@ def check_vocabularies(saved: RunState, reader: ParquetReader) -> None:
     dist.broadcast_object_list(problems, src=0)
     if problems[0]:
         raise ValueError(problems[0])
+
+
+def warn_of_evaluation(saved: RunState, reader: ParquetReader) -> None:
+    """Say so if the evaluations before and after a resume do not compare.
+
+    Raises:
+        ValueError: if the checkpoint does not say what they were made on.
+    """
+    if not (saved.evaluation and saved.history):
+        return
+    differences = Content.parse(saved.evaluation).differences(reader.content)
+    if differences and reader.rank == 0:
+        log.warning(
+            "the evaluations before this one were made on other rows, and their figures do not "
+            "compare with later ones (checkpoint.best and patience do compare them): %s differ",
+            "; ".join(differences),
+        )
 
 
 def plain(config: Config) -> dict[str, Any]:

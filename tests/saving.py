@@ -60,6 +60,7 @@ def run_state(step: int, **changes: Any) -> RunState:
         "config": {"seed": 1},
         "schema_hash": "0" * 16,
         "vocabularies": {},
+        "evaluation": {},
         "versions": {},
         "time": 1.5,
     }

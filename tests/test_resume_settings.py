@@ -259,6 +259,27 @@ def test_other_vocabularies_than_the_model_has_learned_are_refused_on_every_rank
     assert message.endswith("was not checked for city")
 
 
+def test_evaluations_on_other_rows_than_before_are_told(caplog):
+    from mbrec import resume
+    from mbrec.data.identity import Content
+
+    reader = mock.Mock(rank=0, content=Content({"x": "1", "click": "2"}, "s", "h"))
+    history = [{"step": 3, "tasks": {}}]
+
+    def told(columns: dict[str, str], **changes: Any) -> list[str]:
+        caplog.clear()
+        content = Content(columns, "s", "h").plain()
+        resume.warn_of_evaluation(
+            mock.Mock(**{"evaluation": content, "history": history} | changes), reader
+        )
+        return caplog.messages
+
+    same, other = {"x": "1", "click": "2"}, {"x": "1", "click": "3"}
+    assert told(same) == told(other, history=[]) == told(other, evaluation={}) == []
+    (message,) = told(other)
+    assert "made on other rows" in message and message.endswith("the values of 'click' differ")
+
+
 def history(*values: float | None, task: str = "cvr", figure: str = "ne") -> list[dict[str, Any]]:
     return [{"step": 10 * i, "tasks": {task: {figure: v}}} for i, v in enumerate(values, start=1)]
 

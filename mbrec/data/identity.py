@@ -22,8 +22,8 @@ from mbrec.data.rowgroups import RowGroupReader
 # Of each row group, so many rows at its beginning and its end.
 SAMPLED_ROWS = 100
 # A few rows cost as much as the row group that they are in, whose pages have to be decoded.
-MAX_ROW_GROUPS = 256
-MAX_ROWS = 1 << 21
+MAX_ROW_GROUPS = 128
+MAX_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,15 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     assert state.read(tmp_path) == before
 
 
-def test_a_state_of_an_earlier_release_has_no_vocabularies(tmp_path):
-    before = run_state(30, vocabularies={"city": {"values": 3, "sha256": "0"}})
+def test_a_state_of_an_earlier_release_does_not_say_what_data_hold(tmp_path):
+    known = {"city": {"values": 3, "sha256": "0"}}
+    before = run_state(30, vocabularies=known, evaluation={"columns": {}})
     before.write(tmp_path)
     path = tmp_path / folder.STATE
     content = json.loads(path.read_text())
-    del content["vocabularies"]
+    del content["vocabularies"], content["evaluation"]
     path.write_text(json.dumps(content | {"version": 1}))
-    before.vocabularies = {}
+    before.vocabularies = before.evaluation = {}
     assert state.read(tmp_path) == before
     for version in (2, 3, True, "1", None):
         path.write_text(json.dumps(content | {"version": version}))

@@ -153,7 +153,7 @@ def test_no_flipped_digit_of_a_manifest_is_read_over(tmp_path: Path) -> None:
         found[what] += 1
         # A last digit may lie beyond what a number of 64 bits tells apart.
         assert what != "silent", whole[place - 20 : place + 5]
-    assert found["refused"] > 800 and found["harmless"] < 20, found
+    assert found["refused"] > 600 and found["harmless"] < 20, found
 
 
 def test_no_flipped_bit_of_a_runs_vocabulary_gives_ids_another_meaning(
