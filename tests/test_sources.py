@@ -278,8 +278,8 @@ def test_damaged_data_is_refused_before_anything_is_trained(done):
 def test_a_run_does_not_go_on_with_other_data_of_the_same_layout(done, folder):
     said = {Path(path).name: text for path, text in done["changed"].items()}
     # So the vocabularies, which are the same, have passed.
-    assert "others of the same sizes: the values of 'click'" in said["inverted"]
-    assert "the SHA-256 of files differ; give the data" in said["inverted"]
+    assert "others of the same sizes (the values of 'click'" in said["inverted"]
+    assert "the SHA-256 of files differ); give the data" in said["inverted"]
     assert said["permuted"].startswith("expected the vocabularies of the checkpoint")
     reversed_ = "'city' (vocabulary/city.parquet): 4 values -> as many, others or in another order"
     assert reversed_ in said["permuted"] and "(data.path)" in said["permuted"]

@@ -155,13 +155,19 @@ class ParquetReader(IterableDataset[Batch]):
         Raises:
             ValueError: if the state is of other data, another order or another shuffle.
         """
+        differences = self._differences(state)
+        what = f" ({'; '.join(differences)} differ)" if differences else ""
         for key, value in self._identity().items():
             if (found := state.get(key)) != value:
                 raise ValueError(
                     f"expected a position with {key}={value}, got {found}: it belongs to other "
-                    f"rows, or to another order of them; {_REMEDY}"
+                    f"rows, or to another order of them{what}; {_REMEDY}"
                 )
-        self._check_content(state)
+        if differences:
+            raise ValueError(
+                f"expected a position in the rows of {self.store.name or 'these files'}, got one "
+                f"in others of the same sizes{what}; {_REMEDY}"
+            )
         self._resumed = Position.parse(state, self.num_rows)
         self.epoch = self._resumed.epoch
 
@@ -222,25 +228,22 @@ class ParquetReader(IterableDataset[Batch]):
         shuffle = {"shuffle_rows": self.shuffle_rows, "seed": self.seed}
         return {"order": self.order.name, **shuffle, "rows": self.num_rows, "files": digest}
 
-    def _check_content(self, state: Mapping[str, Any]) -> None:
+    def _differences(self, state: Mapping[str, Any]) -> list[str]:
+        """Return what the rows of a position hold otherwise than these, in words."""
         if state.get("version") == position.WITHOUT_CONTENT and "content" not in state:
             if self.rank == 0:
                 log.warning(
                     "the position is of an earlier release: names and sizes of its rows were "
                     "compared with the data, and not what the rows hold"
                 )
-            return
+            return []
         if (found := state.get("version")) != position.VERSION:
             raise ValueError(f"expected a position with version={position.VERSION}, got {found}")
         try:
             before = Content.parse(state.get("content"))
         except ValueError as error:
             raise ValueError(f"expected a position with content: {error}") from error
-        if differences := before.differences(self.content):
-            raise ValueError(
-                f"expected a position in the rows of {self.store.name or 'these files'}, got one "
-                f"in others of the same sizes: {'; '.join(differences)} differ; {_REMEDY}"
-            )
+        return before.differences(self.content)
 
     def _random(self, *key: int) -> np.random.Generator:
         sequence = np.random.SeedSequence(self.seed, spawn_key=key)

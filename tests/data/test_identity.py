@@ -110,8 +110,8 @@ def test_a_position_in_rows_of_the_same_layout_names_the_columns_that_differ(
         )
     ]
     message = refusal(state, other)
-    assert f"got one in others of the same sizes: the values of '{name}'" in message
-    assert " differ; give the data that the run began with (data.path" in message
+    assert f"got one in others of the same sizes (the values of '{name}'" in message
+    assert " differ); give the data that the run began with (data.path" in message
     assert "resume.path=none" in message
     assert other._resumed is None
 
@@ -121,6 +121,14 @@ def test_the_same_rows_in_another_place_or_encoding_are_the_same(tmp_path: Path)
     again = reader(tmp_path / "b", TABLE, compression="zstd")
     again.resume(state)
     assert next(iter(again)).rows_B.tolist() == list(range(16, 24))
+
+
+def test_other_sizes_name_the_columns_that_differ_as_well(tmp_path: Path) -> None:
+    state = reader(tmp_path / "a", TABLE).state(2)
+    shorter = TABLE.set_column(0, "city", pa.array(["a"] * ROWS))
+    message = refusal(state, reader(tmp_path / "b", shorter))
+    assert message.startswith("expected a position with files=")
+    assert "another order of them (the values of 'city' differ); give the data" in message
 
 
 def test_rows_in_the_middle_are_seen_by_statistics_and_by_a_manifest_alone(tmp_path: Path) -> None:
