@@ -244,12 +244,12 @@ def trainer(
         epochs=settings.epochs,
         explosion=explosion_guard(config.guard),
         max_rollbacks=config.guard.rollbacks,
-        keeper=resume.keeper(config, sharded, folder, interrupt, source),
+        keeper=resume.keeper(config, sharded, (reader, evaluation), folder, interrupt, source),
         max_steps=settings.steps,
         evaluate_every=settings.evaluate_every,
     )
     if saved:
-        resume.go_on(built, saved, runtime)
+        resume.go_on(built, saved, runtime, evaluation)
     return built, sharded
 
 

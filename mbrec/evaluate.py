@@ -32,13 +32,14 @@ def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
     import torch.distributed as dist
 
     from mbrec import build, distributed, resume, sources, summary
-    from mbrec.checkpoint import restore
+    from mbrec.checkpoint import restore, state
     from mbrec.predictions import PredictionWriter
 
     runtime = distributed.start(timeout_s=config.runtime.timeout_s)
     source = restore.choose(str(path), run)
     assert source is not None
-    reader = sources.evaluation_reader(config, runtime, run)
+    learned = state.read(source).vocabularies
+    reader = sources.evaluation_reader(config, runtime, run, learned)
     sharded = build.shard(config, runtime)
     now = resume.layout(config, sharded)
     restore.load(source, sharded.model, sharded.hook, None, now)

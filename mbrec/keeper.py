@@ -41,6 +41,8 @@ class Kept:
         optimizer: of the tables and the dense parameters.
         layout: of the model.
         config: the settings, as JSON has them.
+        vocabularies: that its tables are for; see `mbrec.data.stored.identify_vocabularies`.
+        evaluation: what the rows of the evaluations hold; see `mbrec.data.identity.Content`.
     """
 
     model: DistributedModelParallel
@@ -48,6 +50,8 @@ class Kept:
     optimizer: CombinedOptimizer
     layout: Layout
     config: dict[str, Any]
+    vocabularies: dict[str, dict[str, Any]]
+    evaluation: dict[str, Any]
 
 
 class RunKeeper:
@@ -180,6 +184,8 @@ class RunKeeper:
             history=list(progress.history),
             config=kept.config,
             schema_hash=fingerprint(kept.config["data"]["columns"]),
+            vocabularies=kept.vocabularies,
+            evaluation=kept.evaluation,
             versions=versions(),
             time=time.time(),
         )

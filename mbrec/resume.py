@@ -15,13 +15,16 @@ from omegaconf import OmegaConf
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
-from mbrec import run_lock
+from mbrec import run_lock, sources
 from mbrec.balance import BalanceHook
 from mbrec.checkpoint import folder as checkpoints
 from mbrec.checkpoint import restore, state
 from mbrec.checkpoint.match import Layout, inputs_differ
 from mbrec.checkpoint.state import RunState, differences
 from mbrec.config import Config
+from mbrec.data import stored
+from mbrec.data.identity import Content
+from mbrec.data.parquet import ParquetReader
 from mbrec.distributed import Runtime
 from mbrec.instantiate import interaction
 from mbrec.interrupt import Interrupt
@@ -165,14 +168,37 @@ def load(config: Config, sharded: _Sharded, source: Path) -> RunState:
 
 
 def keeper(
-    config: Config, sharded: _Sharded, run: Path, interrupt: Interrupt, source: Path | None
+    config: Config,
+    sharded: _Sharded,
+    readers: tuple[ParquetReader, ParquetReader],
+    run: Path,
+    interrupt: Interrupt,
+    source: Path | None,
 ) -> RunKeeper | None:
-    """Return what saves the run, or None where it is not saved. A collective."""
+    """Return what saves the run, or None where it is not saved. A collective.
+
+    Args:
+        config: of the run.
+        sharded: the model.
+        readers: of the training rows, and of the evaluation rows.
+        run: its folder.
+        interrupt: to be asked to stop if too many saves fail.
+        source: the checkpoint that the run goes on from.
+    """
     if not config.is_saved:
         return None
     assert sharded.hook is not None
+    for part in readers:
+        sources.identify(part)
+    reader, evaluation = readers
     kept = Kept(
-        sharded.model, sharded.hook, sharded.optimizer, layout(config, sharded), plain(config)
+        sharded.model,
+        sharded.hook,
+        sharded.optimizer,
+        layout(config, sharded),
+        plain(config),
+        stored.identify_vocabularies(config.data.columns, reader.vocabularies),
+        evaluation.content.plain(),
     )
     timeout = timedelta(seconds=config.runtime.timeout_s)
     made = RunKeeper(
@@ -188,22 +214,74 @@ def keeper(
     return made
 
 
-def go_on(trainer: Trainer, saved: RunState, runtime: Runtime) -> None:
-    """Put a trainer where a checkpoint left off.
+def go_on(trainer: Trainer, saved: RunState, runtime: Runtime, evaluation: ParquetReader) -> None:
+    """Put a trainer where a checkpoint left off. A collective.
+
+    Args:
+        trainer: to put there.
+        saved: the checkpoint's state.
+        runtime: this process.
+        evaluation: reader of the evaluation rows.
 
     Raises:
-        ValueError: if the position is in other rows.
+        ValueError: on every rank, if the ids of the data have another meaning than those that the
+            model has learned, or the position is in other rows.
     """
+    check_vocabularies(saved, trainer.loader.reader)
     trainer.step, trainer.history = saved.step, list(saved.history)
     trainer.guard.skipped = int(saved.guard.get("skipped", 0))
     if trainer.explosion is not None:
         trainer.explosion.load(saved.guard.get("normal", {}))
     trainer.loader.reader.resume(saved.position)
+    warn_of_evaluation(saved, evaluation)
     trainer.start_within_epoch()
     if saved.world_size == runtime.world_size:
         restore_random_state(saved.random[runtime.rank])
     if runtime.rank == 0:
         log.info("resumed at step %d", saved.step)
+
+
+def check_vocabularies(saved: RunState, reader: ParquetReader) -> None:
+    """Compare the vocabularies of the data with those of a checkpoint. A collective.
+
+    Raises:
+        ValueError: on every rank, if rank 0 finds that some differ.
+    """
+    problems = [""]
+    if reader.rank == 0:
+        remedy = (
+            "give the data that the model was trained on (data.path), or name the features in "
+            "resume.allow_dropped and, under other names, in resume.allow_new"
+        )
+        try:
+            unknown = stored.check_vocabularies(
+                reader.columns, reader.vocabularies, saved.vocabularies, remedy
+            )
+        except ValueError as error:
+            problems, unknown = [str(error)], []
+        known = saved.config["data"]["columns"]["categorical"]
+        if old := [name for name in unknown if name in known]:
+            log.warning("%s", stored.describe_unknown(old))
+    dist.broadcast_object_list(problems, src=0)
+    if problems[0]:
+        raise ValueError(problems[0])
+
+
+def warn_of_evaluation(saved: RunState, reader: ParquetReader) -> None:
+    """Say so if the evaluations before and after a resume do not compare.
+
+    Raises:
+        ValueError: if the checkpoint does not say what they were made on.
+    """
+    if not (saved.evaluation and saved.history):
+        return
+    differences = Content.parse(saved.evaluation).differences(reader.content)
+    if differences and reader.rank == 0:
+        log.warning(
+            "the evaluations before this one were made on other rows, and their figures do not "
+            "compare with later ones (checkpoint.best and patience do compare them): %s differ",
+            "; ".join(differences),
+        )
 
 
 def plain(config: Config) -> dict[str, Any]:

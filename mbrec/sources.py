@@ -2,7 +2,10 @@
 
 import logging
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -10,6 +13,7 @@ from mbrec import distributed
 from mbrec.config import Config
 from mbrec.data import manifest, stored, verify
 from mbrec.data.files import Store, open_store
+from mbrec.data.identity import Content
 from mbrec.data.parquet import ParquetReader
 from mbrec.data.schema import Order
 
@@ -41,7 +45,7 @@ def data_folder(config: Config, runtime: distributed.Runtime, *, write_it: bool 
 
 
 def open_data(config: Config, runtime: distributed.Runtime, *, write_it: bool = True) -> Store:
-    """Return the data set; what its schema leaves out is filled in, in `config`, by its manifest.
+    """Return the data set with its manifest, which fills in what the schema in `config` leaves out.
 
     Args:
         config: of the run.
@@ -55,6 +59,7 @@ def open_data(config: Config, runtime: distributed.Runtime, *, write_it: bool = 
     found = None
     if store.exists(manifest.NAME):
         found = manifest.load(store.filesystem, store.root)
+        store = replace(store, manifest=found)
         if problems := verify.check_sizes(store.filesystem, store.root, found):
             raise ValueError("the files are not those of the manifest:\n  " + "\n  ".join(problems))
     config.data.columns = stored.resolve(config.data.columns, found, store)
@@ -64,6 +69,7 @@ def open_data(config: Config, runtime: distributed.Runtime, *, write_it: bool = 
 def train_reader(config: Config, runtime: distributed.Runtime) -> ParquetReader:
     """Return the reader of this rank's training rows."""
     store = open_data(config, runtime)
+    _warn_of_age(store, runtime)
     return ParquetReader(
         store.find(config.data.train),
         config.data.columns,
@@ -81,7 +87,10 @@ def train_reader(config: Config, runtime: distributed.Runtime) -> ParquetReader:
 
 
 def evaluation_reader(
-    config: Config, runtime: distributed.Runtime, run: Path | None = None
+    config: Config,
+    runtime: distributed.Runtime,
+    run: Path | None = None,
+    learned: Mapping[str, Any] | None = None,
 ) -> ParquetReader:
     """Return the reader of this rank's evaluation rows, under any number of ranks.
 
@@ -90,9 +99,23 @@ def evaluation_reader(
         runtime: this process.
         run: folder of a finished run, whose vocabularies are its model's; default: the data set's.
             Its settings may come from anywhere, so nothing is written for them.
+        learned: what the checkpoint that is scored says of the vocabularies in that folder.
+
+    Raises:
+        ValueError: if a vocabulary in the folder is not the one that the model has learned.
     """
     store = open_data(config, runtime, write_it=run is None)
-    vocabularies = open_store(str(run)) if run else store
+    if run is not None:
+        _warn_of_age(store, runtime)
+    vocabularies = stored.load_vocabularies(
+        config.data.columns, open_store(str(run)) if run else store
+    )
+    if run is not None:
+        remedy = f"the files in {run} were damaged or replaced; copy the run again"
+        columns = config.data.columns
+        unknown = stored.check_vocabularies(columns, vocabularies, learned or {}, remedy)
+        if unknown and runtime.rank == 0:
+            log.warning("%s", stored.describe_unknown(unknown))
     return ParquetReader(
         store.find(config.data.evaluation),
         config.data.columns,
@@ -102,8 +125,31 @@ def evaluation_reader(
         rank=runtime.rank,
         world_size=runtime.world_size,
         store=store,
-        vocabularies=stored.load_vocabularies(config.data.columns, vocabularies),
+        vocabularies=vocabularies,
     )
+
+
+def identify(reader: ParquetReader) -> None:
+    """Let a reader's positions say what its files hold, as rank 0 reads it. A collective.
+
+    Raises:
+        ValueError: on every rank, if a row group cannot be read.
+    """
+    found: list[Content | str] = [""]
+    if reader.rank == 0:
+        try:
+            found = [reader.content]
+        except ValueError as error:
+            found = [str(error)]
+    dist.broadcast_object_list(found, src=0)
+    if isinstance(found[0], str):
+        raise ValueError(found[0])
+    reader.content = found[0]
+
+
+def _warn_of_age(store: Store, runtime: distributed.Runtime) -> None:
+    if store.manifest is not None and store.manifest.warning and runtime.rank == 0:
+        log.warning("%s: %s", store.name, store.manifest.warning)
 
 
 def warn_of_overlap(train: ParquetReader, evaluation: ParquetReader) -> None:

@@ -121,7 +121,8 @@ def _fit(
         OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml.tmp")
         (folder / "config.yaml.tmp").rename(folder / "config.yaml")
         # Another data set, or the same prepared again, may give the same words other ids.
-        save_vocabularies(config.data.columns, trainer.loader.reader.store, folder)
+        reader = trainer.loader.reader
+        save_vocabularies(config.data.columns, reader.store, reader.vocabularies, folder)
     status.follow(trainer)
     trainer.monitor.flushed = status.refresh
     part = _measure if config.trainer.measure_overhead else _finish

@@ -59,6 +59,8 @@ def run_state(step: int, **changes: Any) -> RunState:
         "history": [],
         "config": {"seed": 1},
         "schema_hash": "0" * 16,
+        "vocabularies": {},
+        "evaluation": {},
         "versions": {},
         "time": 1.5,
     }

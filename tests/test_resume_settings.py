@@ -207,6 +207,79 @@ def test_another_number_of_ranks_is_told(alone, caplog):
     assert message.startswith("resumed on 1 ranks, saved on 3")
 
 
+WORDS = {"city": ["b", "a", "c"], "word": ["x", "y"]}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_other_vocabularies_than_the_model_has_learned_are_refused_on_every_rank(
+    monkeypatch, caplog, rank
+):
+    import pyarrow as pa
+    import torch.distributed as dist
+
+    from mbrec import resume
+    from mbrec.data import stored
+    from mbrec.data.schema import Categorical, Columns
+
+    features = {name: Categorical(len(at), vocabulary=name) for name, at in WORDS.items()}
+    columns, sent = Columns(features), []
+
+    def saved(**words: list[str]) -> Any:
+        known = {name: pa.array(values) for name, values in (WORDS | words).items()}
+        config = {"data": {"columns": {"categorical": dict.fromkeys(words or WORDS)}}}
+        found = stored.identify_vocabularies(columns, known)
+        return mock.Mock(config=config, vocabularies=found)
+
+    def broadcast(into: list[Any], src: int) -> None:
+        # Rank 1 has what rank 0 has sent, and has read nothing itself.
+        assert src == 0
+        sent.append(list(into)) if rank == 0 else into.__setitem__(slice(None), ["told"])
+
+    monkeypatch.setattr(dist, "broadcast_object_list", broadcast)
+    values = {name: pa.array(at) for name, at in WORDS.items()}
+    reader = mock.Mock(rank=rank, columns=columns, vocabularies=values)
+    if rank:
+        with pytest.raises(ValueError, match=r"^told$"):
+            resume.check_vocabularies(saved(), reader)
+        return
+    resume.check_vocabularies(saved(), reader)
+    assert sent.pop() == [""]
+    with pytest.raises(ValueError) as caught:
+        resume.check_vocabularies(saved(city=["a", "b", "c"], word=["x"]), reader)
+    assert sent == [[str(caught.value)]]
+    assert "'city' (city): 3 values -> as many, others or in another order" in str(caught.value)
+    assert "'word' (word): 1 values -> 2, which begin with the same" in str(caught.value)
+    assert "give the data that the model was trained on (data.path)" in str(caught.value)
+    # Of an earlier release; a feature that the checkpoint has not is a new one.
+    assert caplog.messages == []
+    older = saved(city=WORDS["city"])
+    older.vocabularies = {}
+    resume.check_vocabularies(older, reader)
+    (message,) = caplog.messages
+    assert message.endswith("was not checked for city")
+
+
+def test_evaluations_on_other_rows_than_before_are_told(caplog):
+    from mbrec import resume
+    from mbrec.data.identity import Content
+
+    reader = mock.Mock(rank=0, content=Content({"x": "1", "click": "2"}, "s", "h"))
+    history = [{"step": 3, "tasks": {}}]
+
+    def told(columns: dict[str, str], **changes: Any) -> list[str]:
+        caplog.clear()
+        content = Content(columns, "s", "h").plain()
+        resume.warn_of_evaluation(
+            mock.Mock(**{"evaluation": content, "history": history} | changes), reader
+        )
+        return caplog.messages
+
+    same, other = {"x": "1", "click": "2"}, {"x": "1", "click": "3"}
+    assert told(same) == told(other, history=[]) == told(other, evaluation={}) == []
+    (message,) = told(other)
+    assert "made on other rows" in message and message.endswith("the values of 'click' differ")
+
+
 def history(*values: float | None, task: str = "cvr", figure: str = "ne") -> list[dict[str, Any]]:
     return [{"step": 10 * i, "tasks": {task: {figure: v}}} for i, v in enumerate(values, start=1)]
 

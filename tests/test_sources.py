@@ -1,6 +1,7 @@
 """A prepared data set, from its manifest to a trained and scored run."""
 
 import io
+import shutil
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch._C._distributed_c10d import HashStore
 from mbrec import config as configuration
 from mbrec import sources
 from mbrec.config import Config, Data
+from mbrec.data import manifest
 from mbrec.data.manifest import load_folder
 from mbrec.data.schema import Categorical, Columns, MissingId, Numerical, OutOfVocabulary
 from mbrec.data.stored import resolve
@@ -83,8 +85,8 @@ def configure(data: Path, run: Path) -> Config:
     return config
 
 
-def job(data: str, other: str, damaged: str, run: str) -> dict[str, Any]:
-    """Train, and score the run on its own data and on another set, as the commands do."""
+def job(data: str, other: str, damaged: str, run: str, changed: list[str]) -> dict[str, Any]:
+    """Train, go on with changed data, and score the run on two sets, as the commands do."""
     from mbrec import evaluate
     from mbrec.train import train
 
@@ -107,7 +109,58 @@ def job(data: str, other: str, damaged: str, run: str) -> dict[str, Any]:
             target = Path(run).with_name(name)
             evaluate.evaluate(Path(run), [f"data.path={path}"], target)
             found[name] = pq.read_table(target / "part-00000.parquet").to_pydict()
+        found["changed"] = {path: going_on(Path(path), Path(run)) for path in changed}
+        found["learned"] = scored_with_others(Path(run))
     return found | {"printed": printed.getvalue()}
+
+
+def going_on(data: Path, run: Path) -> str:
+    """Return what is said to a run that goes on from another one, on other data."""
+    from mbrec import build, distributed, resume
+
+    config = configure(data, run.with_name(f"on_{data.name}"))
+    config.resume.path, config.trainer.steps = str(run), STEPS + 1
+    folder = Path(config.run.folder) / str(config.run.name)
+    try:
+        build.trainer(config, distributed.start(), folder, source=resume.source(config, folder))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def scored_with_others(run: Path) -> str:
+    """Return what is said to a run whose vocabulary has been replaced."""
+    from mbrec.evaluate import evaluate
+
+    file = run / CITY
+    content = file.read_bytes()
+    pq.write_table(pa.table({"value": pq.read_table(file)["value"][::-1]}), file)
+    try:
+        evaluate(run, [], run.with_name("never_scored"))
+    except ValueError as error:
+        return str(error)
+    finally:
+        file.write_bytes(content)
+    return ""
+
+
+CITY = "vocabulary/city.parquet"
+
+
+def write_changed(folder: Path, rows: dict[str, pa.Table]) -> None:
+    """Write data sets of the same layout whose values mean something else."""
+    inverted = {}
+    for split, table in rows.items():
+        labels = pa.array(1 - table["click"].to_numpy())
+        inverted[split] = table.set_column(table.column_names.index("click"), "click", labels)
+    write(folder / "inverted", inverted["train"], inverted["test"])
+    # The words of a vocabulary in another order, with everything that belongs to it.
+    shutil.copytree(folder / "data", permuted := folder / "permuted")
+    values = pq.read_table(permuted / CITY)["value"].to_pylist()
+    pq.write_table(pa.table({"value": values[::-1]}), permuted / CITY)
+    known = manifest.load_folder(permuted)
+    known.files[CITY] = manifest.describe(permuted / CITY, len(values))
+    manifest.save(known, permuted)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +180,7 @@ def folder(rows, tmp_path_factory) -> Path:
     write(folder / "other", others, rows["test"])
     write(folder / "damaged", rows["train"], rows["test"])
     damage(folder / "damaged")
+    write_changed(folder, rows)
     return folder
 
 
@@ -141,7 +195,8 @@ def damage(data: Path) -> None:
 def done(folder) -> dict[str, Any]:
     names = [str(folder / name) for name in ("data", "other", "damaged", "runs/run")]
     (ranks := folder / "ranks").mkdir()
-    (found,) = run_ranks(job, 1, ranks, *names)
+    changed = [str(folder / name) for name in ("inverted", "permuted")]
+    (found,) = run_ranks(job, 1, ranks, *names, changed)
     return found
 
 
@@ -217,6 +272,24 @@ def test_damaged_data_is_refused_before_anything_is_trained(done):
     assert done["refused"].startswith("the files are not those of the manifest:\n")
     assert len(done["refused"].splitlines()) == 4
     assert done["left"] == [".lock", "status.json"]  # which says that it failed
+
+
+@pytest.mark.slow
+def test_a_run_does_not_go_on_with_other_data_of_the_same_layout(done, folder):
+    said = {Path(path).name: text for path, text in done["changed"].items()}
+    # So the vocabularies, which are the same, have passed.
+    assert "others of the same sizes (the values of 'click'" in said["inverted"]
+    assert "the SHA-256 of files differ); give the data" in said["inverted"]
+    assert said["permuted"].startswith("expected the vocabularies of the checkpoint")
+    reversed_ = "'city' (vocabulary/city.parquet): 4 values -> as many, others or in another order"
+    assert reversed_ in said["permuted"] and "(data.path)" in said["permuted"]
+    assert "'words'" not in said["permuted"]
+
+
+@pytest.mark.slow
+def test_a_run_is_not_scored_with_other_vocabularies_than_it_learned(done, folder):
+    assert "'city' (vocabulary/city.parquet): 4 values -> as many, others" in done["learned"]
+    assert f"the files in {folder / 'runs/run'} were damaged or replaced" in done["learned"]
 
 
 @pytest.mark.slow

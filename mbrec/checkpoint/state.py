@@ -14,7 +14,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from mbrec.checkpoint.folder import STATE, read_text, write_durably
 
-VERSION = 1
+VERSION = 2
+# Of before it said what the model has learned the meaning of, and was evaluated on.
+_WITHOUT_CONTENT = 1
 LARGEST = 256 << 20
 
 
@@ -35,6 +37,9 @@ class RunState:
         history: the evaluations so far: {"step", "tasks"}.
         config: the settings of the run.
         schema_hash: of the columns that the model reads.
+        vocabularies: feature -> number and hash of its values; see
+            `mbrec.data.stored.identify_vocabularies`.
+        evaluation: what the rows of the evaluations hold; see `mbrec.data.identity.Content`.
         versions: of the packages that wrote it.
         time: when, in seconds since 1970.
     """
@@ -53,6 +58,8 @@ class RunState:
     history: list[dict[str, Any]]
     config: dict[str, Any]
     schema_hash: str
+    vocabularies: dict[str, dict[str, Any]]
+    evaluation: dict[str, Any]
     versions: dict[str, str]
     time: float
     config_hash: str = field(default="")
@@ -85,8 +92,12 @@ def read(folder: Path) -> RunState:
 
 
 def _parse(path: Path, content: Any) -> RunState:
-    if not isinstance(content, dict) or content.pop("version", None) != VERSION:
+    version = content.pop("version", None) if isinstance(content, dict) else None
+    if type(version) is not int or version not in (VERSION, _WITHOUT_CONTENT):
         raise ValueError(f"{path}: expected the state of a run, version {VERSION}")
+    if version == _WITHOUT_CONTENT:
+        # Those that would compare them say that they are missing.
+        content = {"vocabularies": {}, "evaluation": {}} | content
     kinds = get_type_hints(RunState)
     if content.keys() != kinds.keys():
         raise ValueError(

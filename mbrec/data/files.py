@@ -1,7 +1,7 @@
 """Finds and opens data files: on this machine, or wherever pyarrow or fsspec can read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 from pyarrow import fs
 
-from mbrec.data.manifest import NAME
+from mbrec.data.manifest import NAME, Manifest
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,13 @@ class Store:
         filesystem: of pyarrow.
         root: the folder's path in it.
         name: the folder as the user wrote it.
+        manifest: of the data set, if it has one that was read: what its files have to be.
     """
 
     filesystem: fs.FileSystem
     root: str
     name: str
+    manifest: Manifest | None = field(default=None, compare=False)
 
     @property
     def is_local(self) -> bool:

@@ -1,7 +1,8 @@
 """The manifest of a prepared data set: its files, splits, and what its columns hold.
 
 It says which bytes belong to the data set and saves whoever reads it from scanning the rows. It
-comes with the data, so nothing in it is trusted: what is not as it should be is refused by name.
+comes with the data, so nothing in it is trusted: what is not as it should be is refused by name,
+and so is a manifest that its own digest does not belong to.
 """
 
 import hashlib
@@ -17,9 +18,14 @@ from typing import Any, NoReturn
 from pyarrow import fs
 
 NAME = "manifest.json"
-VERSION = 1
+VERSION = 2
+# Without a digest, and without those of footers; still read, with a warning.
+WITHOUT_DIGEST = 1
 QUANTILES = 101
 MAX_BYTES = 64 << 20
+
+# As pyarrow does: one read has the footer of most files.
+_TAIL = 1 << 16
 
 # A path as every file system takes it: no drives, URLs, patterns or control characters.
 _UNFIT = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|\[\]]')
@@ -31,11 +37,19 @@ _TEXTS = ("first", "last", "vocabulary", "note")
 
 @dataclass
 class File:
-    """A file of the data set: its rows, its size in bytes, and the SHA-256 of these, in hex."""
+    """A file of the data set.
+
+    Attributes:
+        rows: of it.
+        bytes: its size.
+        sha256: of its bytes, in hex.
+        footer_sha256: of a Parquet file's footer, which no checksum in the file covers.
+    """
 
     rows: int
     bytes: int
     sha256: str
+    footer_sha256: str | None = None
 
 
 @dataclass
@@ -85,7 +99,7 @@ class Column:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the manifest says of the column."""
-        said = {key: value for key, value in asdict(self).items() if value is not None}
+        said = _without_none(self)
         if self.mean is not None:
             said |= {"log1p_mean": self.log1p_mean, "log1p_std": self.log1p_std}
         return said
@@ -101,6 +115,7 @@ class Manifest:
         columns: name -> what the training rows hold.
         duplicates_dropped: rows that were equal to an earlier one.
         notes: what the script added, as JSON.
+        version: of the format that it was read from.
     """
 
     files: dict[str, File]
@@ -108,6 +123,17 @@ class Manifest:
     columns: dict[str, Column] = field(default_factory=dict)
     duplicates_dropped: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
+    version: int = field(default=VERSION, compare=False)
+
+    @property
+    def warning(self) -> str | None:
+        """What a manifest of this version does not protect, or None."""
+        if self.version == VERSION:
+            return None
+        return (
+            f"{NAME} is of an earlier release and has no digest: its statistics, and the footers "
+            "of the files, are not protected against damage; prepare the data again to protect them"
+        )
 
     def files_of(self, split: str) -> list[str]:
         """Return the paths of a split's files, in the order of their rows.
@@ -123,7 +149,7 @@ class Manifest:
         """Return the manifest as JSON has it."""
         return {
             "version": VERSION,
-            "files": {name: asdict(file) for name, file in self.files.items()},
+            "files": {name: _without_none(file) for name, file in self.files.items()},
             "splits": {name: asdict(split) for name, split in self.splits.items()},
             "columns": {name: column.to_dict() for name, column in self.columns.items()},
             "duplicates_dropped": self.duplicates_dropped,
@@ -138,8 +164,10 @@ class Manifest:
             ValueError: naming the file (`where`) and the key.
         """
         top = _At(content, where, "manifest")
-        if (version := top.get("version", 0)) != VERSION:
-            _refuse(where, "version", f"{VERSION}, which this release reads", version)
+        version = top.integer("version", 0)
+        if version not in (VERSION, WITHOUT_DIGEST):
+            known = f"{VERSION} or {WITHOUT_DIGEST}, which this release reads"
+            _refuse(where, "version", known, version)
         files = {name: _file(at) for name, at in top.of("files").items()}
         rows = Counter[str]()
         for name, file in files.items():
@@ -152,7 +180,7 @@ class Manifest:
                 _refuse(where, f"splits.{name}.rows", f"{rows[name]} as in its files", split.rows)
         notes = _At(top.get("notes", {}), where, "notes").content
         dropped = top.integer("duplicates_dropped", 0)
-        return cls(files, splits, columns, dropped, notes)
+        return cls(files, splits, columns, dropped, notes, version)
 
 
 def load(filesystem: fs.FileSystem, root: str) -> Manifest:
@@ -160,7 +188,8 @@ def load(filesystem: fs.FileSystem, root: str) -> Manifest:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: naming the file and the key that is not as it should be.
+        ValueError: naming the file and the key that is not as it should be; or if the content is
+            not what was written.
     """
     path = join(root, NAME)
     info = filesystem.get_file_info(path)
@@ -174,7 +203,13 @@ def load(filesystem: fs.FileSystem, root: str) -> Manifest:
         decoded = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, got something else: {error}") from error
-    return Manifest.from_dict(decoded, path)
+    found = Manifest.from_dict(decoded, path)
+    if not _is_sealed(decoded):
+        raise ValueError(
+            f"{path}: expected the content that its digest belongs to, got another: it was damaged "
+            "or edited; copy it again, or prepare the data again"
+        )
+    return found
 
 
 def load_folder(folder: str | Path) -> Manifest:
@@ -184,10 +219,34 @@ def load_folder(folder: str | Path) -> Manifest:
 
 def save(manifest: Manifest, folder: str | Path) -> None:
     """Write `manifest.json` into a folder on this machine."""
-    text = json.dumps(manifest.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+    (Path(folder) / NAME).write_text(sealed(manifest.to_dict()), encoding="utf-8")
+
+
+def sealed(content: Mapping[str, Any]) -> str:
+    """Return the text of a manifest's content, with its digest."""
+    # As it will be read: JSON has neither tuples nor keys that are numbers.
+    plain = json.loads(json.dumps(content, allow_nan=False))
+    plain = {"version": plain["version"], "digest": _digest(plain), **plain}
+    text = json.dumps(plain, indent=2, ensure_ascii=False)
     # Lists of numbers on one line each; a line break never stands inside a JSON string.
     text = re.sub(r'\[\n\s+([^\[\]{}"]*?)\n\s+\]', lambda m: f"[{' '.join(m[1].split())}]", text)
-    (Path(folder) / NAME).write_text(text + "\n", encoding="utf-8")
+    return text + "\n"
+
+
+def _is_sealed(content: Mapping[str, Any]) -> bool:
+    # A digest that is there counts, whatever has become of the version.
+    if "digest" not in content:
+        return content.get("version") == WITHOUT_DIGEST
+    try:
+        return content["digest"] == _digest(content)
+    except RecursionError:
+        return False
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of everything in a manifest but its digest, whatever its layout."""
+    rest = {key: value for key, value in content.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def join(root: str, name: str) -> str:
@@ -207,10 +266,22 @@ def check_path(name: str, where: str) -> None:
 
 
 def describe(path: Path, rows: int) -> File:
-    """Return what a manifest says of a file on this machine."""
+    """Return what a manifest says of a Parquet file on this machine."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return File(rows, path.stat().st_size, sha256)
+        return File(rows, path.stat().st_size, sha256, hash_of_footer(file))
+
+
+def hash_of_footer(file: Any) -> str:
+    """Return the SHA-256 of what follows the pages of a Parquet file that is open, in hex."""
+    size = file.seek(0, 2) or file.tell()
+    file.seek(max(0, size - _TAIL))
+    tail = file.read(_TAIL)
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if len(tail) < min(length, size):
+        file.seek(max(0, size - length))
+        tail = file.read(length)
+    return hashlib.sha256(tail[-length:]).hexdigest()
 
 
 class _At:
@@ -252,10 +323,17 @@ class _At:
 
 
 def _file(at: _At) -> File:
-    sha256 = at.text("sha256")
-    if not re.fullmatch("[0-9a-f]{64}", sha256):
-        _refuse(at.where, f"{at.key}.sha256", "64 hexadecimal digits", sha256)
-    return File(at.integer("rows"), at.integer("bytes"), sha256)
+    hashes = {"sha256": at.text("sha256")}
+    if at.content.get("footer_sha256") is not None:
+        hashes["footer_sha256"] = at.text("footer_sha256")
+    for key, value in hashes.items():
+        if not re.fullmatch("[0-9a-f]{64}", value):
+            _refuse(at.where, f"{at.key}.{key}", "64 hexadecimal digits", value)
+    return File(at.integer("rows"), at.integer("bytes"), **hashes)
+
+
+def _without_none(content: Any) -> dict[str, Any]:
+    return {key: value for key, value in asdict(content).items() if value is not None}
 
 
 def _split(at: _At) -> Split:

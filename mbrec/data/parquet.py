@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -15,12 +17,20 @@ from mbrec.data.assemble import Assembler
 from mbrec.data.batch import Batch
 from mbrec.data.block import Bag, Block, concatenate_bags
 from mbrec.data.files import LOCAL, Store
+from mbrec.data.identity import Content, content_of
 from mbrec.data.position import Position, Stretch
 from mbrec.data.preflight import RowGroup, check_files
 from mbrec.data.rowgroups import RowGroupReader
 from mbrec.data.schema import Columns, Order
 from mbrec.data.where import Where
 from mbrec.tasks import Task
+
+log = logging.getLogger(__name__)
+
+_REMEDY = (
+    "give the data that the run began with (data.path, data.train), or begin again in a new run "
+    "(run.name=NEW resume.path=none)"
+)
 
 
 class ParquetReader(IterableDataset[Batch]):
@@ -78,12 +88,24 @@ class ParquetReader(IterableDataset[Batch]):
         self._assemble = Assembler(
             columns, tasks, self.batch_size, oracle=oracle, vocabularies=vocabularies
         )
-        self.store = store
+        self.store, self.vocabularies = store, vocabularies or {}
         self.row_groups = check_files(files, self._assemble.encoder, store)
         self.num_rows = sum(group.num_rows for group in self.row_groups)
         self._resumed: Position | None = None
         encoder = self._assemble.encoder
         self._row_groups = RowGroupReader(store, encoder.names, encoder.lists, encoder.strings)
+
+    @cached_property
+    def content(self) -> Content:
+        """What the files hold. It is read when it is asked for, or set if another rank has read it.
+
+        Raises:
+            ValueError: if a row group cannot be read.
+        """
+        encoder = self._assemble.encoder
+        # Not with files that stay open: the reader goes to other processes.
+        groups = RowGroupReader(self.store, encoder.names, encoder.lists, encoder.strings)
+        return content_of(self.row_groups, self.store, groups)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the shuffle of the next iteration, which begins at its first row."""
@@ -119,7 +141,8 @@ class ParquetReader(IterableDataset[Batch]):
             begin = begin.after(rows).turned(turns)
         else:
             begin = begin.after([batches * self.global_batch_size])
-        return {"version": position.VERSION, **self._identity(), **begin.plain()}
+        content = {"content": self.content.plain()}
+        return {"version": position.VERSION, **self._identity(), **content, **begin.plain()}
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration begin where another left off.
@@ -132,13 +155,19 @@ class ParquetReader(IterableDataset[Batch]):
         Raises:
             ValueError: if the state is of other data, another order or another shuffle.
         """
-        expected = {"version": position.VERSION, **self._identity()}
-        for key, value in expected.items():
+        differences = self._differences(state)
+        what = f" ({'; '.join(differences)} differ)" if differences else ""
+        for key, value in self._identity().items():
             if (found := state.get(key)) != value:
                 raise ValueError(
                     f"expected a position with {key}={value}, got {found}: it belongs to other "
-                    "rows, or to another order of them"
+                    f"rows, or to another order of them{what}; {_REMEDY}"
                 )
+        if differences:
+            raise ValueError(
+                f"expected a position in the rows of {self.store.name or 'these files'}, got one "
+                f"in others of the same sizes{what}; {_REMEDY}"
+            )
         self._resumed = Position.parse(state, self.num_rows)
         self.epoch = self._resumed.epoch
 
@@ -198,6 +227,23 @@ class ParquetReader(IterableDataset[Batch]):
         digest = hashlib.sha256(json.dumps(layout).encode()).hexdigest()[:16]
         shuffle = {"shuffle_rows": self.shuffle_rows, "seed": self.seed}
         return {"order": self.order.name, **shuffle, "rows": self.num_rows, "files": digest}
+
+    def _differences(self, state: Mapping[str, Any]) -> list[str]:
+        """Return what the rows of a position hold otherwise than these, in words."""
+        if state.get("version") == position.WITHOUT_CONTENT and "content" not in state:
+            if self.rank == 0:
+                log.warning(
+                    "the position is of an earlier release: names and sizes of its rows were "
+                    "compared with the data, and not what the rows hold"
+                )
+            return []
+        if (found := state.get("version")) != position.VERSION:
+            raise ValueError(f"expected a position with version={position.VERSION}, got {found}")
+        try:
+            before = Content.parse(state.get("content"))
+        except ValueError as error:
+            raise ValueError(f"expected a position with content: {error}") from error
+        return before.differences(self.content)
 
     def _random(self, *key: int) -> np.random.Generator:
         sequence = np.random.SeedSequence(self.seed, spawn_key=key)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-VERSION = 1
+VERSION = 2
+# That of positions from before they said what the rows hold.
+WITHOUT_CONTENT = 1
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """Looks at every file before the first row is read: footers only, all problems at once."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mbrec.data.encode import Encoder
 from mbrec.data.files import Store
+from mbrec.data.manifest import NAME, hash_of_footer
 
 # A file of a few bytes can claim, and decode to, any number of rows.
 MAX_ROW_GROUP_ROWS = 1 << 22
@@ -27,7 +29,8 @@ class RowGroup:
         index: its number in the file.
         first_row: position in the whole data set of its first row.
         num_rows: of it.
-        num_bytes: of it, before compression: tells data sets of the same layout apart.
+        num_bytes: of it, before compression.
+        statistics: digest of what the footer says of the columns that are read.
     """
 
     file: str
@@ -35,6 +38,7 @@ class RowGroup:
     first_row: int
     num_rows: int
     num_bytes: int = 0
+    statistics: str = field(default="", compare=False)
 
 
 def check_files(files: Sequence[str], encoder: Encoder, store: Store) -> list[RowGroup]:
@@ -59,9 +63,9 @@ def check_files(files: Sequence[str], encoder: Encoder, store: Store) -> list[Ro
         raise ValueError(_describe(problems))
     groups, first_row = [], 0
     for file, (_, sizes) in zip(files, footers, strict=True):
-        for index, (num_rows, num_bytes) in enumerate(sizes):
+        for index, (num_rows, num_bytes, said) in enumerate(sizes):
             if num_rows:
-                groups.append(RowGroup(file, index, first_row, num_rows, num_bytes))
+                groups.append(RowGroup(file, index, first_row, num_rows, num_bytes, said))
             first_row += num_rows
     if not groups:
         shown = ", ".join(store.display(file) for file in files[:3])
@@ -96,9 +100,10 @@ def open_file(file: str, store: Store, columns: Sequence[str] = ()) -> pq.Parque
 
 def _read_footer(
     file: str, encoder: Encoder, store: Store
-) -> tuple[list[str], list[tuple[int, int]]]:
-    """Return the problems of a file, and the rows and bytes of each row group."""
+) -> tuple[list[str], list[tuple[int, int, str]]]:
+    """Return the problems of a file; of each row group rows, bytes, and a digest of statistics."""
     try:
+        _check_footer(file, store)
         with open_file(file, store) as parquet:
             metadata, schema = parquet.metadata, parquet.schema_arrow
             # Not from `metadata.schema`, which with its owner is a cycle of some 100 kB a file.
@@ -110,11 +115,42 @@ def _read_footer(
     problems = encoder.problems(schema)
     wanted, sizes = tuple(f"{name}." for name in encoder.names), []
     lists = [number for number, path in enumerate(paths) if path.startswith(wanted)]
+    read = [number for number, path in enumerate(paths) if f"{path}.".startswith(wanted)]
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
-        sizes.append((group.num_rows, group.total_byte_size))
+        sizes.append((group.num_rows, group.total_byte_size, _statistics(group, read)))
         problems += _oversized(group, index, wanted, lists)
     return problems, sizes
+
+
+def _check_footer(file: str, store: Store) -> None:
+    """Refuse a footer that is not that of the manifest.
+
+    It says what the bytes of the pages mean, and pyarrow ends the process over some that are
+    damaged.
+    """
+    known = store.manifest.files.get(file) if store.manifest else None
+    if known is None or known.footer_sha256 is None:
+        return
+    with store.filesystem.open_input_file(store.path(file)) as source:
+        if hash_of_footer(source) != known.footer_sha256:
+            raise ValueError(
+                f"expected the footer that {NAME} has the hash of, got another: the file is "
+                "damaged, copy it again"
+            )
+
+
+def _statistics(group: pq.RowGroupMetaData, leaves: Sequence[int]) -> str:
+    """Return a digest of sizes, nulls and limits of some columns, as the footer has them."""
+    digest = hashlib.blake2b(digest_size=8)
+    for column in map(group.column, leaves):
+        said, found = column.statistics, [column.path_in_schema, column.num_values]
+        # Limits of INT96 have no order, and pyarrow no text for them.
+        if said is not None and column.physical_type != "INT96":
+            found += [said.null_count] if said.has_null_count else []
+            found += [said.min_raw, said.max_raw] if said.has_min_max else []
+        digest.update(repr(found).encode())
+    return digest.hexdigest()
 
 
 def _oversized(

@@ -1,15 +1,18 @@
 """What the data set itself knows: fills in what a schema leaves out, and loads vocabularies."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mbrec.data.files import Store
-from mbrec.data.manifest import Column, Manifest, check_path
+from mbrec.data.files import Store, open_store
+from mbrec.data.identity import Vocabulary
+from mbrec.data.manifest import NAME, Column, Manifest, check_path
 from mbrec.data.schema import Categorical, Columns, Numerical, Transform
 
 _AGREE = ("num_ids", "hash_size", "vocabulary", "boundaries", "salt", "embedding_dim")
@@ -88,26 +91,100 @@ def load_vocabularies(columns: Columns, store: Store) -> dict[str, pa.Array]:
     return loaded
 
 
-def save_vocabularies(columns: Columns, store: Store, folder: Path) -> None:
+def identify_vocabularies(
+    columns: Columns, vocabularies: Mapping[str, pa.Array]
+) -> dict[str, dict[str, Any]]:
+    """Return what a checkpoint says of the vocabularies whose ids its model has learned.
+
+    Args:
+        columns: the resolved schema.
+        vocabularies: from `load_vocabularies`.
+
+    Returns:
+        feature -> number and hash of the values; see `Vocabulary`.
+    """
+    found = {file: asdict(Vocabulary.of(values)) for file, values in vocabularies.items()}
+    features = columns.categorical.items()
+    return {name: found[f.vocabulary] for name, f in features if f.vocabulary is not None}
+
+
+def check_vocabularies(
+    columns: Columns, vocabularies: Mapping[str, pa.Array], learned: Mapping[str, Any], remedy: str
+) -> list[str]:
+    """Compare vocabularies with those whose ids a model has learned.
+
+    Args:
+        columns: the resolved schema.
+        vocabularies: from `load_vocabularies`.
+        learned: from `identify_vocabularies`, of the checkpoint.
+        remedy: what to do about a difference.
+
+    Returns:
+        the features that the checkpoint says nothing of: new ones, or all of an earlier release.
+
+    Raises:
+        ValueError: naming each feature whose ids would mean other values.
+    """
+    problems, unknown = [], []
+    for name, feature in columns.categorical.items():
+        if feature.vocabulary is None:
+            continue
+        if name not in learned:
+            unknown.append(name)
+            continue
+        known = Vocabulary.parse(learned[name])
+        if difference := known.difference(vocabularies[feature.vocabulary]):
+            problems.append(f"'{name}' ({feature.vocabulary}): {difference}")
+    if problems:
+        lines = "\n  ".join(problems)
+        raise ValueError(
+            "expected the vocabularies of the checkpoint, whose positions are the ids that the "
+            f"model has learned, got others:\n  {lines}\n{remedy}"
+        )
+    return unknown
+
+
+def describe_unknown(features: Sequence[str]) -> str:
+    """Return what to say of features whose vocabularies a checkpoint of an earlier release has."""
+    return (
+        "the checkpoint is of an earlier release: whether the vocabularies are those that the "
+        f"model has learned was not checked for {', '.join(features)}"
+    )
+
+
+def save_vocabularies(
+    columns: Columns, store: Store, vocabularies: Mapping[str, pa.Array], folder: Path
+) -> None:
     """Copy the vocabularies that the schema names to the same paths below another folder.
+
+    Args:
+        columns: the resolved schema.
+        store: the data set's folder.
+        vocabularies: from `load_vocabularies`.
+        folder: of the run.
 
     Raises:
         ValueError: if there is another one already: the model there has learned its ids.
     """
     for file in dict.fromkeys(f.vocabulary for f in columns.categorical.values() if f.vocabulary):
+        target = folder / file
+        if target.exists():
+            there = _load(file, open_store(str(folder)))
+            if difference := Vocabulary.of(there).difference(vocabularies[file]):
+                raise ValueError(
+                    f"{store.display(file)}: expected the vocabulary that the run began with, "
+                    f"{target}, got another ({difference}); its values are the ids that the model "
+                    "has learned: give the data that the run began with, or take a new run.name"
+                )
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f"{target.name}.tmp")
+        unfinished.unlink(missing_ok=True)
         with store.filesystem.open_input_file(store.path(file)) as source:
-            target, content = folder / file, source.read()
-            if target.exists():
-                if target.read_bytes() != content:
-                    raise ValueError(
-                        f"{store.display(file)}: expected the vocabulary that the run began with, "
-                        f"{target}, got another; its values are the ids that the model has learned"
-                    )
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = target.with_name(f"{target.name}.tmp")
-            unfinished.write_bytes(content)
-            unfinished.rename(target)
+            content = source.read()
+        with unfinished.open("xb") as new:  # never into what a link leads to
+            new.write(content)
+        unfinished.rename(target)
 
 
 def _load(file: str, store: Store) -> pa.Array:
@@ -115,7 +192,9 @@ def _load(file: str, store: Store) -> pa.Array:
         store.check_links([file])
     try:
         with store.filesystem.open_input_file(store.path(file)) as source:
-            table = pq.read_table(source, page_checksum_verification=True)
+            content = source.read()
+        _check_hash(file, content, store)
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ValueError(f"{store.display(file)}: expected a vocabulary: {error}") from error
     if table.column_names != ["value"]:
@@ -124,9 +203,25 @@ def _load(file: str, store: Store) -> pa.Array:
     values = table["value"].combine_chunks()
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
+    if not (pa.types.is_integer(values.type) or _is_text(values.type)):
+        raise ValueError(f"{store.display(file)}: expected integers or strings, got {values.type}")
     if values.null_count or len(values.unique()) != len(values):
         raise ValueError(f"{store.display(file)}: expected each value once, and no null")
     return values
+
+
+def _check_hash(file: str, content: bytes, store: Store) -> None:
+    known = store.manifest.files.get(file) if store.manifest else None
+    if known is not None and hashlib.sha256(content).hexdigest() != known.sha256:
+        raise ValueError(
+            f"expected the content that {NAME} has the SHA-256 of, got another: the file is "
+            "damaged, copy it again"
+        )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
+    return any(is_kind(kind) for is_kind in kinds)
 
 
 def _categorical(

@@ -1,6 +1,6 @@
 """Checks the files of a prepared data set: `python -m mbrec.data.verify DIR`.
 
-Every byte is read and compared with the SHA-256 in the manifest.
+Every byte is read and compared with the SHA-256 in the manifest, which has a digest of its own.
 """
 
 import argparse
@@ -84,8 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"verify: {error}", file=sys.stderr)
         return 2
-    for problem in problems:
-        print(problem)
+    for line in [*([manifest.warning] if manifest.warning else []), *problems]:
+        print(line)
     size = sum(file.bytes for file in manifest.files.values()) / 2**20
     print(f"{root}: {len(manifest.files):,} files, {size:,.1f} MiB, {len(problems):,} problems")
     return 1 if problems else 0

@@ -108,7 +108,7 @@ class DatasetWriter:
             notes: for the manifest, anything that JSON can hold.
 
         Returns:
-            What `manifest.json` holds; see `Manifest`.
+            What `manifest.json` holds beside its digest; see `Manifest`.
 
         Raises:
             ValueError: if there are no rows, too many equal ones, or the folder has appeared

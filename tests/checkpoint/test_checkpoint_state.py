@@ -20,6 +20,22 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     assert state.read(tmp_path) == before
 
 
+def test_a_state_of_an_earlier_release_does_not_say_what_data_hold(tmp_path):
+    known = {"city": {"values": 3, "sha256": "0"}}
+    before = run_state(30, vocabularies=known, evaluation={"columns": {}})
+    before.write(tmp_path)
+    path = tmp_path / folder.STATE
+    content = json.loads(path.read_text())
+    del content["vocabularies"], content["evaluation"]
+    path.write_text(json.dumps(content | {"version": 1}))
+    before.vocabularies = before.evaluation = {}
+    assert state.read(tmp_path) == before
+    for version in (2, 3, True, "1", None):
+        path.write_text(json.dumps(content | {"version": version}))
+        with pytest.raises(ValueError, match="expected"):
+            state.read(tmp_path)
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 @pytest.mark.parametrize("key", ["position", "balancer", "config"])
 def test_a_number_that_json_has_no_text_for_is_not_written(tmp_path, number, key):

@@ -53,7 +53,7 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path):
     filesystem = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
     assert load(filesystem, "") == GOOD
     text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
-    assert json.loads(text) == GOOD.to_dict()
+    assert {k: v for k, v in json.loads(text).items() if k != "digest"} == GOOD.to_dict()
     assert len(text.splitlines()) < 100  # lists of numbers take one line each
 
 
@@ -112,8 +112,9 @@ def test_paths_that_may_lead_out_of_the_folder_are_refused(path):
 
 
 WRONG = [
-    ("version", 2, "version: expected 1"),
-    ("version", "1", "version: expected 1"),
+    ("version", 3, "version: expected 2 or 1"),
+    ("version", 0, "version: expected 2 or 1"),
+    ("version", "1", "version: expected an integer"),
     ("files", [], "files: expected an object"),
     ("files|test/part-00000.parquet", 3, "files.test/part-00000.parquet: expected an object"),
     ("files|test/part-00000.parquet|rows", -1, "rows: expected an integer"),
@@ -186,8 +187,51 @@ def test_a_missing_key_is_named(key):
 )
 def test_what_is_not_a_manifest_at_all_is_refused(tmp_path, text):
     (tmp_path / "manifest.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"manifest\.json: .*expected (JSON|an object|1)"):
+    with pytest.raises(ValueError, match=r"manifest\.json: .*expected (JSON|an object|2 or 1)"):
         load_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("columns|age|mean", 1.5), ("notes|source", "mine"), ("splits|test|label_rates|click", 0.4)],
+)
+def test_a_manifest_that_was_edited_is_refused(tmp_path, key, value):
+    save(GOOD, tmp_path)
+    whole = json.loads((tmp_path / "manifest.json").read_text())
+    edited = changed(key, value) | {"digest": whole["digest"]}
+    for version in (2, 1):  # of which there was none with a digest
+        (tmp_path / "manifest.json").write_text(json.dumps(edited | {"version": version}))
+        with pytest.raises(ValueError, match="the content that its digest belongs to, got another"):
+            load_folder(tmp_path)
+    edited.pop("digest")
+    (tmp_path / "manifest.json").write_text(json.dumps(edited))
+    with pytest.raises(ValueError, match="the content that its digest belongs to, got another"):
+        load_folder(tmp_path)
+    (tmp_path / "manifest.json").write_text(manifest.sealed(edited))
+    assert load_folder(tmp_path) == Manifest.from_dict(edited)
+
+
+def test_the_layout_of_a_manifest_is_nobodys_business(tmp_path):
+    save(GOOD, tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
+    assert load_folder(tmp_path) == GOOD
+
+
+def test_notes_are_sealed_as_json_has_them(tmp_path):
+    notes = {"counts": {10: 1, 9: 2}, "pair": (1, 2)}
+    save(Manifest({}, {}, notes=notes), tmp_path)
+    assert load_folder(tmp_path).notes == {"counts": {"10": 1, "9": 2}, "pair": [1, 2]}
+
+
+def test_a_manifest_of_an_earlier_release_is_read_and_says_what_it_does_not_protect(tmp_path):
+    content = GOOD.to_dict() | {"version": 1}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    found = load_folder(tmp_path)
+    assert found == GOOD
+    assert found.warning is not None and "its statistics" in found.warning
+    save(GOOD, tmp_path)
+    assert load_folder(tmp_path).warning is None
 
 
 def test_a_manifest_of_an_absurd_size_is_not_read(tmp_path, monkeypatch):

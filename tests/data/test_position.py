@@ -108,7 +108,9 @@ def test_state_is_the_same_on_every_rank_and_small(log: Any, order: Order, worke
     for batches in (0, 1, 3, 100):
         states = [json.dumps(reader.state(batches, workers)) for reader in readers]
         assert len(set(states)) == 1
-        assert len(states[0]) < 700
+        # Beside that, a digest for each column.
+        rest = {key: at for key, at in json.loads(states[0]).items() if key != "content"}
+        assert len(json.dumps(rest)) < 700
     assert not any(states for states in json.loads(states[0])["unread"])
 
 
@@ -205,7 +207,10 @@ def test_state_stays_small_after_many_resumes(log: Any) -> None:
 
 
 BROKEN: list[tuple[str, Any]] = [
-    ("version", 2),
+    ("version", 1),
+    ("version", 3),
+    ("content", {}),
+    ("content", {"columns": {"age": 3}, "statistics": "", "files": None}),
     ("version", None),
     ("epoch", -1),
     ("epoch", 1.0),

@@ -291,13 +291,49 @@ def test_run_keeps_a_copy_of_each_vocabulary_at_the_same_path(tmp_path: Path) ->
         {f"f{i}": Categorical(3, vocabulary=file) for i, file in enumerate([*files, files[0]])}
         | {"plain": Categorical(3)}
     )
-    save_vocabularies(columns, open_store(str(source)), run)
+    store = open_store(str(source))
+    save_vocabularies(columns, store, load_vocabularies(columns, store), run)
     copies = sorted(path for path in run.rglob("*") if path.is_file())
     assert copies == sorted(run / file for file in files)
     for file in files:
         assert (run / file).read_bytes() == (source / file).read_bytes()
     store = open_store(str(run))
     assert load_vocabularies(columns, store).keys() == set(files)
+    # The same values in another file are no other vocabulary; the run keeps its own.
+    before = (run / "v.parquet").read_bytes()
+    for values, difference in SAVED_AGAIN.items():
+        pq.write_table(pa.table({"value": values}), source / "v.parquet", compression="none")
+        store = open_store(str(source))
+        found = {file: pa.array(values) for file in files}
+        if difference is None:
+            save_vocabularies(columns, store, found, run)
+        else:
+            with pytest.raises(ValueError, match=f"v.parquet, got another \\({difference}\\)"):
+                save_vocabularies(replace(columns, categorical=OWN), store, found, run)
+        assert (run / "v.parquet").read_bytes() == before
+
+
+OWN = {"f1": Categorical(3, vocabulary="v.parquet")}
+SAVED_AGAIN = {
+    (0, 1, 2): None,
+    (0, 2, 1): "3 values -> as many, others or in another order",
+    (0, 1, 2, 3): "3 values -> 4, which begin with the same",
+}
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_vocabulary_is_saved_into_a_file_of_its_own(tmp_path: Path, link: bool) -> None:
+    (tmp_path / "run").mkdir()
+    pq.write_table(pa.table({"value": [1, 2, 3]}), tmp_path / "v.parquet")
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    unfinished = tmp_path / "run/v.parquet.tmp"
+    unfinished.symlink_to(victim) if link else unfinished.write_text("left by a kill")
+    columns, store = Columns(OWN), open_store(str(tmp_path))
+    save_vocabularies(columns, store, load_vocabularies(columns, store), tmp_path / "run")
+    assert victim.read_text() == "mine"
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["v.parquet"]
+    assert (tmp_path / "run/v.parquet").read_bytes() == (tmp_path / "v.parquet").read_bytes()
 
 
 def test_mean_and_deviation_are_those_of_the_clipped_values() -> None:

@@ -1,6 +1,7 @@
 """Files that come with a checkpoint or a data set are data: nothing planted in them runs."""
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -20,7 +21,7 @@ from torch import distributed as dist
 
 from mbrec import build, config, distributed, plain_yaml, sources
 from mbrec.config import Config, Data
-from mbrec.data import stored
+from mbrec.data import manifest, stored
 from mbrec.data.describe.__main__ import Options, describe
 from mbrec.data.expression import parse
 from mbrec.data.files import open_store
@@ -181,7 +182,8 @@ def original(tmp_path_factory, watch, alone) -> Place:
     store = sources.open_data(settings, alone)
     found.run.mkdir()
     OmegaConf.save(OmegaConf.structured(settings), found.run / "config.yaml")
-    stored.save_vocabularies(settings.data.columns, store, found.run)
+    columns = settings.data.columns
+    stored.save_vocabularies(columns, store, stored.load_vocabularies(columns, store), found.run)
     (found.root / "path").mkdir()
     return found
 
@@ -513,7 +515,10 @@ SHA = "0" * 64
 
 
 def put(key: str, value: Any) -> Callable[[Place], None]:
-    """Return what sets a value of the manifest; keys may be new."""
+    """Return what sets a value of the manifest; keys may be new.
+
+    The digest is made to fit: it is no secret, and whoever plants something can make it.
+    """
 
     def edit(place: Place) -> None:
         path = place.data / "manifest.json"
@@ -523,7 +528,10 @@ def put(key: str, value: Any) -> Callable[[Place], None]:
         for parent in parents:
             at = at[parent]
         at[last] = value
-        path.write_text(json.dumps(content))
+        content.pop("digest")
+        # NaN and infinities have no text that a manifest would be written with.
+        whole = all(map(math.isfinite, [value] if isinstance(value, float) else []))
+        path.write_text(manifest.sealed(content) if whole else json.dumps(content))
 
     return edit
 

@@ -1,5 +1,6 @@
 """Everything that is to be known of a data set before its schema is drafted."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from mbrec.data.files import Store, open_store
 from mbrec.data.manifest import Column, Manifest
 from mbrec.data.schema import HIDDEN_PREFIX
 from mbrec.data.statistics import Statistics
+
+log = logging.getLogger(__name__)
 
 # Up to here, the sample tells well enough how many of the ids there are.
 FEW_IDS = 100_000
@@ -135,6 +138,8 @@ def look_at(path: str) -> Profile:
     known = None
     if store.exists(manifest.NAME):
         known = manifest.load(store.filesystem, store.root)
+        if known.warning:
+            log.warning("%s", known.warning)
     layout = find_layout(store, known)
     if known is not None and not known.columns:
         known = None

@@ -1,6 +1,5 @@
 """The files of a synthetic data set, each of which can be written without the others."""
 
-import hashlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +74,4 @@ def write_files(world: World, folder: Path, files: Sequence[File]) -> Generator[
                 writer.write_table(shard.table(), row_group_size=rows)
                 sums += shard.labels.sum(axis=0)
                 yield rows
-        with path.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        yield Written(file.path, manifest.File(file.rows, path.stat().st_size, sha256), sums)
+        yield Written(file.path, manifest.describe(path, file.rows), sums)
