@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mbrec import atomic
 from mbrec.data.files import Store
 from mbrec.data.manifest import Column, Manifest, check_path
 from mbrec.data.schema import Categorical, Columns, Numerical, Transform
@@ -92,9 +93,10 @@ def save_vocabularies(columns: Columns, store: Store, folder: Path) -> None:
     """Copy the vocabularies that the schema names to the same paths below another folder.
 
     Raises:
-        ValueError: if there is another one already: the model there has learned its ids.
+        ValueError: if there is another one already: the model there has learned its ids; or a link.
     """
     for file in dict.fromkeys(f.vocabulary for f in columns.categorical.values() if f.vocabulary):
+        atomic.check_no_links(folder, file)
         with store.filesystem.open_input_file(store.path(file)) as source:
             target, content = folder / file, source.read()
             if target.exists():
@@ -105,9 +107,7 @@ def save_vocabularies(columns: Columns, store: Store, folder: Path) -> None:
                     )
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = target.with_name(f"{target.name}.tmp")
-            unfinished.write_bytes(content)
-            unfinished.rename(target)
+            atomic.write_bytes(target, content)
 
 
 def _load(file: str, store: Store) -> pa.Array:

@@ -29,7 +29,7 @@ def test_what_a_resumed_run_does_anew_takes_the_place_of_what_was_lost(tmp_path)
     assert found.lines["loss"].steps.tolist() == list(range(1, 41))
     assert found.lines["loss"].values[19:21].tolist() == [20.0, -1.0]
     assert len(found.sittings) == 2
-    assert found.sittings[0][0] == START + 1
+    assert found.sittings[0].start == START + 1
 
 
 def test_values_that_are_not_finite_are_left_out_and_counted(tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 
+from mbrec import atomic
 from mbrec.data.describe.draft import Draft, write_draft
 from mbrec.data.describe.guess import guess
 from mbrec.data.describe.label_names import Label, find_labels
@@ -153,7 +154,7 @@ def _write(configs: Path, name: str, draft: Draft) -> None:
     files = {configs / "data" / f"{name}.yaml": draft.text}
     files |= {configs / "tasks" / f"{task}.yaml": text for task, text in tasks.new.items()}
     for path, text in files.items():
-        path.write_text(text, encoding="utf-8")
+        atomic.write_text(path, text)
         print(f"wrote {path}")
     if not tasks.names:
         print(f"no label was found: name some in {configs / 'data' / name}.yaml, and write tasks")
