@@ -13,6 +13,7 @@ import pytest
 from jobs import compose
 from ranks import run_ranks
 
+from mbrec import sealed
 from mbrec.checkpoint import folder
 from mbrec.checkpoint.settings import Best, find_best
 
@@ -316,7 +317,7 @@ class Jobs:
             "step": trainer.step,
             "steps": [folder.step_of(path) for path in folder.finished(checkpoints)],
             "files": sorted(path.name for path in run.iterdir()),
-            "best": json.loads(best.read_text()) if best.exists() else None,
+            "best": sealed.read_json(best) if best.exists() else None,
         }
 
 

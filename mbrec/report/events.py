@@ -86,7 +86,8 @@ class Events:
         lines: tag -> its points; none is empty.
         sittings: of each file with figures, in order.
         not_finite: values that were left out, because they are no finite numbers.
-        damaged: name of a file -> stretches of it that cannot be read.
+        damaged: name of a file -> its records that cannot be read; of such as follow one another
+            and have lost their lengths, one.
     """
 
     lines: dict[str, Line] = field(default_factory=dict)
@@ -138,7 +139,7 @@ def read(folder: Path) -> Events:
         except DecodeError as error:
             raise ValueError(f"{path}: expected TensorBoard's events, got {error}") from error
         if lost := found.damaged.get(path.name):
-            log.warning("%s is damaged in %d places; what was there is left out", path, lost)
+            log.warning("%s is damaged; records that are lost: %d", path, lost)
     for tag, (steps, values) in points.items():
         steps_N, values_N = _in_order(np.array(steps, dtype=np.int64), np.array(values))
         finite_N = np.isfinite(values_N)

@@ -126,8 +126,8 @@ def _read_events(run: Run) -> None:
         )
     for name, lost in run.events.damaged.items():
         run.missing.append(
-            f"{TENSORBOARD}/{name} is damaged in {lost:,} places: what was written there is "
-            "missing from the curves."
+            f"{TENSORBOARD}/{name} is damaged. Records that are lost, and missing from the curves: "
+            f"{lost:,}."
         )
     if run.events.clock_went_back:
         run.missing.append(
