@@ -16,7 +16,9 @@ log = logging.getLogger(__name__)
 
 KEY = "sha256"
 LARGEST = 256 << 20
-_FIRST_LINE = "# sha256 {} of all below. Settings are changed on the command line, with key=value.\n"
+_FIRST_LINE = (
+    "# sha256 {} of all below. Settings are changed on the command line, with key=value.\n"
+)
 _BEGINNING = _FIRST_LINE.partition("{}")[0]
 
 
@@ -101,7 +103,7 @@ def _compare(path: Path, written: object, found: str, accept: str) -> None:
     elif written != found:
         raise ValueError(
             f"{path}: expected the content that mbrec wrote, got another one, which does not have "
-            f"the SHA-256 in the file: it is damaged, or was edited. Restore it from a copy; or, to "
+            f"the SHA-256 in the file: it is damaged, or was edited. Restore it from a copy; to "
             f"use it as it is, {accept}"
         )
 

@@ -238,7 +238,15 @@ def test_no_file_names_a_machine_path_or_a_package_registry():
 WRITERS = {"write_text", "write_bytes", "touch", "savefig", "print_figure", "ParquetWriter"}
 WRITERS |= {"write_table", "write_dataset", "to_parquet", "to_csv", "to_file", "save_file"}
 WRITERS |= {"FileWriter", "SummaryWriter", "FileSystemWriter", "open_output_stream"}
-WRITERS |= {"NamedTemporaryFile", "mkstemp", "new_file", "np.save", "np.savez", "torch.save", "OmegaConf.save"}
+WRITERS |= {
+    "NamedTemporaryFile",
+    "mkstemp",
+    "new_file",
+    "np.save",
+    "np.savez",
+    "torch.save",
+    "OmegaConf.save",
+}
 WRITERS |= {f"shutil.{name}" for name in ("copy", "copy2", "copyfile", "copytree", "move")}
 # Why these need not go through mbrec/atomic.py. "New folder": what is written there appears as a
 # whole, or is temporary, and nobody can have put a link into it.

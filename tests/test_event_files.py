@@ -42,7 +42,7 @@ def test_a_flipped_bit_costs_one_record_and_is_told(tmp_path):
     path, draw = tmp_path / "events", random.Random(0)
     write(path, CONTENTS)
     whole = path.read_bytes()
-    places = [*range(0, 16 + 5 + 16), *(draw.randrange(len(whole)) for _ in range(60))]
+    places = [*range(16 + 5 + 16), *(draw.randrange(len(whole)) for _ in range(60))]
     places += range(len(whole) - 20, len(whole))
     for at in places:
         content = bytearray(whole)

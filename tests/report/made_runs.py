@@ -12,6 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.writer import FileWriter
 
+from mbrec import event_files
 from mbrec.sealed import with_digest, write_json
 
 TASKS = ("ctr", "cvr", "conv_imp")
@@ -74,16 +75,29 @@ def figures(
 
 
 def write_events(
-    folder: Path, points: Iterable[tuple[int, Mapping[str, float]]], *, resumed: int = 0
+    folder: Path,
+    points: Iterable[tuple[int, Mapping[str, float]]],
+    *,
+    resumed: int = 0,
+    back: Mapping[int, float] = {},
 ) -> None:
-    """Write an event file as a run does, a second a step; of one that goes on after a step."""
-    writer = FileWriter(str(folder / "tensorboard"), filename_suffix=f".{resumed}")
+    """Write an event file as a run does, a second a step; of one that goes on after a step.
+
+    Args:
+        folder: of the run.
+        points: step -> tag -> value.
+        resumed: the step after which it goes on.
+        back: step -> seconds by which the clock is set back before it.
+    """
+    folder = folder / "tensorboard"
+    writer = FileWriter(str(folder), filename_suffix=event_files.suffix(folder))
     if resumed:
         start = SessionLog(status=SessionLog.START)
         writer.add_event(Event(step=resumed + 1, session_log=start))
     for step, values in points:
         summary = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        writer.add_summary(Summary(value=summary), step, START + step)
+        late = sum(seconds for at, seconds in back.items() if at <= step)
+        writer.add_summary(Summary(value=summary), step, START + step - late)
     writer.close()
 
 
