@@ -74,11 +74,11 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def check_no_links(folder: Path, *below: str) -> None:
-    """Refuse links in the place of folders that will be written to.
+    """Refuse links in the place of what will be written below a folder.
 
     Args:
         folder: may be a link itself: who named it chose where it leads.
-        below: folders in it, each with those that it lies in.
+        below: files and folders in it; those between are checked as well.
 
     Raises:
         ValueError: naming the link.
@@ -89,6 +89,6 @@ def check_no_links(folder: Path, *below: str) -> None:
             path /= part
             if path.is_symlink():
                 raise ValueError(
-                    f"{path}: expected a folder, got a link, which is not followed; remove it. To "
-                    f"have what is in it elsewhere, move the whole of {folder} there"
+                    f"{path}: expected a file or folder, got a link, which is not followed; remove "
+                    f"it. To have what is in it elsewhere, move the whole of {folder} there"
                 )

@@ -87,7 +87,7 @@ def test_links_in_the_place_of_folders_are_refused_and_the_folder_itself_may_be_
     (tmp_path / "run").symlink_to(tmp_path / "large/run")
     atomic.check_no_links(tmp_path / "run", "sub/a.parquet", "checkpoint")
     (tmp_path / "run/sub/deep").symlink_to(tmp_path)
-    with pytest.raises(ValueError, match=r"run/sub/deep: expected a folder, got a link"):
+    with pytest.raises(ValueError, match=r"run/sub/deep: expected a file or folder, got a link"):
         atomic.check_no_links(tmp_path / "run", "checkpoint", "sub/deep/a.parquet")
 
 

@@ -151,6 +151,19 @@ def test_an_unfinished_run_goes_on_and_a_finished_one_is_refused(alone, tmp_path
             run_folder(tmp_path, alone, named, *options)
 
 
+@pytest.mark.parametrize("name", ["checkpoint", "tensorboard", ".lock"])
+def test_a_run_does_not_write_through_a_link_in_its_folder(alone, tmp_path, name):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "large/a").mkdir(parents=True)
+    (tmp_path / "a").symlink_to(tmp_path / "large/a")
+    assert run_folder(tmp_path, alone, "run.name=a") == tmp_path / "a"
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=rf"b/{name}: expected a f.*, got a link"):
+        run_folder(tmp_path, alone, "run.name=b")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_starting_anew_needs_a_folder_without_checkpoints(alone, tmp_path):
     options = ["run.name=a", "resume.path=none"]
     assert run_folder(tmp_path, alone, *options) == tmp_path / "a"

@@ -300,6 +300,23 @@ def test_run_keeps_a_copy_of_each_vocabulary_at_the_same_path(tmp_path: Path) ->
     assert load_vocabularies(columns, store).keys() == set(files)
 
 
+def test_a_vocabulary_is_not_copied_through_a_link(tmp_path: Path) -> None:
+    source, run, elsewhere = (tmp_path / name for name in ("source", "run", "elsewhere"))
+    for folder in (source / "vocabulary", run, elsewhere):
+        folder.mkdir(parents=True)
+    pq.write_table(pa.table({"value": ["a", "b"]}), source / CITIES)
+    columns = Columns({"city": Categorical(2, vocabulary=CITIES)})
+    (run / "vocabulary").symlink_to(elsewhere)
+    with pytest.raises(ValueError, match="run/vocabulary: expected a file or folder, got a link"):
+        save_vocabularies(columns, open_store(str(source)), run)
+    (run / "vocabulary").unlink()
+    (run / "vocabulary").mkdir()
+    (run / CITIES).symlink_to(elsewhere / "new.parquet")
+    with pytest.raises(ValueError, match=r"city\.parquet: expected a f.*, got a link"):
+        save_vocabularies(columns, open_store(str(source)), run)
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_mean_and_deviation_are_those_of_the_clipped_values() -> None:
     spread = Column(quantiles=[float(q) for q in range(100)] + [1e9], mean=5e4, std=7e6)
     number = Numerical(clip=[0.0, 99.0], standardise=True)
