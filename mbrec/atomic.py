@@ -25,8 +25,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         path: the file. Its folder exists.
 
     Raises:
+        ValueError: if there is something else than a file in its place.
         OSError: if it cannot be written.
     """
+    if os.path.lexists(path) and not (path.is_symlink() or path.is_file()):
+        raise ValueError(f"{path}: expected a file, or nothing yet, got a folder or a device")
     # Nobody can have put a link under a name that cannot be guessed.
     unfinished = path.with_name(f".{secrets.token_hex(8)}.{path.name}{UNFINISHED}")
     descriptor = os.open(unfinished, _NEW, MODE)

@@ -60,6 +60,16 @@ def test_a_link_is_replaced_or_left_and_never_followed(victim, name):
     assert (run / "a.txt").read_text() == "written"
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path, make):
+    make(tmp_path / "a.txt")
+    before = (tmp_path / "a.txt").stat()
+    with pytest.raises(ValueError, match=r"a\.txt: expected a file, or nothing yet"):
+        atomic.write_text(tmp_path / "a.txt", "written")
+    assert (tmp_path / "a.txt").stat().st_mode == before.st_mode
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_link_under_the_very_name_of_the_unfinished_file_is_refused(victim, monkeypatch):
     run = victim.parent / "run"
     monkeypatch.setattr("secrets.token_hex", lambda size: "guessed")

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -22,6 +22,7 @@ def write(path, contents):
 CONTENTS = [b"first", bytes(300), b"", b"x" * 70_000, bytes(range(256)), b"last"]
 
 
+@settings(max_examples=25, deadline=None)
 @given(contents=st.lists(st.binary(max_size=40), max_size=6))
 def test_records_are_those_that_tensorboard_wrote(tmp_path_factory, contents):
     path = tmp_path_factory.mktemp("records") / "events"
@@ -42,7 +43,7 @@ def test_a_flipped_bit_costs_one_record_and_is_told(tmp_path):
     path, draw = tmp_path / "events", random.Random(0)
     write(path, CONTENTS)
     whole = path.read_bytes()
-    places = [*range(16 + 5 + 16), *(draw.randrange(len(whole)) for _ in range(60))]
+    places = [*range(16 + 5 + 16), *(draw.randrange(len(whole)) for _ in range(15))]
     places += range(len(whole) - 20, len(whole))
     for at in places:
         content = bytearray(whole)

@@ -4,7 +4,7 @@ import json
 import logging
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mbrec import plain_yaml, sealed
@@ -14,7 +14,7 @@ VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=20,
+    max_leaves=8,
 )  # fmt: skip
 
 
@@ -27,7 +27,8 @@ def flipped(whole: bytes):
             yield bytes(content)
 
 
-@given(content=st.dictionaries(st.text().filter(lambda key: key != sealed.KEY), VALUES))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(content=st.dictionaries(st.text().filter(lambda key: key != sealed.KEY), VALUES, max_size=4))
 def test_json_comes_back_as_it_was(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("json") / "a.json"
     sealed.write_json(path, content)
@@ -110,13 +111,13 @@ def test_an_edit_is_refused_with_what_helps_and_is_taken_without_the_digest(tmp_
     assert [(r.levelno, str(path) in r.getMessage()) for r in caplog.records] == [
         (logging.WARNING, True)
     ]
-    settings = tmp_path / "config.yaml"
-    settings.write_text(sealed.with_digest("salt: 0\n").replace("salt: 0", "salt: 1"))
+    saved = tmp_path / "config.yaml"
+    saved.write_text(sealed.with_digest("salt: 0\n").replace("salt: 0", "salt: 1"))
     with pytest.raises(ValueError, match=r"config\.yaml: .*remove its first line"):
-        plain_yaml.read(settings, dict)
-    settings.write_text("salt: 1\n")
-    assert plain_yaml.read(settings, dict) == {"salt": 1}
-    assert str(settings) in caplog.records[-1].getMessage()
+        plain_yaml.read(saved, dict)
+    saved.write_text("salt: 1\n")
+    assert plain_yaml.read(saved, dict) == {"salt": 1}
+    assert str(saved) in caplog.records[-1].getMessage()
 
 
 @pytest.mark.parametrize(
