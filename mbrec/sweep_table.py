@@ -103,7 +103,7 @@ _BROKEN = ("starting", "running", "failed")
 def _state(folder: Path) -> str:
     """Return how a run stands by its own account; empty where it was not begun."""
     path = folder / STATUS
-    return sealed.read_json(path)["state"] if path.exists() else ""
+    return str(sealed.read_json(path).get("state", "")) if path.exists() else ""
 
 
 def best(rows: Sequence[Row]) -> dict[str, float]:
