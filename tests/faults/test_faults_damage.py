@@ -158,7 +158,7 @@ def test_no_flipped_bit_of_any_file_of_a_run_is_silent(run, caplog, fault_seed, 
         damage.try_it(path, draw.randrange(path.stat().st_size), draw.randrange(8))
     assert sum(damage.outcomes.values()) == flips
     assert damage.outcomes["refused"] > flips / 2
-    figure("R19", flips=flips, silent=0, **damage.outcomes)
+    figure("R20", flips=flips, silent=0, **damage.outcomes)
 
 
 def test_no_digit_of_any_text_of_a_run_can_change_silently(run, caplog, nightly, figure):
@@ -173,7 +173,7 @@ def test_no_digit_of_any_text_of_a_run_can_change_silently(run, caplog, nightly,
             damage.try_it(path, at, 0)
     assert damage.outcomes["reported"] <= len(texts) * len("256")
     assert damage.outcomes["refused"] > 1000
-    figure("R19", digits=sum(damage.outcomes.values()), digits_silent=0)
+    figure("R20", digits=sum(damage.outcomes.values()), digits_silent=0)
 
 
 def test_a_checkpoint_that_was_damaged_is_not_looked_into(run, capsys):
@@ -341,4 +341,4 @@ def test_no_flipped_bit_is_silent_in_the_commands(run, tmp_path, fault_seed, fig
     (found,) = run_ranks(commands, 1, ranks, str(run), fault_seed, 30, timeout_s=280)
     assert found.pop("silent") == []
     assert sum(found.values()) == 30
-    figure("R19", through_commands=30, through_commands_silent=0)
+    figure("R20", through_commands=30, through_commands_silent=0)
