@@ -242,8 +242,19 @@ def load(path: str | Path, overrides: list[str]) -> Config:
         ValueError: if the file holds more than plain data, or a key or a value does not fit the
             schema.
     """
-    schema, saved = OmegaConf.structured(Config), plain_yaml.read(path, Config)
+    return complete(plain_yaml.read(path, Config), overrides, path)
+
+
+def complete(saved: dict[str, Any], overrides: list[str], path: str | Path) -> Config:
+    """Return the configuration of settings that were read from a file; see `load`.
+
+    Args:
+        saved: the settings.
+        overrides: `key=value`.
+        path: of the file, for errors.
+    """
     try:
+        schema = OmegaConf.structured(Config)
         node = OmegaConf.merge(schema, saved, OmegaConf.from_dotlist(overrides))
         assert isinstance(node, DictConfig)
         return parse(node)

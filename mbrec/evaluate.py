@@ -2,9 +2,11 @@
 
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from mbrec import config as configuration
+from mbrec import plain_yaml
 from mbrec.errors import plain_errors
 
 USAGE = """usage: python -m mbrec.evaluate RUN [predictions=DIR] [key=value ...]
@@ -27,36 +29,39 @@ def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
     if not (run / "config.yaml").exists():
         raise ValueError(f"expected the folder of a run, got {run}, which has no config.yaml")
     # Where a class may come from is decided here and now, not by a file.
-    config = configuration.load(run / "config.yaml", ["runtime.plugins=[]", *overrides])
+    settings = run / "config.yaml"
+    saved = plain_yaml.read(settings, configuration.Config)
+    config = configuration.complete(saved, ["runtime.plugins=[]", *overrides], settings)
 
     import torch.distributed as dist
 
-    from mbrec import build, distributed, resume, sources, summary
+    from mbrec import build, distributed, resume, sealed, sources, summary
     from mbrec.checkpoint import restore, state
-    from mbrec.predictions import PredictionWriter
+    from mbrec.predictions import writer
 
     runtime = distributed.start(timeout_s=config.runtime.timeout_s)
     source = restore.choose(str(path), run)
     assert source is not None
-    learned = state.read(source).vocabularies
-    reader = sources.evaluation_reader(config, runtime, run, learned)
+    learned = state.read(source)
+    # The settings of an earlier version's run have no digest; those of its checkpoints do.
+    resume.check_features(learned, saved)
+    reader = sources.evaluation_reader(config, runtime, run, learned.vocabularies)
     sharded = build.shard(config, runtime)
     now = resume.layout(config, sharded)
     restore.load(source, sharded.model, sharded.hook, None, now)
     evaluator = build.evaluator(config, runtime, sharded, reader)
-    writer = None
+    writing = nullcontext()
     if predictions is not None:
         path = predictions / f"part-{runtime.rank:05d}.parquet"
-        writer = PredictionWriter(path, list(config.tasks), reader)
-    result = evaluator.evaluate(sharded.model, writer.write if writer else None)
-    if writer:
-        writer.close()
+        writing = writer(path, list(config.tasks), reader)
+    with writing as write:
+        result = evaluator.evaluate(sharded.model, write)
     if runtime.rank == 0:
         content = {"checkpoint": str(source), "overrides": overrides, "tasks": result}
         # Figures of other data do not take the place of the run's own.
         target = predictions or (None if overrides else run)
         if target is not None:
-            summary.write_json(target / "evaluation.json", content)
+            sealed.write_json(target / "evaluation.json", content)
         print(summary.table(result))
         if predictions is not None:
             print(f"predictions of {reader.num_rows:,} rows are in {predictions}")

@@ -9,6 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter
 
+from mbrec import event_files
+
 log = logging.getLogger(__name__)
 
 _ALWAYS = (
@@ -61,7 +63,8 @@ def write(folder: Path, chosen: Settings, tasks: Sequence[str]) -> None:
     try:
         # Beside the run's own file, and not in a folder of its own as SummaryWriter would have it:
         # the table finds the figures by folder and tag.
-        writer = FileWriter(str(folder), filename_suffix=".hparams")
+        suffix = event_files.suffix(folder, ".hparams")
+        writer = FileWriter(str(folder), filename_suffix=suffix)
         for summary in hparams(dict(chosen), metrics):
             writer.add_summary(summary)
         writer.close()

@@ -25,7 +25,7 @@ from torch.utils.tensorboard.summary import custom_scalars
 from torch.utils.tensorboard.writer import FileWriter
 from tqdm import tqdm
 
-from mbrec import rank_weights
+from mbrec import event_files, rank_weights
 from mbrec.balance import BalanceHook
 from mbrec.balance.ranks import sum_over_ranks
 from mbrec.diagnostics import ConflictWatch
@@ -79,7 +79,9 @@ class Monitor:
         self.flushed: Callable[[], None] = lambda: None
         self._hook, self._metrics, self._unknown = hook, metrics, unknown
         self._every = every
-        self._writer = FileWriter(str(folder)) if dist.get_rank() == 0 else None
+        self._writer = None
+        if dist.get_rank() == 0:
+            self._writer = FileWriter(str(folder), filename_suffix=event_files.suffix(folder))
         if self._writer and first_step:
             start = SessionLog(status=SessionLog.START)
             self._writer.add_event(Event(step=first_step + 1, session_log=start))

@@ -15,6 +15,8 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from mbrec import sealed
+
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
 # Of a number: an integer of 60 in each digit takes a minute to read at a million digits.
@@ -47,7 +49,7 @@ def read(path: str | Path, kind: type) -> dict[str, Any]:
 
     Raises:
         ValueError: naming the file, and the line or key with what is no plain data, or has a
-            mapping or list in the place of a single value.
+            mapping or list in the place of a single value; or if it is not what mbrec wrote.
     """
     path = Path(path)
     if not path.is_file():
@@ -57,7 +59,9 @@ def read(path: str | Path, kind: type) -> dict[str, Any]:
     if len(content) > MAX_BYTES:
         raise ValueError(f"{path}: expected at most {MAX_BYTES:,} bytes of YAML, got more")
     try:
-        found = _Reader(path, content.decode("utf-8-sig")).document()
+        text = content.decode("utf-8-sig")
+        sealed.check_digest(path, text)
+        found = _Reader(path, text).document()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: expected YAML, got something else: {reason}") from error

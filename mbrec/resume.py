@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
-from mbrec import run_lock, sources
+from mbrec import atomic, run_lock, sources
 from mbrec.balance import BalanceHook
 from mbrec.checkpoint import folder as checkpoints
 from mbrec.checkpoint import restore, state
@@ -33,6 +33,8 @@ from mbrec.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+# Folders of a run that files are added to.
+WRITTEN = ("checkpoint", "tensorboard")
 # Settings that say how a run is carried out, not what it computes.
 OUTSIDE = ("run.", "resume.", "monitor.", "runtime.", "checkpoint.")
 
@@ -53,14 +55,24 @@ def run_folder(config: Config, runtime: Runtime) -> Path:
             more = f"run.name=NEW resume.path={folder} goes on from it"
             chosen = [(folder, f"{folder} holds one; {more}")]
         else:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not run_lock.take(folder):
-                chosen = [(folder, f"another job is writing to {folder}; wait for it, or stop it")]
+            chosen = [(folder, _prepared(folder))]
     dist.broadcast_object_list(chosen, src=0)
     ((folder, taken),) = chosen
     if taken:
         raise ValueError(f"expected a new run, got run.name={folder.name}: {taken}")
     return folder
+
+
+def _prepared(folder: Path) -> str:
+    """Make and lock the folder of a run; return why this job may not write to it, or nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        atomic.check_no_links(folder, *WRITTEN)
+        if not run_lock.take(folder):
+            return f"another job is writing to {folder}; wait for it, or stop it"
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def run_name(config: Config) -> str:
@@ -301,17 +313,7 @@ def check_settings(saved: RunState, config: Config, now: Layout) -> None:
         ValueError: naming each feature that is read in another way than it was.
     """
     current = plain(config)
-    try:
-        changed = _changed_features(saved.config["data"]["columns"], current["data"]["columns"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"expected the columns of a run in its checkpoint, got none: {error}"
-        ) from error
-    if changed:
-        raise ValueError(
-            "expected the features of the checkpoint, whose ids and scales the model has learned, "
-            "got others:\n  " + "\n  ".join(changed)
-        )
+    check_features(saved, current)
     if dist.get_rank() != 0:
         return
     told = [d for d in differences(saved.config, current) if not d.startswith(OUTSIDE)]
@@ -325,6 +327,29 @@ def check_settings(saved: RunState, config: Config, now: Layout) -> None:
         )
     if saved.plan != now.plan:
         log.info("tables are moved: %s -> %s", saved.plan, now.plan)
+
+
+def check_features(saved: RunState, current: Mapping[str, Any]) -> None:
+    """Compare how features are read with how they were when a checkpoint was saved.
+
+    Args:
+        saved: what the checkpoint holds.
+        current: settings of a run, as JSON has them.
+
+    Raises:
+        ValueError: naming each feature that is read in another way than it was.
+    """
+    try:
+        changed = _changed_features(saved.config["data"]["columns"], current["data"]["columns"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"expected the columns of a run in its checkpoint, got none: {error}"
+        ) from error
+    if changed:
+        raise ValueError(
+            "expected the features of the checkpoint, whose ids and scales the model has learned, "
+            "got others:\n  " + "\n  ".join(changed)
+        )
 
 
 def _changed_features(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

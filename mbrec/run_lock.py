@@ -7,6 +7,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mbrec import atomic
+
 log = logging.getLogger(__name__)
 
 # Folder -> descriptor of its lock, which ends with the descriptor or the process.
@@ -18,10 +20,13 @@ def take(folder: Path) -> bool:
 
     Returns:
         whether no other process has it. Where the file system knows no locks: true, and a warning.
+
+    Raises:
+        ValueError: if a link is in the place of the lock.
     """
     if folder in _held:
         return True
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    descriptor = atomic.open_own(folder / ".lock", os.O_RDWR)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

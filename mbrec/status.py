@@ -1,13 +1,18 @@
-"""How a run stands, for schedulers and people: `status.json` in its folder."""
+"""How a run stands, for schedulers and people: `status.json` in its folder.
+
+`python -m mbrec.status RUN` writes that a run has failed whose processes could not say it.
+"""
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from mbrec.summary import write_json
+from mbrec.errors import plain_errors
+from mbrec.sealed import read_json, write_json
 
 NAME = "status.json"
 # As EX_TEMPFAIL of sysexits.h: the same command goes on.
@@ -77,3 +82,24 @@ class Status:
         except Exception as error:
             self.write("failed", reason=f"{type(error).__name__}: {error}")
             raise
+
+
+def mark_failed(folder: Path) -> None:
+    """Write that a run has failed, after its processes ended without a word.
+
+    Raises:
+        ValueError: if its status is not what a run wrote.
+    """
+    content = read_json(folder / NAME)
+    reason = content.get("reason") or "its processes ended without a reason"
+    write_json(folder / NAME, {**content, "state": "failed", "reason": reason})
+
+
+def main() -> None:
+    """Run the command line, for `scripts/train.sh`."""
+    with plain_errors():
+        mark_failed(Path(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

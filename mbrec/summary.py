@@ -1,9 +1,6 @@
-"""What a run says at its end, and what it leaves in its folder."""
+"""What a run says at its end."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 COLUMNS = {
     "ne": "NE",
@@ -44,13 +41,6 @@ def parameter_table(parameters: Mapping[str, int]) -> str:
     total = sum(parameters.values())
     parts = [f"{name} {count:,} ({count / total:.2%})" for name, count in parameters.items()]
     return "parameters: " + ", ".join(parts).replace("%", " %")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    unfinished.rename(path)
 
 
 def _cell(name: str, value: float | None) -> str:

@@ -5,12 +5,12 @@ Shapes: none; a row a job.
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mbrec import atomic, sealed
 from mbrec.status import NAME as STATUS
 from mbrec.sweep import TABLE, Job
 
@@ -79,7 +79,7 @@ class SweepTable:
     def _row(self, job: Job) -> Row:
         folder = self._folder / job.name
         if (path := folder / "metrics.json").exists():
-            metrics = json.loads(path.read_text())
+            metrics = sealed.read_json(path)
             return Row(job, "measurement" if "measurement" in metrics else "finished", "", metrics)
         if job.name in self.failures:
             return Row(job, "failed", self.failures[job.name], {})
@@ -90,9 +90,7 @@ class SweepTable:
         """Write the table into the sweep's folder, as Markdown and as CSV."""
         rows = self.rows()
         for name, content in ((MARKDOWN, markdown(rows)), (TABLE, as_csv(rows, self._folder))):
-            unfinished = self._folder / f"{name}.tmp"
-            unfinished.write_text(content)
-            unfinished.rename(self._folder / name)
+            atomic.write_text(self._folder / name, content)
 
     def __str__(self) -> str:
         return text(self.rows())
@@ -105,7 +103,7 @@ _BROKEN = ("starting", "running", "failed")
 def _state(folder: Path) -> str:
     """Return how a run stands by its own account; empty where it was not begun."""
     path = folder / STATUS
-    return json.loads(path.read_text())["state"] if path.exists() else ""
+    return str(sealed.read_json(path).get("state", "")) if path.exists() else ""
 
 
 def best(rows: Sequence[Row]) -> dict[str, float]:

@@ -109,7 +109,7 @@ def _fit(
     interrupt: Interrupt,
     status: "Status",
 ) -> dict[str, Any]:
-    from mbrec import build, hparams, resume, summary
+    from mbrec import atomic, build, hparams, resume, sealed, summary
     from mbrec.data.stored import save_vocabularies
 
     source = resume.source(config, folder)
@@ -118,8 +118,8 @@ def _fit(
     log.info(summary.parameter_table(sharded.parameters))
     if runtime.rank == 0:
         # With what the data set filled in: the model is scored with the same numbers.
-        OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml.tmp")
-        (folder / "config.yaml.tmp").rename(folder / "config.yaml")
+        settings = sealed.with_digest(OmegaConf.to_yaml(OmegaConf.structured(config)))
+        atomic.write_text(folder / "config.yaml", settings)
         # Another data set, or the same prepared again, may give the same words other ids.
         reader = trainer.loader.reader
         save_vocabularies(config.data.columns, reader.store, reader.vocabularies, folder)
@@ -137,7 +137,7 @@ def _fit(
         if not config.trainer.measure_overhead:
             chosen = hparams.settings(OmegaConf.structured(config), overrides)
             hparams.write(folder / "tensorboard", chosen, list(config.tasks))
-        summary.write_json(folder / "metrics.json", metrics)
+        sealed.write_json(folder / "metrics.json", metrics)
         print(f"{text}; saved in {folder}")
     status.write("finished")
     return metrics

@@ -8,6 +8,7 @@ The panels are those of Figure 2 c-e in He et al. 2024: gradient norms, weights,
 import sys
 from pathlib import Path
 
+from mbrec import atomic
 from mbrec.report import plots
 from mbrec.report.run import load
 
@@ -22,7 +23,8 @@ def draw(path: Path, out: Path) -> None:
     panels = plots.balance_panels(run.events, run.tasks)
     if not all(panel.lines for panel in panels):
         raise ValueError(f"expected a run with monitor.balance=true, got {path}")
-    plots.draw(panels).savefig(out, dpi=110)
+    with atomic.replacing(out) as file:
+        plots.draw(panels).savefig(file, dpi=110, format=out.suffix.removeprefix(".") or None)
 
 
 def main() -> None:

@@ -4,11 +4,12 @@
 Runs whose names differ only in a last `_SEED` are one row. The result is a Markdown table.
 """
 
-import json
 import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
+
+from mbrec.sealed import read_json
 
 FIGURES = {"auc": "AUC", "ne": "NE", "calibration": "calibration"}
 
@@ -18,7 +19,7 @@ def summarise(runs: list[Path]) -> str:
     groups: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
     for run in sorted(runs):
         name = run.name.rpartition("_")[0]
-        for task, figures in json.loads((run / "metrics.json").read_text())["tasks"].items():
+        for task, figures in read_json(run / "metrics.json")["tasks"].items():
             groups[name, task].append(figures)
     lines = [
         f"| runs | task | {' | '.join(FIGURES.values())} | seeds |",

@@ -294,8 +294,8 @@ def test_loading_refuses_unknown_keys_in_the_file_and_in_overrides(key, tmp_path
 
 def test_evaluation_takes_plugins_from_the_command_line_only(tmp_path, monkeypatch):
     saved(tmp_path, "runtime.plugins=[theirs]")
-    loaded, load = [], config.load
-    monkeypatch.setattr(config, "load", lambda *given: loaded.append(load(*given)))
+    loaded, complete = [], config.complete
+    monkeypatch.setattr(config, "complete", lambda *given: loaded.append(complete(*given)))
     for overrides, expected in ([], []), (["runtime.plugins=[mine]"], ["mine"]):
         with pytest.raises(AttributeError):  # it goes no further than what it has loaded: None
             evaluate.evaluate(tmp_path, overrides, None)

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import itertools
-import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mbrec import distributed, overhead, resume
 from mbrec.balance import BalanceHook, Equal, GramianBalancer
 from mbrec.overhead_plan import FIRST_STEPS, Plan
+from mbrec.sealed import read_json
 
 PLAN = Plan(block_steps=2, pairs=4)
 # Sums of these are exact.
@@ -91,7 +91,7 @@ def each(data: str, folder: str) -> dict[str, dict[str, Any]]:
 def runs(tiny_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("overhead")
     ranks = run_ranks(each, 2, folder, str(tiny_data), str(folder))
-    metrics = {name: json.loads((folder / name / "metrics.json").read_text()) for name in ranks[0]}
+    metrics = {name: read_json(folder / name / "metrics.json") for name in ranks[0]}
     return folder, ranks, metrics
 
 
@@ -135,7 +135,7 @@ def test_a_measurement_ends_marked_and_without_a_model(runs, name):
     assert "MEASUREMENT" in text
     assert "the model of this run is not to be compared" in text
     assert "QPS drop" in text
-    assert json.loads((folder / name / "status.json").read_text())["state"] == "finished"
+    assert read_json(folder / name / "status.json")["state"] == "finished"
     assert not (folder / name / "checkpoint").exists()
 
 

@@ -13,6 +13,7 @@ import pytest
 from jobs import compose
 from ranks import run_ranks
 
+from mbrec import sealed
 from mbrec.checkpoint import folder
 from mbrec.checkpoint.settings import Best, find_best
 
@@ -148,6 +149,19 @@ def test_an_unfinished_run_goes_on_and_a_finished_one_is_refused(alone, tmp_path
     for options in ([], ["resume.path=none"], [f"resume.path={tmp_path / 'a'}"]):
         with pytest.raises(ValueError, match=r"expected a new run, got run\.name=a"):
             run_folder(tmp_path, alone, named, *options)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "tensorboard", ".lock"])
+def test_a_run_does_not_write_through_a_link_in_its_folder(alone, tmp_path, name):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "large/a").mkdir(parents=True)
+    (tmp_path / "a").symlink_to(tmp_path / "large/a")
+    assert run_folder(tmp_path, alone, "run.name=a") == tmp_path / "a"
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=rf"b/{name}: expected a f.*, got a link"):
+        run_folder(tmp_path, alone, "run.name=b")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_starting_anew_needs_a_folder_without_checkpoints(alone, tmp_path):
@@ -389,7 +403,7 @@ class Jobs:
             "step": trainer.step,
             "steps": [folder.step_of(path) for path in folder.finished(checkpoints)],
             "files": sorted(path.name for path in run.iterdir()),
-            "best": json.loads(best.read_text()) if best.exists() else None,
+            "best": sealed.read_json(best) if best.exists() else None,
         }
 
 

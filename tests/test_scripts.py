@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mbrec.sealed import read_json, write_json
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 # In place of an interpreter: notes its arguments; REAL, if set, then does the work.
@@ -198,6 +200,19 @@ def test_training_returns_75_if_the_same_command_goes_on(tmp_path, before, statu
     (tmp_path / "run/status.json").unlink(missing_ok=True)
     if code == 75:
         assert run(root / "scripts/train.sh", cwd=tmp_path, CODE="0").returncode == code
+
+
+@pytest.mark.parametrize(("state", "after"), [("running", "failed"), ("finished", "finished")])
+def test_a_job_whose_processes_are_gone_without_a_word_is_marked_as_failed(tmp_path, state, after):
+    root = tmp_path / "root"
+    executable(root / "scripts/train.sh", (ROOT / "scripts/train.sh").read_text())
+    executable(root / "scripts/setup.sh", "#!/bin/sh\n")
+    job = FAKE_JOB.format(status="cp begun run/status.json;")
+    real = f'*mbrec.status*) exec {sys.executable} -P "$@" ;;'
+    executable(root / ".venv/bin/python", job.replace("esac", f"{real}\nesac"))
+    write_json(tmp_path / "begun", {"state": state, "step": 3, "reason": ""})
+    assert run(root / "scripts/train.sh", cwd=tmp_path).returncode == 1
+    assert read_json(tmp_path / "run/status.json")["state"] == after
 
 
 def test_a_signal_before_the_job_has_begun_returns_75_and_starts_nothing(tmp_path):

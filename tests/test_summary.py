@@ -2,7 +2,6 @@
 
 import doctest
 import importlib
-import json
 import pkgutil
 from pathlib import Path
 
@@ -41,31 +40,6 @@ def test_table_shows_every_figure_it_knows(name):
 def test_parameter_table_gives_counts_and_shares_that_sum_to_one():
     text = summary.parameter_table({"tables": 1_500_000, "heads": 500_000})
     assert text == "parameters: tables 1,500,000 (75.00 %), heads 500,000 (25.00 %)"
-
-
-def test_json_is_read_back_as_it_was_and_nothing_else_is_left(tmp_path):
-    content = {"step": 3, "tasks": {"ctr": {"auc": None, "ne": 0.1}}}
-    summary.write_json(tmp_path / "metrics.json", {"old": 1})
-    summary.write_json(tmp_path / "metrics.json", content)
-    assert json.loads((tmp_path / "metrics.json").read_text()) == content
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
-
-
-def test_json_that_can_not_be_written_leaves_the_old_file(tmp_path, monkeypatch):
-    target = tmp_path / "metrics.json"
-    summary.write_json(target, {"old": 1})
-    with pytest.raises(TypeError):
-        summary.write_json(target, {"new": object()})
-    assert json.loads(target.read_text()) == {"old": 1}
-
-    def half(path: Path, text: str) -> None:
-        path.write_bytes(text[: len(text) // 2].encode())
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "write_text", half)
-    with pytest.raises(OSError, match="disk full"):
-        summary.write_json(target, {"new": 1})
-    assert json.loads(target.read_bytes()) == {"old": 1}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -8,6 +8,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mbrec import sweep_table
+from mbrec.sealed import write_json
 from mbrec.sweep import MAX_NAME, Job, expand
 from mbrec.sweep_table import SweepTable
 
@@ -164,3 +165,12 @@ def test_what_was_begun_and_broke_comes_last(table):
     assert table.to_do() == ["balancer-famo", "balancer-dbmtl", "balancer-cagrad"]
     table.rows()
     assert table.step == 4
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "status.json"])
+def test_a_sweep_does_not_build_on_a_file_that_is_not_what_was_written(table, tmp_path, name):
+    path = tmp_path / "balancer-famo" / name
+    write_json(path, run({"ctr": 0.9}) | {"state": "resumable"})
+    path.write_text(path.read_text().replace("0.9", "0.8"))
+    with pytest.raises(ValueError, match=rf"balancer-famo/{name}: .*damaged, or was edited"):
+        table.to_do()

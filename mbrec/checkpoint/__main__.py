@@ -25,11 +25,11 @@ def list_checkpoints(run: Path) -> str:
     """
     checkpoints = run / "checkpoint"
     rows = [["step", "saved", "size", "ranks", "last evaluation", ""]]
-    best = _best(checkpoints)
+    best = folder.read_best(checkpoints)
     for path in folder.finished(checkpoints):
         step = folder.step_of(path)
         try:
-            saved = state.read(path)
+            saved = state.read_verified(path)
         except ValueError:
             rows.append([f"{step:,}", "", "", "", "", "damaged: see verify"])
             continue
@@ -63,8 +63,10 @@ def show(source: Path) -> str:
     """Return what a checkpoint holds, for people.
 
     Raises:
-        ValueError: if it is not whole in form; its bytes are not compared.
+        ValueError: if its state or the index of its tensors is not what was written.
     """
+    if problems := folder.verify(source, only=[folder.STATE, folder.METADATA]):
+        raise ValueError("\n  ".join(problems))
     found = state.read(source)
     lines = [f"{source}", f"step            {found.step:,}, saved {_time(found.time)}"]
     unread = sum(stop - start for part in found.position["unread"] for _, start, stop in part)
@@ -106,11 +108,6 @@ def _sources(path: Path) -> list[Path]:
     return found
 
 
-def _best(checkpoints: Path) -> int | None:
-    path = checkpoints / folder.BEST
-    return folder.read_best(checkpoints) if path.exists() else None
-
-
 def _evaluation(saved: state.RunState) -> str:
     if not saved.history:
         return "-"
@@ -125,6 +122,8 @@ def _mapping(name: str, values: dict[str, Any]) -> list[str]:
 
 
 def _time(seconds: float) -> str:
+    if seconds >= 1e11:  # of a checkpoint from elsewhere, which may say anything
+        return f"{seconds:.3g} s"
     return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
 
 

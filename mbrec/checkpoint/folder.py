@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mbrec import atomic, sealed
+from mbrec.atomic import UNFINISHED
+
 MANIFEST, STATE, METADATA = "manifest.json", "state.json", ".metadata"
 BEST = "best.json"
 VERSION = 1
-UNFINISHED = ".tmp"
 # Kept for who wants to look, and never resumed from: what does not verify, and what was saved
 # when the model was exploding already.
 DAMAGED, EXPLODED = ".damaged", ".exploded"
@@ -85,7 +87,7 @@ def describe(path: Path) -> File:
 
 def write_manifest(folder: Path, files: dict[str, File]) -> None:
     """Write the manifest of a checkpoint, durably."""
-    write_durably(folder / MANIFEST, _text(files))
+    atomic.write_text(folder / MANIFEST, _text(files))
 
 
 def read_manifest(folder: Path) -> dict[str, File]:
@@ -95,7 +97,7 @@ def read_manifest(folder: Path) -> dict[str, File]:
         ValueError: naming the file, and what is not as it should be.
     """
     path = folder / MANIFEST
-    text = read_text(path, _LARGEST_MANIFEST)
+    text = sealed.read_text(path, _LARGEST_MANIFEST)
     try:
         content = json.loads(text)
         files = {name: File(**entry) for name, entry in content["files"].items()}
@@ -200,31 +202,25 @@ def read_best(checkpoints: Path) -> int | None:
     """Return the step that was marked as the best, or None.
 
     Raises:
-        OSError: if the mark is there and cannot be read.
+        ValueError: if the mark is there and not what was written.
     """
     path = checkpoints / BEST
     if not path.exists():
         return None
-    try:
-        step = json.loads(read_text(path, 1 << 16))["step"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise OSError(f"{path}: expected the step of the best checkpoint, got none") from error
-    return step if type(step) is int else None
+    step = sealed.read_json(path, 1 << 16).get("step")
+    if type(step) is not int:
+        raise ValueError(f"{path}: expected the step of the best checkpoint, got {step!r:.80}")
+    return step
+
+
+def mark_best(checkpoints: Path, step: int, figure: str, value: float) -> None:
+    """Mark a step as the best so far: its checkpoint is kept."""
+    sealed.write_json(checkpoints / BEST, {"step": step, "figure": figure, "value": value})
 
 
 def size(folder: Path) -> int:
     """Return the bytes of all files of a checkpoint."""
     return sum(path.lstat().st_size for path in folder.iterdir())
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all, and wait until it is on the disk."""
-    unfinished = path.with_name(path.name + UNFINISHED)
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
 
 
 def sync_folder(folder: Path) -> None:
@@ -234,22 +230,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def read_text(path: Path, largest: int) -> str:
-    """Return the content of a text file that is no link and not larger than it may be.
-
-    Raises:
-        ValueError: naming the file.
-    """
-    if path.is_symlink() or not path.is_file():
-        raise ValueError(f"{path}: expected a file, found none")
-    if (found := path.stat().st_size) > largest:
-        raise ValueError(f"{path}: expected at most {largest:,} bytes, got {found:,}")
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text, got other bytes: {error}") from error
 
 
 def _text(files: dict[str, File]) -> str:

@@ -1,6 +1,5 @@
 """Writes checkpoints, in the background if wanted, and lives through a failure to write."""
 
-import json
 import logging
 import shutil
 import threading
@@ -120,11 +119,10 @@ class Saver:
     def mark_best(self, best: Best, name: str) -> None:
         """Keep the checkpoint of a step as the best so far; its folder is never pruned."""
         self.wait()
-        content = {"step": best.step, "figure": name, "value": best.value}
 
         def write() -> None:
             if dist.get_rank(self._group) == 0:
-                folder.write_durably(self.checkpoints / folder.BEST, json.dumps(content) + "\n")
+                folder.mark_best(self.checkpoints, best.step, name, best.value)
 
         if (problem := self._agree(write)) and dist.get_rank(self._group) == 0:
             log.warning("the best checkpoint could not be marked: %s", problem)

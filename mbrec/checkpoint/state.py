@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mbrec.checkpoint.folder import STATE, read_text, write_durably
+from mbrec import atomic
+from mbrec.checkpoint.folder import STATE, verify
+from mbrec.sealed import read_text
 
 VERSION = 2
 # Of before it said what the model has learned the meaning of, and was evaluated on.
@@ -70,7 +72,7 @@ class RunState:
     def write(self, folder: Path) -> None:
         """Write `state.json`, durably."""
         text = json.dumps({"version": VERSION, **asdict(self)}, indent=1, allow_nan=False)
-        write_durably(folder / STATE, text + "\n")
+        atomic.write_text(folder / STATE, text + "\n")
 
 
 def read(folder: Path) -> RunState:
@@ -89,6 +91,19 @@ def read(folder: Path) -> RunState:
         return _parse(path, content)
     except RecursionError as error:
         raise ValueError(f"{path}: expected fewer lists inside of lists") from error
+
+
+def read_verified(folder: Path) -> RunState:
+    """Read the `state.json` of a checkpoint, once it is known to be what was written.
+
+    Of the other files the sizes are compared.
+
+    Raises:
+        ValueError: naming what is not as it should be.
+    """
+    if problems := verify(folder, only=[STATE]):
+        raise ValueError("\n  ".join(problems))
+    return read(folder)
 
 
 def _parse(path: Path, content: Any) -> RunState:

@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 
 from pyarrow import fs
 
+from mbrec.sealed import digest
+
 NAME = "manifest.json"
 VERSION = 2
 # Without a digest, and without those of footers; still read, with a warning.
@@ -226,7 +228,7 @@ def sealed(content: Mapping[str, Any]) -> str:
     """Return the text of a manifest's content, with its digest."""
     # As it will be read: JSON has neither tuples nor keys that are numbers.
     plain = json.loads(json.dumps(content, allow_nan=False))
-    plain = {"version": plain["version"], "digest": _digest(plain), **plain}
+    plain = {"version": plain["version"], "digest": digest(plain), **plain}
     text = json.dumps(plain, indent=2, ensure_ascii=False)
     # Lists of numbers on one line each; a line break never stands inside a JSON string.
     text = re.sub(r'\[\n\s+([^\[\]{}"]*?)\n\s+\]', lambda m: f"[{' '.join(m[1].split())}]", text)
@@ -238,15 +240,10 @@ def _is_sealed(content: Mapping[str, Any]) -> bool:
     if "digest" not in content:
         return content.get("version") == WITHOUT_DIGEST
     try:
-        return content["digest"] == _digest(content)
+        rest = {key: value for key, value in content.items() if key != "digest"}
+        return content["digest"] == digest(rest)
     except RecursionError:
         return False
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of everything in a manifest but its digest, whatever its layout."""
-    rest = {key: value for key, value in content.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def join(root: str, name: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mbrec import atomic
 from mbrec.data.files import Store, open_store
 from mbrec.data.identity import Vocabulary
 from mbrec.data.manifest import NAME, Column, Manifest, check_path
@@ -164,9 +165,10 @@ def save_vocabularies(
         folder: of the run.
 
     Raises:
-        ValueError: if there is another one already: the model there has learned its ids.
+        ValueError: if there is another one already: the model there has learned its ids; or a link.
     """
     for file in dict.fromkeys(f.vocabulary for f in columns.categorical.values() if f.vocabulary):
+        atomic.check_no_links(folder, file)
         target = folder / file
         if target.exists():
             there = _load(file, open_store(str(folder)))
@@ -178,13 +180,8 @@ def save_vocabularies(
                 )
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f"{target.name}.tmp")
-        unfinished.unlink(missing_ok=True)
         with store.filesystem.open_input_file(store.path(file)) as source:
-            content = source.read()
-        with unfinished.open("xb") as new:  # never into what a link leads to
-            new.write(content)
-        unfinished.rename(target)
+            atomic.write_bytes(target, source.read())
 
 
 def _load(file: str, store: Store) -> pa.Array:

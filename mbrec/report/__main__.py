@@ -9,6 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from mbrec import atomic
 from mbrec import config as configuration
 from mbrec.errors import plain_errors
 
@@ -40,10 +41,8 @@ def write(path: Path, against: Sequence[Path], out: Path) -> None:
 
     run = load(path)
     text = page.render(run, baselines(run, against), _default_settings())
-    unfinished = out.with_name(f"{out.name}.tmp")
     # A name out of a file may hold half a character, which no encoding has.
-    unfinished.write_text(text, encoding="utf-8", errors="replace")
-    unfinished.rename(out)
+    atomic.write_bytes(out, text.encode("utf-8", errors="replace"))
 
 
 @cache

@@ -3,24 +3,31 @@
 Shapes: N points of a line.
 """
 
+import logging
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.event_pb2 import (
+    Event,  # pyright: ignore[reportAttributeAccessIssue] (protobuf makes it at import)
     SessionLog,  # pyright: ignore[reportAttributeAccessIssue] (protobuf makes it at import)
 )
+
+from mbrec import event_files
+
+log = logging.getLogger(__name__)
 
 # More cannot be told apart on a screen.
 MOST_POINTS = 1000
 # Points of the line through a noisy one.
 BLOCKS = 50
+# Seconds by which clocks are adjusted all the time.
+TOLERANCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Line:
     """A figure over the steps of a run.
 
     Attributes:
-        steps: (N,), as they were written.
+        steps: (N,), rising.
         values: (N,), all finite.
     """
 
@@ -44,20 +51,56 @@ class Line:
         return self.values[len(self) // 2 :]
 
 
+@dataclass(frozen=True)
+class Sitting:
+    """What one process of a run wrote.
+
+    Attributes:
+        start: time of the first event, in seconds since 1970.
+        seconds: from the first event to the last; without the steps at which the clock went back.
+        clock_went_back: whether it did.
+    """
+
+    start: float
+    seconds: float
+    clock_went_back: bool
+
+    @classmethod
+    def of(cls, steps: Sequence[int], times: Sequence[float]) -> "Sitting":
+        """Return what the steps and the times of events tell.
+
+        >>> Sitting.of([1, 2, 3], [100.0, 104.0, 52.0])
+        Sitting(start=100.0, seconds=4.0, clock_went_back=True)
+        """
+        times_N = np.array(times)[np.lexsort((times, steps))]
+        passed_N = np.diff(times_N)
+        back = bool((passed_N < -TOLERANCE).any())
+        return cls(float(times_N[0]), float(passed_N.clip(min=0).sum()), back)
+
+
 @dataclass
 class Events:
     """What the event files of a run hold.
 
     Attributes:
         lines: tag -> its points; none is empty.
-        sittings: time of the first and the last event of each file with figures, in seconds since
-            1970.
+        sittings: of each file with figures, in order.
         not_finite: values that were left out, because they are no finite numbers.
+        damaged: name of a file -> its records that cannot be read; of such as follow one another
+            and have lost their lengths, one.
     """
 
     lines: dict[str, Line] = field(default_factory=dict)
-    sittings: list[tuple[float, float]] = field(default_factory=list)
+    sittings: list[Sitting] = field(default_factory=list)
     not_finite: int = 0
+    damaged: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def clock_went_back(self) -> bool:
+        """Whether the machine's clock was set back while the run was under way."""
+        within = any(sitting.clock_went_back for sitting in self.sittings)
+        ends = [(a.start + a.seconds, b.start) for a, b in pairwise(self.sittings)]
+        return within or any(start < end - TOLERANCE for end, start in ends)
 
     def below(self, name: str) -> dict[str, Line]:
         """Return the lines whose tag is `name/...`, by what comes after it."""
@@ -79,6 +122,9 @@ class Events:
 def read(folder: Path) -> Events:
     """Read all event files of a folder, in the order in which they were begun.
 
+    A line is in the order of its steps, whatever the clock said. What is damaged is left out, with
+    a warning.
+
     A job that goes on from a checkpoint says from which step; what the one before had written of
     later steps is left out, as TensorBoard does.
 
@@ -87,15 +133,15 @@ def read(folder: Path) -> Events:
     """
     points: dict[str, tuple[array[int], array[float]]] = {}
     found = Events()
-    files = [path for path in sorted(folder.iterdir()) if "tfevents" in path.name]
-    for path in files:
-        if path.is_file():
-            try:
-                _read_file(path, points, found)
-            except DecodeError as error:
-                raise ValueError(f"{path}: expected TensorBoard's events, got {error}") from error
+    for path in event_files.in_order(folder):
+        try:
+            _read_file(path, points, found)
+        except DecodeError as error:
+            raise ValueError(f"{path}: expected TensorBoard's events, got {error}") from error
+        if lost := found.damaged.get(path.name):
+            log.warning("%s is damaged; records that are lost: %d", path, lost)
     for tag, (steps, values) in points.items():
-        steps_N, values_N = np.array(steps, dtype=np.int64), np.array(values)
+        steps_N, values_N = _in_order(np.array(steps, dtype=np.int64), np.array(values))
         finite_N = np.isfinite(values_N)
         found.not_finite += int((~finite_N).sum())
         if finite_N.any():
@@ -105,22 +151,35 @@ def read(folder: Path) -> Events:
 
 def _read_file(path: Path, points: dict[str, tuple[Any, Any]], found: Events) -> None:
     """Add a file's points. A last event that was cut off by a kill is left out."""
-    first = last = 0.0
-    has_points = False
-    for event in LegacyEventFileLoader(str(path)).Load():
-        first = min(first or event.wall_time, event.wall_time)
-        last = max(last, event.wall_time)
+    written: tuple[array[int], array[float]] = array("q"), array("d")
+    for record in event_files.records(path):
+        if record is None:
+            found.damaged[path.name] = found.damaged.get(path.name, 0) + 1
+            continue
+        event = Event.FromString(record)
         if event.HasField("session_log") and event.session_log.status == SessionLog.START:
             _forget_from(event.step, points)
         for value in event.summary.value:
             if value.HasField("simple_value"):
                 # Arrays: a point takes 16 bytes, and there may be tens of millions.
                 steps, values = points.setdefault(value.tag, (array("q"), array("d")))
-                has_points = True
                 steps.append(event.step)
                 values.append(value.simple_value)
-    if has_points:
-        found.sittings.append((first, last))
+        if any(value.HasField("simple_value") for value in event.summary.value):
+            written[0].append(event.step)
+            written[1].append(event.wall_time)
+    if written[0]:
+        found.sittings.append(Sitting.of(*written))
+
+
+def _in_order(steps_N: np.ndarray, values_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sort the points of a line by step; of equal steps the one that was written last is kept."""
+    if (np.diff(steps_N) > 0).all():
+        return steps_N, values_N
+    order_N = np.argsort(steps_N, kind="stable")
+    steps_N, values_N = steps_N[order_N], values_N[order_N]
+    last_N = np.append(np.diff(steps_N) > 0, True)
+    return steps_N[last_N], values_N[last_N]
 
 
 def _forget_from(step: int, points: dict[str, tuple[Any, Any]]) -> None:

@@ -1,13 +1,13 @@
 """The folder of a run, finished or not, as plain data."""
 
-import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mbrec import plain_yaml
+from mbrec import plain_yaml, sealed
 from mbrec import status as run_status
 from mbrec.checkpoint import folder as checkpoints
 from mbrec.checkpoint import state as checkpoint_state
@@ -15,7 +15,8 @@ from mbrec.report import events
 from mbrec.report.events import Events
 from mbrec.sweep_table import MARKDOWN
 
-_LARGEST_JSON = 256 << 20
+log = logging.getLogger(__name__)
+
 CONFIG, METRICS, TENSORBOARD = "config.yaml", "metrics.json", "tensorboard"
 # The key of `metrics.json` that only a run which measures its own overhead has.
 MEASUREMENT = "measurement"
@@ -112,13 +113,7 @@ def _json(run: Run, name: str, without: str) -> dict[str, Any]:
     if not path.exists():
         run.missing.append(f"There is no {name}: {without}.")
         return {}
-    try:
-        content = json.loads(checkpoints.read_text(path, _LARGEST_JSON))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, got something else: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a mapping, got {content!r:.80}")
-    return content
+    return sealed.read_json(path)
 
 
 def _read_events(run: Run) -> None:
@@ -128,6 +123,16 @@ def _read_events(run: Run) -> None:
     if not run.events.lines:
         run.missing.append(
             f"There are no figures in {TENSORBOARD}/: no curves of the training are shown."
+        )
+    for name, lost in run.events.damaged.items():
+        run.missing.append(
+            f"{TENSORBOARD}/{name} is damaged. Records that are lost, and missing from the curves: "
+            f"{lost:,}."
+        )
+    if run.events.clock_went_back:
+        run.missing.append(
+            "The machine's clock was set back while the run was under way: the times and the "
+            "duration are not exact. The curves are in the order of the steps."
         )
     if run.events.not_finite:
         run.missing.append(
@@ -147,8 +152,9 @@ def _read_checkpoints(run: Run) -> None:
         run.missing.append("There is no checkpoint: versions and device are not known.")
         return
     try:
-        run.state = checkpoint_state.read(found[-1])
+        run.state = checkpoint_state.read_verified(found[-1])
     except ValueError as error:
+        log.warning("the newest checkpoint is not read: %s", error)
         run.missing.append(f"The newest checkpoint tells nothing: {error}")
 
 

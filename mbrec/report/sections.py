@@ -64,7 +64,7 @@ def _facts(run: Run) -> dict[str, str]:
     return {
         "state": _STATES.get(state, state) + (f" ({reason})" if reason else ""),
         "steps": f"{run.last_step:,}",
-        "started": _time(run.events.sittings[0][0]) if run.events.sittings else "",
+        "started": _time(run.events.sittings[0].start) if run.events.sittings else "",
         "last written": _time(ended) if ended else "",
         "duration": _duration(run, ended),
         "balancer": run.balancer if run.config else "",
@@ -91,12 +91,13 @@ def _device(run: Run) -> str:
 
 
 def _duration(run: Run, ended: float | None) -> str:
-    spans = [last - first for first, last in run.events.sittings]
+    spans = [sitting.seconds for sitting in run.events.sittings]
     if not spans:
         return ""
     if len(spans) == 1:
-        whole = max(ended or 0.0, run.events.sittings[0][1]) - run.events.sittings[0][0]
-        return _seconds(whole)
+        since = (ended or 0.0) - run.events.sittings[0].start
+        # After a clock was set back, only what passed between two events is known.
+        return _seconds(spans[0] if run.events.clock_went_back else max(since, spans[0]))
     return f"{_seconds(sum(spans))}, in {len(spans)} parts"
 
 

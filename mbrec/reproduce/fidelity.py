@@ -4,7 +4,6 @@ Section 4 of the paper: Lemma 4.1, Theorem 1 and eq. 8 to 11, on the numbers of 
 Shapes: K tasks.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from mbrec import sealed
 from mbrec.distributed import Lockstep
 from mbrec.model import Outputs, Ranker
 from mbrec.reproduce.agreement import Weighing
@@ -130,9 +130,7 @@ def measure(folder: Path, trainer_of: TrainerOf, size: Size, seeds: int) -> None
             trainer = trainer_of(chosen, folder / path.stem)
             run = watch(trainer, size, variant=variant, seed=seed)
             if dist.get_rank() == 0:
-                unfinished = path.with_suffix(".tmp")
-                unfinished.write_text(json.dumps(run.plain()) + "\n")
-                unfinished.rename(path)
+                sealed.write_json(path, run.plain())
 
 
 def _is_there(path: Path) -> bool:
@@ -148,7 +146,7 @@ def load(folder: Path, size: Size, seeds: int) -> list[Run]:
     Raises:
         FileNotFoundError: if one is missing.
     """
-    return [Run.of(json.loads(path.read_text())) for path in _files(folder, size, seeds)]
+    return [Run.of(sealed.read_json(path)) for path in _files(folder, size, seeds)]
 
 
 def missing(folder: Path, size: Size, seeds: int) -> list[Path]:

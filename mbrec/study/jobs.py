@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mbrec.summary import write_json
+from mbrec.sealed import read_json, write_json
 
 FAILURE = "failed.json"
 # How the reason of a run begins that a guard has ended: the paper's NEX.
@@ -90,15 +90,13 @@ def found(run: Path) -> Result | None:
     for name in ("metrics.json", FAILURE):
         if not (run / name).exists():
             continue
+        again = f"remove {run} to run the job again"
         try:
-            content = json.loads((run / name).read_text())
-        except json.JSONDecodeError:
-            content = None
-        if not isinstance(content, dict) or (name == FAILURE and "reason" not in content):
-            raise ValueError(
-                f"expected what a job of a study leaves in {run / name}, got something else; "
-                f"remove {run} to run the job again"
-            )
+            content = read_json(run / name)
+        except ValueError as error:
+            raise ValueError(f"{error}; {again}") from error
+        if name == FAILURE and "reason" not in content:
+            raise ValueError(f"{run / name}: expected the reason of a failure, got none; {again}")
         if name == FAILURE:
             return Result({}, {}, str(content["reason"]))
         tasks = content.get("tasks", {})
@@ -117,10 +115,10 @@ def _not_finite(tasks: dict[str, dict[str, float | None]]) -> str:
 
 def write_plan(path: Path, jobs: Sequence[Job]) -> None:
     """Write jobs, and their folders as they are called now, where their processes look."""
-    write_json(path, [{**asdict(job), "folder": job.folder} for job in jobs])
+    write_json(path, {"jobs": [{**asdict(job), "folder": job.folder} for job in jobs]})
 
 
 def read_plan(path: Path) -> list[tuple[Job, str]]:
     """Return what `write_plan` wrote: jobs, and their folders below the study's."""
-    plan = json.loads(path.read_text())
+    plan = read_json(path)["jobs"]
     return [(Job(j["name"], tuple(j["overrides"]), tuple(j["only"])), j["folder"]) for j in plan]

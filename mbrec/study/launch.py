@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mbrec import atomic
 from mbrec.errors import plain_errors
 from mbrec.status import RESUMABLE_EXIT_CODE
 from mbrec.study.jobs import Job, Result, load, write_plan
@@ -92,7 +93,8 @@ def start(module: str, arguments: Sequence[str], folder: Path, *, processes: int
     command += ["--rdzv-backend", "mbrec-loopback", "--rdzv-endpoint", "127.0.0.1:0"]
     command += ["--nproc-per-node", str(processes), "-m", module, *arguments]
     console = folder / "console.log"
-    with console.open("a") as out:
+    descriptor = atomic.open_own(console, os.O_WRONLY | os.O_APPEND)
+    with os.fdopen(descriptor, "a") as out:
         process = subprocess.Popen(command, stdout=out, env=environment(processes))
         try:
             code = process.wait()

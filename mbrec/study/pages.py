@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from mbrec import atomic
+
 PACKAGES = ("mbrec", "torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "numpy", "scipy")
 
 
@@ -67,9 +69,7 @@ def slug(name: str) -> str:
 def write(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text.rstrip("\n") + "\n")
-    unfinished.rename(path)
+    atomic.write_text(path, text.rstrip("\n") + "\n")
 
 
 def conditions(

@@ -9,13 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mbrec import atomic
 from mbrec.study.contrast import EXPLODED, Contrast
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_figure(str(path), dpi=110)
+    with atomic.replacing(path) as file:
+        FigureCanvasAgg(figure).print_figure(file, dpi=110, format="png")
 
 
 def colours(num: int) -> list[tuple[float, ...]]:

@@ -19,9 +19,9 @@ from mbrec import config as configuration
 from mbrec import run_lock
 from mbrec.errors import MENDABLE, plain_errors
 from mbrec.interrupt import Interrupt
+from mbrec.sealed import write_json
 from mbrec.status import RESUMABLE_EXIT_CODE
 from mbrec.study.jobs import EXPLOSION, FAILURE, Job, found, read_plan
-from mbrec.summary import write_json
 
 if TYPE_CHECKING:
     from mbrec.distributed import Runtime

@@ -336,6 +336,23 @@ def test_a_vocabulary_is_saved_into_a_file_of_its_own(tmp_path: Path, link: bool
     assert (tmp_path / "run/v.parquet").read_bytes() == (tmp_path / "v.parquet").read_bytes()
 
 
+def test_a_vocabulary_is_not_copied_through_a_link(tmp_path: Path) -> None:
+    source, run, elsewhere = (tmp_path / name for name in ("source", "run", "elsewhere"))
+    for folder in (source / "vocabulary", run, elsewhere):
+        folder.mkdir(parents=True)
+    pq.write_table(pa.table({"value": ["a", "b"]}), source / CITIES)
+    columns = Columns({"city": Categorical(2, vocabulary=CITIES)})
+    (run / "vocabulary").symlink_to(elsewhere)
+    with pytest.raises(ValueError, match="run/vocabulary: expected a file or folder, got a link"):
+        save_vocabularies(columns, open_store(str(source)), run)
+    (run / "vocabulary").unlink()
+    (run / "vocabulary").mkdir()
+    (run / CITIES).symlink_to(elsewhere / "new.parquet")
+    with pytest.raises(ValueError, match=r"city\.parquet: expected a f.*, got a link"):
+        save_vocabularies(columns, open_store(str(source)), run)
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_mean_and_deviation_are_those_of_the_clipped_values() -> None:
     spread = Column(quantiles=[float(q) for q in range(100)] + [1e9], mean=5e4, std=7e6)
     number = Numerical(clip=[0.0, 99.0], standardise=True)

@@ -1,6 +1,5 @@
 """Folders of runs that were never trained: event files, config.yaml, metrics.json, status.json."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -12,6 +11,9 @@ import yaml
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.writer import FileWriter
+
+from mbrec import event_files
+from mbrec.sealed import with_digest, write_json
 
 TASKS = ("ctr", "cvr", "conv_imp")
 START = 1_790_000_000.0
@@ -33,7 +35,7 @@ def make_run(
     write_config(folder, tasks, **config)
     write_metrics(folder, tasks, step=steps)
     status = {"state": "finished", "step": steps, "reason": "", "time": START + 90.0, "pid": 1}
-    (folder / "status.json").write_text(json.dumps(status))
+    write_json(folder / "status.json", status)
     return folder
 
 
@@ -73,16 +75,29 @@ def figures(
 
 
 def write_events(
-    folder: Path, points: Iterable[tuple[int, Mapping[str, float]]], *, resumed: int = 0
+    folder: Path,
+    points: Iterable[tuple[int, Mapping[str, float]]],
+    *,
+    resumed: int = 0,
+    back: Mapping[int, float] = {},
 ) -> None:
-    """Write an event file as a run does, a second a step; of one that goes on after a step."""
-    writer = FileWriter(str(folder / "tensorboard"), filename_suffix=f".{resumed}")
+    """Write an event file as a run does, a second a step; of one that goes on after a step.
+
+    Args:
+        folder: of the run.
+        points: step -> tag -> value.
+        resumed: the step after which it goes on.
+        back: step -> seconds by which the clock is set back before it.
+    """
+    folder = folder / "tensorboard"
+    writer = FileWriter(str(folder), filename_suffix=event_files.suffix(folder))
     if resumed:
         start = SessionLog(status=SessionLog.START)
         writer.add_event(Event(step=resumed + 1, session_log=start))
     for step, values in points:
         summary = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        writer.add_summary(Summary(value=summary), step, START + step)
+        late = sum(seconds for at, seconds in back.items() if at <= step)
+        writer.add_summary(Summary(value=summary), step, START + step - late)
     writer.close()
 
 
@@ -107,7 +122,8 @@ def write_config(folder: Path, tasks: Sequence[str], /, **changed: Any) -> None:
         "guard": {"factor": 10.0, "patience": 5, "explosion": "stop"},
         **changed,
     }
-    (folder / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    text = with_digest(yaml.safe_dump(content, sort_keys=False))
+    (folder / "config.yaml").write_text(text)
 
 
 def write_metrics(folder: Path, tasks: Sequence[str], /, *, step: int = 40, **changed: Any) -> None:
@@ -132,4 +148,4 @@ def write_metrics(folder: Path, tasks: Sequence[str], /, *, step: int = 40, **ch
         "history": [{"step": step, "tasks": found}],
         **changed,
     }
-    (folder / "metrics.json").write_text(json.dumps(content))
+    write_json(folder / "metrics.json", content)

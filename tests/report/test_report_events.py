@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from made_runs import START, write_events
 
+from mbrec import event_files
 from mbrec.report.events import MOST_POINTS, Line, from_history, read, smooth, thin
 
 
@@ -29,7 +30,58 @@ def test_what_a_resumed_run_does_anew_takes_the_place_of_what_was_lost(tmp_path)
     assert found.lines["loss"].steps.tolist() == list(range(1, 41))
     assert found.lines["loss"].values[19:21].tolist() == [20.0, -1.0]
     assert len(found.sittings) == 2
-    assert found.sittings[0][0] == START + 1
+    assert found.sittings[0].start == START + 1
+
+
+def test_a_clock_that_is_set_back_changes_no_line(tmp_path):
+    write_events(tmp_path, ramp(1, 30), back={10: 3600.0})
+    again = [(step, {"loss": -1.0}) for step in range(21, 41)]
+    write_events(tmp_path, again, resumed=20, back={0: 7200.0})
+    folder = tmp_path / "tensorboard"
+    # The names begin with the time: the second file's is the earlier one.
+    for number, path in enumerate(event_files.in_order(folder)):
+        ending = path.name.partition(".host")[2] or "." + path.name.split(".", 4)[4]
+        path.rename(folder / f"events.out.tfevents.{2_000_000_000 - number}{ending}")
+    found = read(folder)
+    assert found.lines["loss"].steps.tolist() == list(range(1, 41))
+    assert found.lines["loss"].values.tolist() == [*map(float, range(1, 21)), *([-1.0] * 20)]
+    assert found.clock_went_back
+    assert [sitting.seconds for sitting in found.sittings] == [28.0, 19.0]
+    assert [sitting.clock_went_back for sitting in found.sittings] == [True, False]
+
+
+def test_a_clock_that_is_adjusted_is_not_one_that_was_set_back(tmp_path):
+    write_events(tmp_path, ramp(1, 30), back={10: 1.5})
+    write_events(tmp_path, ramp(31, 40), resumed=30, back={0: 0.5})
+    found = read(tmp_path / "tensorboard")
+    assert not found.clock_went_back
+    assert found.sittings[0].seconds == pytest.approx(29 - 1.5, abs=0.5)
+
+
+def test_points_that_lost_their_order_are_sorted_and_the_last_written_counts(tmp_path):
+    write_events(tmp_path, [(2, {"loss": 1.0}), (1, {"loss": 2.0}), (2, {"loss": 3.0})])
+    line = read(tmp_path / "tensorboard").lines["loss"]
+    assert (line.steps.tolist(), line.values.tolist()) == ([1, 2], [2.0, 3.0])
+
+
+def test_a_flipped_bit_costs_one_point_and_is_told(tmp_path, caplog):
+    write_events(tmp_path, ramp(1, 40))
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    whole, lost = path.read_bytes(), set()
+    for at in range(len(whole) // 2, len(whole) // 2 + 60):
+        content = bytearray(whole)
+        content[at] ^= 16
+        path.write_bytes(content)
+        caplog.clear()
+        found = read(tmp_path / "tensorboard")
+        (missing,) = set(range(1, 41)) - set(found.lines["loss"].steps.tolist())
+        lost.add(missing)
+        assert found.damaged == {path.name: 1}
+        (record,) = caplog.records
+        assert record.getMessage() == f"{path} is damaged; records that are lost: 1"
+    assert len(lost) >= 2
+    path.write_bytes(whole)
+    assert read(tmp_path / "tensorboard").damaged == {}
 
 
 def test_values_that_are_not_finite_are_left_out_and_counted(tmp_path):

@@ -11,11 +11,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_runs import TASKS, figures, make_run, write_config, write_events, write_metrics
-from saving import alone, run_state
+from made_runs import START, TASKS, figures, make_run, write_config, write_events, write_metrics
+from saving import alone, run_state, save, saver
 
 import mbrec.report
+from mbrec.checkpoint import folder
 from mbrec.report.__main__ import write
+from mbrec.sealed import read_json, write_json
 
 ROOT = Path(__file__).parents[2]
 ODD = ["<script>alert(1)</script>", '"><img src=x onerror=y>', "a & 'b'", "$x_1$", "_h", "n" * 99]
@@ -59,10 +61,8 @@ def full(tmp_path_factory):
     other = make_run(folder / "b", balancer={"_target_": "mbrec.balance.Equal"})
     write_events(run, [(17, {"guard/skipped": 1.0}), (33, {"guard/skipped": 2.0})])
     (run / "checkpoint/step_00000030.exploded").mkdir(parents=True)
-    saved = run / "checkpoint/step_00000020"
-    saved.mkdir()
-    with alone():
-        run_state(20, versions={"torch": "2.0"}).write(saved)
+    with alone(), saver(run) as target:
+        target.save_now(run_state(20, versions={"torch": "2.0"}))
     return page(run, other)
 
 
@@ -126,7 +126,7 @@ def test_names_from_files_are_text_and_nothing_else(tmp_path):
     run = make_run(tmp_path / "<b>&run", ODD, conflict=True, **{"<i>key</i>": ["</pre><b>"]})
     write_metrics(run, ODD, measurement={"<u>": "<s>"})
     status = {"state": "failed", "reason": "<em>why</em>", "step": 40}
-    (run / "status.json").write_text(json.dumps(status))
+    write_json(run / "status.json", status)
     found = page(run)
     assert not {tag for tag, _ in found.tags} & {"script", "i", "b", "u", "s", "em"}
     assert all("onerror" not in attrs for _, attrs in found.tags)
@@ -159,7 +159,8 @@ def test_a_run_that_was_killed_shows_what_it_had_written(tmp_path):
     run.mkdir()
     write_config(run, TASKS)
     write_events(run, figures(TASKS, 20))
-    (run / "status.json").write_text('{"state": "running", "step": 28, "reason": "", "time": 9.9}')
+    status = {"state": "running", "step": 28, "reason": "", "time": 9.9}
+    write_json(run / "status.json", status)
     found = page(run)
     assert "There is no metrics.json: the run has not finished" in found.text
     assert "The curves end at step 20 of 28" in found.text
@@ -183,11 +184,66 @@ def test_a_run_without_tensorboard_shows_its_evaluations(tmp_path):
 def test_a_run_that_ended_at_its_start_has_a_page_with_the_reason(tmp_path):
     reason = "ValueError: expected a data set"
     status = {"state": "failed", "step": 0, "reason": reason, "time": 1.79e9, "pid": 1}
-    (tmp_path / "status.json").write_text(json.dumps(status))
+    write_json(tmp_path / "status.json", status)
     found = page(tmp_path)
     assert reason in found.text
     assert "There is no config.yaml: the run ended before the model was built." in found.text
     assert found.sections == []
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_damage_and_a_clock_that_was_set_back_are_on_the_page(tmp_path, caplog):
+    run = make_run(tmp_path / "run", steps=20)
+    (path,) = (run / "tensorboard").iterdir()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    write_events(run, figures(TASKS, 30)[20:], resumed=20, back={0: 3600.0})
+    with alone():
+        (newest,) = save(run, 30)
+    (newest / folder.STATE).write_text("{}")
+    found = page(run)
+    assert f"{path.name} is damaged. Records that are lost, and missing from the curves: 1" in (
+        found.text
+    )
+    assert "clock was set back" in found.text
+    assert "28 s, in 2 parts" in found.text
+    assert f"The newest checkpoint tells nothing: {newest / folder.STATE}: expected" in found.text
+    told = [record.getMessage() for record in caplog.records]
+    assert any(text.startswith(f"{path} is damaged") for text in told)
+    assert any("the newest checkpoint is not read" in text for text in told)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_duration_is_never_negative(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    write_events(run, figures(TASKS, 20), back={15: 3600.0})
+    write_json(run / "status.json", {"state": "failed", "step": 20, "time": START - 9e6})
+    assert "duration18 s" in page(run).text
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_what_was_damaged_or_edited_is_refused(tmp_path):
+    run = make_run(tmp_path / "run", steps=2)
+    for name in ("status.json", "metrics.json", "config.yaml"):
+        whole = (run / name).read_text()
+        (run / name).write_text(whole.replace("0.1", "0.2").replace('"step": 2', '"step": 3'))
+        with pytest.raises(ValueError, match=rf"{name}: .*damaged, or was edited"):
+            page(run)
+        (run / name).write_text(whole)
+    assert "finished" in page(run).text
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_page_replaces_a_link_and_does_not_follow_it(tmp_path):
+    run = make_run(tmp_path / "run", steps=2)
+    (tmp_path / "victim").write_text("precious")
+    for name in ("report.html", "report.html.tmp"):
+        (run / name).symlink_to(tmp_path / "victim")
+    write(run, [], run / "report.html")
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert "finished" in (run / "report.html").read_text()
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -224,8 +280,11 @@ def test_files_that_are_not_what_they_should_be_are_refused_by_name(tmp_path, na
 @pytest.mark.usefixtures("no_pictures")
 def test_figures_of_another_kind_leave_their_place_empty(tmp_path):
     run = make_run(tmp_path / "run", steps=20, tasks=["not", "a mapping"], data=3, guard=None)
-    odd = {"ctr": {"ne": "low", "auc": [1], "count": True, "rate": 1e400, "calibration": 1.2}}
+    odd = {"ctr": {"ne": "low", "auc": [1], "count": True, "calibration": 1.2}}
     write_metrics(run, TASKS, tasks=odd, history="none", parameters=[1], world_size={})
+    content = read_json(run / "metrics.json")
+    content["tasks"]["ctr"]["rate"] = float("inf")
+    (run / "metrics.json").write_text(json.dumps(content))
     found = page(run)
     assert "ctr1.2000" in found.text
     assert found.sections[0] == "results"
@@ -233,7 +292,7 @@ def test_figures_of_another_kind_leave_their_place_empty(tmp_path):
 
 def test_the_command_writes_one_file_and_refuses_what_is_no_run(tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/status.json").write_text('{"state": "starting", "step": 0}')
+    write_json(tmp_path / "run/status.json", {"state": "starting", "step": 0})
     python = [sys.executable, "-W", "error", "-m", "mbrec.report"]
 
     def command(*arguments):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mbrec.sealed import write_json
 from mbrec.study.contrast import EXPLODED, contrast, figures
 from mbrec.study.jobs import EXPLOSION, FAILURE, Job, load, read_plan, write_plan
 from mbrec.study.worlds import EQUAL, World, choose, job, tuning_job
@@ -60,3 +61,22 @@ def test_a_damaged_result_is_refused_by_name(tmp_path, content):
     (run / "metrics.json").write_text(content)
     with pytest.raises(ValueError, match=r"metrics\.json.*remove"):
         load(tmp_path, JOB)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", FAILURE])
+def test_a_result_that_is_not_what_was_written_is_refused_by_name(tmp_path, name):
+    run = tmp_path / JOB.folder
+    run.mkdir(parents=True)
+    write_json(run / name, {"tasks": {"ctr": {"ne": 0.9}}, "reason": "step 9"})
+    assert load(tmp_path, JOB) is not None
+    (run / name).write_text((run / name).read_text().replace("9", "8", 1))
+    with pytest.raises(ValueError, match=rf"{name}: .*damaged, or was edited.*; remove {run}"):
+        load(tmp_path, JOB)
+
+
+def test_a_plan_that_is_not_what_was_written_is_refused(tmp_path):
+    write_plan(tmp_path / "plan.json", [JOB])
+    text = (tmp_path / "plan.json").read_text()
+    (tmp_path / "plan.json").write_text(text.replace("trainer.seed=0", "trainer.seed=1"))
+    with pytest.raises(ValueError, match="damaged, or was edited"):
+        read_plan(tmp_path / "plan.json")

@@ -3,11 +3,11 @@
 import pytest
 from outcomes import Launcher
 
+from mbrec.sealed import write_json
 from mbrec.study import launch
 from mbrec.study.jobs import EXPLOSION
 from mbrec.study.study import Study
 from mbrec.study.worlds import EQUAL, World, job, single_task, static_grid
-from mbrec.summary import write_json
 
 WORLD = World("w", "W", ("ctr", "cvr"), ("experiment=e",))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 
+from mbrec import atomic
 from mbrec.data.describe.draft import Draft, remarks, write_draft
 from mbrec.data.describe.guess import guess
 from mbrec.data.describe.label_names import Label, find_labels
@@ -157,7 +158,7 @@ def _write(configs: Path, name: str, draft: Draft, notes: Sequence[str]) -> None
     files = {configs / "data" / f"{name}.yaml": draft.text}
     files |= {configs / "tasks" / f"{task}.yaml": text for task, text in tasks.new.items()}
     for path, text in files.items():
-        path.write_text(text, encoding="utf-8")
+        atomic.write_text(path, text)
         print(f"wrote {path}")
     for note in notes:
         print(note)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mbrec import atomic
 from mbrec.data.describe.label_rates import LabelRates
 from mbrec.data.describe.layout import TRAIN
 from mbrec.data.describe.profile import Profile
@@ -51,7 +53,9 @@ def draw(out: str, profile: Profile, ids: Sequence[str], rates: LabelRates | Non
     grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights)
     for (_, panel), axes in zip(panels, grid[:, 0], strict=True):
         panel(axes)
-    figure.savefig(out, dpi=120)
+    path = Path(out)
+    with atomic.replacing(path) as file:
+        figure.savefig(file, dpi=120, format=path.suffix.removeprefix(".") or None)
     return True
 
 
