@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-VERSION = 1
+# Of the orders of the rows, and of how a position is written.
+VERSION = 2
 
 
 @dataclass(frozen=True)
