@@ -55,8 +55,8 @@ def plan(spans: Sequence[Slice], size: int) -> Iterator[list[Slice]]:
     Args:
         spans: the row groups of the stream in the order of its shuffle, the first and the last
             perhaps in part.
-        size: rows of a window, at least (but for the last): it has less than twice as many, or
-            slices of less than `2 * MIN_SLICE_ROWS` rows. 0 makes each span a window of its own.
+        size: rows of a window, about: it has less than twice as many, or slices of less than
+            `2 * MIN_SLICE_ROWS` rows. 0 makes each span a window of its own.
     """
     if not size:
         yield from ([span] for span in spans)
@@ -66,15 +66,20 @@ def plan(spans: Sequence[Slice], size: int) -> Iterator[list[Slice]]:
 
 
 def _bundles(spans: Sequence[Slice], size: int) -> list[list[Slice]]:
-    """Return consecutive spans whose rows are mixed with each other."""
+    """Return consecutive spans whose rows are mixed with each other.
+
+    One that is read side by side, with rows for two windows or more, has at most
+    `MAX_OPEN_ROW_GROUPS` spans.
+    """
     bundles: list[list[Slice]] = [[]]
     rows = largest = 0
     for span in spans:
+        if len(bundles[-1]) >= MAX_OPEN_ROW_GROUPS and rows + span.num_rows >= 2 * size:
+            bundles.append([])
+            rows = largest = 0
         bundles[-1].append(span)
         rows, largest = rows + span.num_rows, max(largest, span.num_rows)
-        is_mixed = rows >= MIXED_ROW_GROUPS * largest
-        is_window = size <= rows < 2 * size
-        if (is_mixed and is_window) or (rows >= size and len(bundles[-1]) >= MAX_OPEN_ROW_GROUPS):
+        if rows >= MIXED_ROW_GROUPS * largest and size <= rows < 2 * size:
             bundles.append([])
             rows = largest = 0
     tail = bundles.pop()
@@ -82,7 +87,7 @@ def _bundles(spans: Sequence[Slice], size: int) -> list[list[Slice]]:
         # By themselves the last few would not be mixed.
         tail = bundles.pop() + tail
         if len(tail) > MAX_OPEN_ROW_GROUPS and sum(span.num_rows for span in tail) >= 2 * size:
-            half = len(tail) // 2
+            half = max(len(tail) // 2, len(tail) - MAX_OPEN_ROW_GROUPS)
             bundles.append(tail[:half])
             tail = tail[half:]
     return [*bundles, tail] if tail else bundles
