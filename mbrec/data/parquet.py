@@ -27,8 +27,8 @@ class ParquetReader(IterableDataset[Batch]):
     """Streams the batches of one rank from Parquet files.
 
     Rows are shuffled in two stages: the order of the row groups, and the rows within windows that
-    hold rows of at least 8 of them; see `windows.plan`. Both depend only on the seed, the epoch and,
-    in dealt order, the stream.
+    hold rows of at least 8 of them; see `windows.plan`. Both depend only on the seed, the epoch
+    and, in dealt order, the stream.
 
     Args:
         files: Parquet files, relative to the store; their order defines the position of each row.

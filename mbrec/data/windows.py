@@ -1,7 +1,7 @@
 """Shuffle buffers: row groups -> windows of rows -> pieces of a batch each.
 
-Rows of a window leave it in random order, so a window must hold rows from many places: the rows of a
-row group often belong together (a day, a file, sorted labels).
+Rows leave a window in random order, so a window must hold rows from many places: the rows of a row
+group often belong together (a day, a file, sorted labels).
 """
 
 from collections.abc import Iterator, Sequence

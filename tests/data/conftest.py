@@ -130,8 +130,7 @@ class Log:
 
 @pytest.fixture(scope="module")
 def small_slices() -> Iterator[None]:
-    """Slices of any length, of which two rows are decoded at a time, as in a log a thousand times as
-    large."""
+    """Slices of any length, two rows of which are decoded at a time: a small log reads as a large."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "MIN_SLICE_ROWS", 1)
         patch.setattr(rowgroups, "_MIN_DECODED_ROWS", 2)
