@@ -130,7 +130,7 @@ class Log:
 
 @pytest.fixture(scope="module")
 def small_slices() -> Iterator[None]:
-    """Slices of any length, two rows of which are decoded at a time: a small log reads as a large."""
+    """Slices of any length, decoded two rows at a time: a small log is read as a large one is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "MIN_SLICE_ROWS", 1)
         patch.setattr(rowgroups, "_MIN_DECODED_ROWS", 2)
