@@ -34,7 +34,7 @@ class Outputs:
         masks_BK: mask times sample weight.
         rows_B: position of each row in the data set, -1 for padding.
         oracle_BK: true probabilities, or None.
-        unknown_2C: see `Batch`.
+        lost_2C: see `Batch`.
     """
 
     losses_K: Tensor
@@ -43,7 +43,7 @@ class Outputs:
     masks_BK: Tensor
     rows_B: Tensor
     oracle_BK: Tensor | None
-    unknown_2C: Tensor | None = None
+    lost_2C: Tensor | None = None
 
 
 class TableGuard(nn.Module):
@@ -197,7 +197,7 @@ class Heads(nn.Module):
             masks_BK,
             batch.rows_B,
             batch.oracle_BK,
-            batch.unknown_2C,
+            batch.lost_2C,
         )
         return losses_K.sum(), outputs
 

@@ -48,7 +48,7 @@ def page(run: Path, *against: Path) -> Page:
 
 
 EVERY = ["results", "against", "loss", "ne", "balance", "cosines", "conflicts", "ranks", "speed"]
-EVERY += ["guards", "unknown", "data", "settings"]
+EVERY += ["guards", "unknown", "truncated", "data", "settings"]
 
 
 @pytest.fixture(scope="module")
