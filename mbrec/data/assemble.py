@@ -64,14 +64,10 @@ class Assembler:
         self._multi_hot = [feature.multi_hot for feature in columns.categorical.values()]
         self._weighted = any(feature.weights for feature in columns.categorical.values())
         features = list(columns.categorical.values())
-        # Feature -> its number among those of its kind.
-        numbers = [
-            sum(m == own for m in self._multi_hot[:f]) for f, own in enumerate(self._multi_hot)
-        ]
         with_oov = [self._keys.index(name) for name in columns.with_oov]
-        # Feature, its number, and its row of unknown ids.
-        self._with_oov = [(f, numbers[f], features[f].oov_row) for f in with_oov]
-        self._cut = [numbers[self._keys.index(name)] for name in columns.cut]
+        # Feature, its number among those of its kind, and its row of unknown ids.
+        self._with_oov = [(f, self._number(f), features[f].oov_row) for f in with_oov]
+        self._cut = [self._number(self._keys.index(name)) for name in columns.cut]
 
     def __call__(self, block: Block) -> Batch:
         """Return the batch of a block of at most B rows."""
@@ -95,6 +91,10 @@ class Assembler:
             self._oracle_BK(block),
             self._lost_2C(block),
         )
+
+    def _number(self, feature: int) -> int:
+        """Return a feature's number among those that are multi-hot, or among those that are not."""
+        return self._multi_hot[:feature].count(self._multi_hot[feature])
 
     def _sparse(self, block: Block) -> KeyedJaggedTensor:
         n = len(block)

@@ -178,9 +178,12 @@ class ParquetReader(IterableDataset[Batch]):
         for parts in pieces:
             yield self._assemble(windows.rows(parts, start, start + self.batch_size))
 
+    def streams(self, num_workers: int = 0) -> int:
+        """Return how many parts an epoch is dealt in, each with an order of its own."""
+        return 1 if self.order is Order.exact else max(1, num_workers) * self.world_size
+
     def _begin(self, num_workers: int) -> Position:
-        exact = self.order is Order.exact
-        readers = 1 if exact else max(1, num_workers) * self.world_size
+        readers = self.streams(num_workers)
         if self._resumed is not None:
             return self._resumed.dealt(readers)
         return Position.start(self.epoch, self.num_rows, readers)

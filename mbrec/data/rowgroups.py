@@ -69,6 +69,7 @@ class RowGroupReader:
             if is_last:
                 decoder.finish()
             else:
+                decoder.look_ahead()
                 self._begun[group] = decoder
         except (OSError, ValueError, pa.ArrowException) as error:
             where = f"{self._store.display(group.file)}: row group {group.index}"
@@ -123,7 +124,6 @@ class _Decoder:
             rows, row_groups=[group.index], columns=list(columns), use_threads=False
         )
         self._ready: deque[pa.RecordBatch] = deque()
-        self._num_ready = 0
         self._counts = {name: _Count() for name in columns}
         self.position = 0
 
@@ -143,6 +143,15 @@ class _Decoder:
             rows -= len(batch)
             self.position += len(batch)
         return pa.Table.from_batches(taken)
+
+    def look_ahead(self) -> None:
+        """Make sure that there are more rows: the last one found may have lost the end of a list.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if not self._ready:
+            self._ready.append(self._next())
 
     def skip(self, rows: int) -> None:
         """Decode rows that are not wanted."""

@@ -140,10 +140,8 @@ def _categorical(column: Field, profile: Profile) -> Guess:
             settings["max_length"] = max(1, min(most, _LONGEST_CUT))
             is_history = bool(set(words(column.name)) & _HISTORIES)
             settings["keep"] = "last" if is_history else "first"
-            reasons.append(f"99 % are no longer than {most:,}, longer ones keep their")
-            reasons[-1] += (
-                " last ids: the newest, if they end with these" if is_history else " first"
-            )
+            kept = "last ids: the newest, if they end with these" if is_history else "first ids"
+            reasons.append(f"99 % are no longer than {most:,}, longer ones keep their {kept}")
     if column.has_nulls:
         settings["missing"] = "row"
     if "hash_size" not in settings and _may_be_unknown(column):
