@@ -320,3 +320,36 @@ def test_files_that_are_trained_on_and_evaluated_on_are_told(
     assert caplog.messages == []
     sources.warn_of_overlap(reader("a", "b"), reader("b", "c"))
     assert caplog.messages == ["1 files are trained on and evaluated on, such as b"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "rows", "shuffle_rows", "streams", "warns"),
+    [
+        (16, 1_000_000, 65_536, 2, False),
+        (16, 1_000_000, 65_536, 3, True),
+        (1, 1_000_000, 65_536, 1, True),
+        # All rows of a reader fit into a window; none is shuffled.
+        (1, 60_000, 65_536, 1, False),
+        (1, 1_000_000, 0, 1, False),
+    ],
+)
+def test_too_few_row_groups_to_mix_are_told(
+    caplog: pytest.LogCaptureFixture,
+    groups: int,
+    rows: int,
+    shuffle_rows: int,
+    streams: int,
+    warns: bool,
+) -> None:
+    reader = mock.Mock(row_groups=[None] * groups, num_rows=rows, shuffle_rows=shuffle_rows, rank=0)
+    reader.streams.return_value = streams
+    sources.warn_of_poor_shuffle(reader, 0)
+    assert [record.message for record in caplog.records] == (
+        [
+            "the shuffle is poor: expected at least 8 row groups for each reader, got "
+            f"{groups} for {streams}; use fewer workers, data.order=exact, or files with smaller "
+            "row groups"
+        ]
+        if warns
+        else []
+    )
