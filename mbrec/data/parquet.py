@@ -201,6 +201,8 @@ class ParquetReader(IterableDataset[Batch]):
         layout = [[g.file.rpartition("/")[2], g.num_rows, g.num_bytes] for g in self.row_groups]
         digest = hashlib.sha256(json.dumps(layout).encode()).hexdigest()[:16]
         shuffle = {"shuffle_rows": self.shuffle_rows, "seed": self.seed}
+        if self.shuffle_rows:
+            shuffle["windows"] = windows.VERSION
         return {"order": self.order.name, **shuffle, "rows": self.num_rows, "files": digest}
 
     def _random(self, *key: int) -> np.random.Generator:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-# Of the orders of the rows, and of how a position is written.
-VERSION = 2
+VERSION = 1
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from mbrec.data.preflight import RowGroup
 # Rows of a shuffle buffer, and the order in which they leave it.
 Window = tuple[Block, np.ndarray]
 
+# Of the order of the rows that `plan` makes.
+VERSION = 2
+
 # Row groups that a window has rows of, at least, where its stream has as many.
 MIXED_ROW_GROUPS = 8
 

@@ -220,7 +220,7 @@ def test_state_stays_small_after_many_resumes(log: Any) -> None:
 
 
 BROKEN: list[tuple[str, Any]] = [
-    ("version", 1),
+    ("version", 2),
     ("version", None),
     ("epoch", -1),
     ("epoch", 1.0),
