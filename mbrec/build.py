@@ -25,6 +25,7 @@ from mbrec.explosion import explosion_guard
 from mbrec.grouped import GroupedAuc
 from mbrec.guard import FiniteGuard
 from mbrec.interrupt import Interrupt
+from mbrec.lost_ids import LostIds
 from mbrec.metrics import TaskMetrics
 from mbrec.model import Heads, Outputs, Ranker, SharedBottom, TableGuard, count_parameters
 from mbrec.model_settings import Boundary
@@ -41,7 +42,6 @@ from mbrec.sources import (
     warn_of_overlap,
 )
 from mbrec.trainer import Trainer
-from mbrec.unknown import UnknownIds
 
 
 @dataclass
@@ -194,7 +194,7 @@ def evaluator(
         _loader(config, runtime, reader),
         TaskMetrics(tasks, batch_size=reader.batch_size, device=runtime.device),
         OracleGap(tasks, device=runtime.device),
-        UnknownIds(config.data.columns.counted, device=runtime.device),
+        LostIds(config.data.columns.lost_ids, device=runtime.device),
         NotFiniteRows(config.data.columns.dense_inputs, reader, device=runtime.device),
         GroupedAuc(tasks, reader, group) if (group := config.monitor.group) else None,
         total_steps=reader.num_batches(config.data.num_workers),
@@ -268,7 +268,7 @@ def _monitor(
         tasks,
         hook,
         TaskMetrics(tasks, batch_size=batch_size, device=runtime.device, auc=False),
-        UnknownIds(config.data.columns.counted, device=runtime.device),
+        LostIds(config.data.columns.lost_ids, device=runtime.device),
         folder / "tensorboard",
         every=config.monitor.every,
         total_steps=settings.steps or steps,

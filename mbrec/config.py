@@ -35,7 +35,7 @@ class Data:
         columns: the schema of the files.
         synthetic: settings of a simulated data set, which is written below `path` if need be.
         order: how rows are dealt to ranks.
-        shuffle_rows: rows of the shuffle buffer.
+        shuffle_rows: rows of a window of the shuffle, about; 0 keeps the order of the files.
         num_workers: reader processes of each rank; 0 reads in a thread.
     """
 

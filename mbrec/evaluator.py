@@ -10,12 +10,12 @@ from mbrec.data.loader import Loader
 from mbrec.distributed import VOTED_BATCHES, Lockstep
 from mbrec.grouped import GroupedAuc
 from mbrec.interrupt import Interrupt
+from mbrec.lost_ids import LostIds
 from mbrec.metrics import TaskMetrics
 from mbrec.model import Outputs
 from mbrec.monitor import progress_bar
 from mbrec.not_finite import NotFiniteRows, Report, only_finite
 from mbrec.oracle import OracleGap
-from mbrec.unknown import UnknownIds
 
 # Without a sharded table nothing but the votes keeps ranks together: two of them can be under way.
 MARGIN = 3 * VOTED_BATCHES + 2
@@ -29,7 +29,7 @@ class Evaluator:
         loader: the rows.
         metrics: reset at each evaluation.
         oracle: distance to the true probabilities, where the data has them.
-        unknown: counts ids outside the vocabularies.
+        lost: counts ids outside the vocabularies or cut off.
         not_finite: finds rows whose predictions are not finite.
         grouped: AUC within groups of rows, or None.
         total_steps: batches of the longest rank, for the progress bar.
@@ -37,7 +37,7 @@ class Evaluator:
         interrupt: looked at between batches.
 
     Attributes:
-        unknown: of the last evaluation, feature -> fraction of ids outside the vocabulary.
+        lost: of the last evaluation, figure -> fraction of ids; see `Columns.lost_ids`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Evaluator:
         loader: Loader,
         metrics: TaskMetrics,
         oracle: OracleGap,
-        unknown: UnknownIds,
+        lost: LostIds,
         not_finite: NotFiniteRows,
         grouped: GroupedAuc | None,
         *,
@@ -55,9 +55,9 @@ class Evaluator:
         interrupt: Interrupt,
     ) -> None:
         self._pipeline, self._loader = pipeline, loader
-        self._metrics, self._oracle, self._unknown = metrics, oracle, unknown
+        self._metrics, self._oracle, self._lost = metrics, oracle, lost
         self._not_finite, self._grouped = not_finite, grouped
-        self.unknown: dict[str, float] = {}
+        self.lost: dict[str, float] = {}
         self._total_steps, self._progress = total_steps, progress
         self._interrupt = interrupt
 
@@ -85,7 +85,7 @@ class Evaluator:
             for outputs in self._steps():
                 self._metrics.update([outputs])
                 self._oracle.update(outputs)
-                self._unknown.update(outputs.unknown_2C)
+                self._lost.update(outputs.lost_2C)
                 self._not_finite.update(outputs)
                 if self._grouped is not None:
                     self._grouped.update(outputs)
@@ -99,7 +99,7 @@ class Evaluator:
         if self._grouped is not None:
             for task, figures in self._grouped.compute().items():
                 report[task] |= figures
-        self.unknown = self._unknown.compute()
+        self.lost = self._lost.compute()
         self._not_finite.warn(report)
         return only_finite(report)
 

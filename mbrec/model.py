@@ -34,7 +34,7 @@ class Outputs:
         masks_BK: mask times sample weight.
         rows_B: position of each row in the data set, -1 for padding.
         oracle_BK: true probabilities, or None.
-        unknown_2C: see `Batch`.
+        lost_2C: see `Batch`.
         dense_BN: the numerical inputs, in evaluation only.
     """
 
@@ -44,7 +44,7 @@ class Outputs:
     masks_BK: Tensor
     rows_B: Tensor
     oracle_BK: Tensor | None
-    unknown_2C: Tensor | None = None
+    lost_2C: Tensor | None = None
     dense_BN: Tensor | None = None
 
 
@@ -199,7 +199,7 @@ class Heads(nn.Module):
             masks_BK,
             batch.rows_B,
             batch.oracle_BK,
-            batch.unknown_2C,
+            batch.lost_2C,
             None if self.training else batch.dense_BN,
         )
         return losses_K.sum(), outputs

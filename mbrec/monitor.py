@@ -30,10 +30,10 @@ from mbrec.balance import BalanceHook
 from mbrec.balance.ranks import sum_over_ranks
 from mbrec.diagnostics import ConflictWatch
 from mbrec.figures import Steps, pack, unpack
+from mbrec.lost_ids import LostIds
 from mbrec.metrics import TaskMetrics
 from mbrec.model import Outputs
 from mbrec.pages import layout
-from mbrec.unknown import UnknownIds
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Monitor:
         tasks: names, in row order.
         hook: the balancing hook.
         metrics: of the training rows; reset at each writing.
-        unknown: counts ids outside the vocabularies.
+        lost: counts ids outside the vocabularies or cut off.
         folder: for TensorBoard's files.
         every: steps between two writings.
         total_steps: expected length, for the progress bar.
@@ -66,7 +66,7 @@ class Monitor:
         tasks: Sequence[str],
         hook: BalanceHook,
         metrics: TaskMetrics,
-        unknown: UnknownIds,
+        lost: LostIds,
         folder: Path,
         *,
         every: int,
@@ -77,7 +77,7 @@ class Monitor:
         self.tasks = list(tasks)
         self.rows_per_second = 0.0
         self.flushed: Callable[[], None] = lambda: None
-        self._hook, self._metrics, self._unknown = hook, metrics, unknown
+        self._hook, self._metrics, self._lost = hook, metrics, lost
         self._every = every
         self._writer = None
         if dist.get_rank() == 0:
@@ -156,11 +156,10 @@ class Monitor:
         self,
         step: int,
         report: Mapping[str, Mapping[str, float | None]],
-        unknown: Mapping[str, float],
+        lost: Mapping[str, float],
     ) -> None:
-        """Write the figures of an evaluation, and its fraction of ids outside the vocabularies."""
-        shares = {f"evaluation_out_of_vocabulary/{name}": s for name, s in unknown.items()}
-        self._write(step, shares)
+        """Write the figures of an evaluation, and its fractions of lost ids."""
+        self._write(step, {f"evaluation_{name}": share for name, share in lost.items()})
         self._write(
             step,
             {
@@ -207,13 +206,13 @@ class Monitor:
         report = self._metrics.compute()
         self._metrics.reset()
         for outputs in self._outputs:
-            self._unknown.update(outputs.unknown_2C)
+            self._lost.update(outputs.lost_2C)
         balancer, losses_K = self._hook.balancer, self._outputs[-1].losses_K
         return {
             **{f"train_ne/{task}": report[task]["ne"] for task in self.tasks},
             **{f"train_calibration/{task}": report[task]["calibration"] for task in self.tasks},
             "rows_per_second": self.rows_per_second,
-            **{f"out_of_vocabulary/{n}": s for n, s in self._unknown.compute().items()},
+            **self._lost.compute(),
             **(self._conflict.vertex() if self._conflict else {}),
             **rank_weights.figures(balancer, self.tasks, self._local_KK, losses_K),
         }

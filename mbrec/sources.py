@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from mbrec import distributed
 from mbrec.config import Config
-from mbrec.data import manifest, stored, verify
+from mbrec.data import manifest, stored, verify, windows
 from mbrec.data.files import Store, open_store
 from mbrec.data.identity import Content
 from mbrec.data.parquet import ParquetReader
@@ -70,7 +70,7 @@ def train_reader(config: Config, runtime: distributed.Runtime) -> ParquetReader:
     """Return the reader of this rank's training rows."""
     store = open_data(config, runtime)
     _warn_of_age(store, runtime)
-    return ParquetReader(
+    reader = ParquetReader(
         store.find(config.data.train),
         config.data.columns,
         config.tasks,
@@ -84,6 +84,23 @@ def train_reader(config: Config, runtime: distributed.Runtime) -> ParquetReader:
         store=store,
         vocabularies=stored.load_vocabularies(config.data.columns, store),
     )
+    warn_of_poor_shuffle(reader, config.data.num_workers)
+    return reader
+
+
+def warn_of_poor_shuffle(reader: ParquetReader, num_workers: int) -> None:
+    """Warn if each reader has fewer row groups than a window of the shuffle should mix."""
+    streams, found = reader.streams(num_workers), len(reader.row_groups)
+    # Fewer rows than fill a window are mixed as they are.
+    fits = reader.num_rows / streams <= reader.shuffle_rows or not reader.shuffle_rows
+    if not reader.rank and not fits and found / streams < windows.MIXED_ROW_GROUPS:
+        log.warning(
+            "the shuffle is poor: expected at least %d row groups for each reader, got %d for %d; "
+            "use fewer workers, data.order=exact, or files with smaller row groups",
+            windows.MIXED_ROW_GROUPS,
+            found,
+            streams,
+        )
 
 
 def evaluation_reader(

@@ -254,6 +254,6 @@ class Trainer:
     def _evaluate(self) -> None:
         report = self.evaluator.evaluate(self.model)
         self.history.append({"step": self.step, "tasks": report})
-        self.monitor.evaluated(self.step, report, self.evaluator.unknown)
+        self.monitor.evaluated(self.step, report, self.evaluator.lost)
         if self.keeper is not None:
             self.keeper.evaluated(self._progress())

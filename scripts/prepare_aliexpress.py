@@ -30,6 +30,7 @@ from pyarrow.compute import SetLookupOptions, call_function
 
 from mbrec.data.delimited import BLOCK_BYTES, Piece, find_file, read_delimited
 from mbrec.data.duplicates import Policy
+from mbrec.data.files import is_hidden
 from mbrec.data.hashing import hash_ids
 from mbrec.data.script import add_duplicates, run
 from mbrec.data.writer import DatasetWriter, summary
@@ -125,7 +126,8 @@ Reader = Callable[[str, Counts, int], Iterator[pa.Table]]
 def _layout(source: Path) -> tuple[str | None, Reader]:
     """Which form of the data set the folder holds: the country, if it tells, and its reader."""
     found = [*source.glob("**/*_item_train.csv"), *source.glob("**/*_item_train.csv.gz")]
-    countries = sorted({path.name.split("_")[0] for path in found})
+    visible = (path for path in found if not is_hidden(path.relative_to(source).as_posix()))
+    countries = sorted({path.name.split("_")[0] for path in visible})
     if len(countries) > 1:
         raise ValueError(
             f"{source}: expected the files of one country, got those of {', '.join(countries)}"

@@ -8,10 +8,10 @@ import torch
 from saving import alone
 
 from mbrec.balance import BalanceHook, Equal
+from mbrec.lost_ids import LostIds
 from mbrec.metrics import TaskMetrics
 from mbrec.model import Outputs
 from mbrec.monitor import Monitor
-from mbrec.unknown import UnknownIds
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def monitor(tmp_path: Path):
             ["ctr"],
             BalanceHook(Equal(1), task_names=["ctr"]),
             metrics,
-            UnknownIds([], device=cpu),
+            LostIds([], device=cpu),
             tmp_path,
             every=5,
             total_steps=10,

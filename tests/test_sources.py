@@ -24,7 +24,14 @@ from mbrec import sources
 from mbrec.config import Config, Data
 from mbrec.data import manifest
 from mbrec.data.manifest import load_folder
-from mbrec.data.schema import Categorical, Columns, MissingId, Numerical, OutOfVocabulary
+from mbrec.data.schema import (
+    Categorical,
+    Columns,
+    Keep,
+    MissingId,
+    Numerical,
+    OutOfVocabulary,
+)
 from mbrec.data.stored import resolve
 from mbrec.data.writer import DatasetWriter
 from mbrec.distributed import Runtime
@@ -39,7 +46,14 @@ COLUMNS = Columns(
         "item": Categorical(6, **COUNTED),
         "user": Categorical(),
         "age": Categorical(num_buckets=4),
-        "last_words": Categorical(multi_hot=True, table="words", column="words_again", **COUNTED),
+        "last_words": Categorical(
+            multi_hot=True,
+            table="words",
+            column="words_again",
+            max_length=1,
+            keep=Keep.last,
+            **COUNTED,
+        ),
     },
     {"price": Numerical(standardise=True)},
     {"click": "click", "conversion": "click * sold"},
@@ -326,18 +340,25 @@ def test_other_data_is_scored_with_the_vocabulary_and_statistics_of_the_run(done
 
 
 @pytest.mark.slow
-def test_tensorboard_has_the_share_of_ids_outside_the_vocabulary(done, folder, rows):
+def test_tensorboard_has_the_shares_of_ids_outside_the_vocabulary_and_cut_off(done, folder, rows):
     events = EventAccumulator(str(folder / "runs/run/tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
-    tags = {tag for tag in events.Tags()["scalars"] if "out_of_vocabulary" in tag}
+    scalars = events.Tags()["scalars"]
+    tags = {tag for tag in scalars if "out_of_vocabulary" in tag}
     names = ["city", "words", "item", "last_words"]
     kinds = ["out_of_vocabulary", "evaluation_out_of_vocabulary"]
     assert tags == {f"{kind}/{name}" for kind in kinds for name in names}
 
-    def share(split: str, column: str, known: Any) -> float:
-        values = rows[split][column].combine_chunks()
-        values = (values.flatten() if column.startswith("words") else values).to_pylist()
+    def share(split: str, name: str, known: Any) -> float:
+        lists = rows[split][{"last_words": "words"}.get(name, name)].to_pylist()
+        if name == "last_words":
+            lists = [words[-1:] for words in lists]
+        values = [v for words in lists for v in words] if name.endswith("words") else lists
         return sum(v is not None and v not in known for v in values) / len(values)
+
+    def truncated(split: str) -> float:
+        lengths = list(map(len, rows[split]["words"].to_pylist()))
+        return 1 - sum(min(length, 1) for length in lengths) / sum(lengths)
 
     words = set(rows["train"]["words"].combine_chunks().flatten().to_pylist())
     known = {"city": CITIES, "words": words, "item": range(6)}
@@ -346,12 +367,20 @@ def test_tensorboard_has_the_share_of_ids_outside_the_vocabulary(done, folder, r
         # Each training row once, in two parts of equal length.
         train = events.Scalars(f"out_of_vocabulary/{name}")
         assert [event.step for event in train] == [5, 10]
-        expected = share("train", column, known[column])
+        expected = share("train", name, known[column])
         assert sum(e.value for e in train) / 2 == pytest.approx(expected, abs=1e-6)
         (event,) = events.Scalars(f"evaluation_out_of_vocabulary/{name}")
         assert event.step == STEPS
-        assert event.value == pytest.approx(share("test", column, known[column]), abs=1e-6)
+        assert event.value == pytest.approx(share("test", name, known[column]), abs=1e-6)
         assert event.value > 0.1
+    assert {tag for tag in scalars if "truncated" in tag} == {
+        "truncated/last_words",
+        "evaluation_truncated/last_words",
+    }
+    train = events.Scalars("truncated/last_words")
+    (event,) = events.Scalars("evaluation_truncated/last_words")
+    assert sum(e.value for e in train) / 2 == pytest.approx(truncated("train"), abs=0.05)
+    assert event.value == pytest.approx(truncated("test"), abs=1e-6)
 
 
 def test_files_that_are_trained_on_and_evaluated_on_are_told(
@@ -364,3 +393,36 @@ def test_files_that_are_trained_on_and_evaluated_on_are_told(
     assert caplog.messages == []
     sources.warn_of_overlap(reader("a", "b"), reader("b", "c"))
     assert caplog.messages == ["1 files are trained on and evaluated on, such as b"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "rows", "shuffle_rows", "streams", "warns"),
+    [
+        (16, 1_000_000, 65_536, 2, False),
+        (16, 1_000_000, 65_536, 3, True),
+        (1, 1_000_000, 65_536, 1, True),
+        # All rows of a reader fit into a window; none is shuffled.
+        (1, 60_000, 65_536, 1, False),
+        (1, 1_000_000, 0, 1, False),
+    ],
+)
+def test_too_few_row_groups_to_mix_are_told(
+    caplog: pytest.LogCaptureFixture,
+    groups: int,
+    rows: int,
+    shuffle_rows: int,
+    streams: int,
+    warns: bool,
+) -> None:
+    reader = mock.Mock(row_groups=[None] * groups, num_rows=rows, shuffle_rows=shuffle_rows, rank=0)
+    reader.streams.return_value = streams
+    sources.warn_of_poor_shuffle(reader, 0)
+    assert [record.message for record in caplog.records] == (
+        [
+            "the shuffle is poor: expected at least 8 row groups for each reader, got "
+            f"{groups} for {streams}; use fewer workers, data.order=exact, or files with smaller "
+            "row groups"
+        ]
+        if warns
+        else []
+    )

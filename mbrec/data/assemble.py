@@ -1,6 +1,6 @@
 """Blocks of rows -> padded batches, with the labels and masks of the tasks.
 
-Shapes: B rows a rank and batch, K tasks, F categorical features, C of them counted.
+Shapes: B rows a rank and batch, K tasks, F categorical features, C figures of lost ids.
 """
 
 from collections.abc import Mapping
@@ -64,12 +64,10 @@ class Assembler:
         self._multi_hot = [feature.multi_hot for feature in columns.categorical.values()]
         self._weighted = any(feature.weights for feature in columns.categorical.values())
         features = list(columns.categorical.values())
-        counted = [self._keys.index(name) for name in columns.counted]
+        with_oov = [self._keys.index(name) for name in columns.with_oov]
         # Feature, its number among those of its kind, and its row of unknown ids.
-        self._counted = [
-            (f, sum(m == self._multi_hot[f] for m in self._multi_hot[:f]), features[f].oov_row)
-            for f in counted
-        ]
+        self._with_oov = [(f, self._number(f), features[f].oov_row) for f in with_oov]
+        self._cut = [self._number(self._keys.index(name)) for name in columns.cut]
 
     def __call__(self, block: Block) -> Batch:
         """Return the batch of a block of at most B rows."""
@@ -91,8 +89,12 @@ class Assembler:
             torch.from_numpy(counts_K),
             torch.from_numpy(_pad(block.rows_n, size, -1)),
             self._oracle_BK(block),
-            self._unknown_2C(block),
+            self._lost_2C(block),
         )
+
+    def _number(self, feature: int) -> int:
+        """Return a feature's number among those that are multi-hot, or among those that are not."""
+        return self._multi_hot[:feature].count(self._multi_hot[feature])
 
     def _sparse(self, block: Block) -> KeyedJaggedTensor:
         n = len(block)
@@ -118,14 +120,17 @@ class Assembler:
             lengths=torch.from_numpy(lengths_FB.reshape(-1)),
         )
 
-    def _unknown_2C(self, block: Block) -> torch.Tensor | None:
-        if not self._counted:
+    def _lost_2C(self, block: Block) -> torch.Tensor | None:
+        if not self._with_oov and not self._cut:
             return None
         counts = []
-        for f, number, oov_row in self._counted:
+        for f, number, oov_row in self._with_oov:
             bag = block.bags[number] if self._multi_hot[f] else None
             ids = block.ids_Fn[number] if bag is None else bag.own(bag.values)
             counts.append([float((ids == oov_row).sum()), float(len(ids))])
+        for bag in (block.bags[number] for number in self._cut):
+            dropped = 0.0 if bag.dropped is None else float(bag.dropped.sum())
+            counts.append([dropped, dropped + len(bag.own(bag.values))])
         return torch.tensor(counts, dtype=torch.float64).T.contiguous()
 
     def _oracle_BK(self, block: Block) -> torch.Tensor | None:

@@ -1,6 +1,6 @@
 """A batch on its way from the reader to the model.
 
-Shapes: B batch, K tasks, F categorical features, N numerical inputs, C features counted.
+Shapes: B batch, K tasks, F categorical features, N numerical inputs, C figures of lost ids.
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ class Batch(Pipelineable):
             the global batch after `Lockstep`.
         rows_B: int64, position of the row in the data set, -1 for padding.
         oracle_BK: float64 true probabilities, nan where a task has none; None without an oracle.
-        unknown_2C: float64, how many ids of each counted feature are outside its vocabulary, and
-            how many ids there are; None where no feature is counted.
+        lost_2C: float64, how many ids are outside a vocabulary or cut off, and of how many, for
+            each of `Columns.lost_ids`; None where there is none.
     """
 
     sparse: KeyedJaggedTensor
@@ -39,7 +39,7 @@ class Batch(Pipelineable):
     counts_K: Tensor
     rows_B: Tensor
     oracle_BK: Tensor | None = None
-    unknown_2C: Tensor | None = None
+    lost_2C: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """Return the batch on a device; itself where it is there already."""

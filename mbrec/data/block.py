@@ -18,11 +18,13 @@ class Bag:
         values: int64.
         offsets: int64, (n + 1,).
         weights: float32, one for each value, or None where each counts 1.
+        dropped: int64, how many ids were cut off each row's list, or None where none ever are.
     """
 
     values: np.ndarray
     offsets: np.ndarray
     weights: np.ndarray | None = None
+    dropped: np.ndarray | None = None
 
     @staticmethod
     def allocate(size: int, rows: int, *, weighted: bool) -> "Bag":
@@ -49,11 +51,13 @@ class Bag:
         within = np.arange(ends[-1]) - np.repeat(ends[:-1], lengths)
         chosen = within + np.repeat(starts, lengths)
         weights = None if self.weights is None else np.take(self.weights, chosen)
-        return Bag(np.take(self.values, chosen), ends, weights)
+        dropped = None if self.dropped is None else np.take(self.dropped, order)
+        return Bag(np.take(self.values, chosen), ends, weights, dropped)
 
     def slice(self, start: int, stop: int) -> "Bag":
         """Return rows [start, stop) as views."""
-        return Bag(self.values, self.offsets[start : stop + 1], self.weights)
+        dropped = None if self.dropped is None else self.dropped[start:stop]
+        return Bag(self.values, self.offsets[start : stop + 1], self.weights, dropped)
 
     def own(self, values: np.ndarray) -> np.ndarray:
         """Return the part of values or weights that belongs to these rows."""
@@ -157,4 +161,5 @@ def concatenate_bags(bags: Sequence[Bag], room: Bag | None = None) -> Bag:
     for bag, before in zip(bags, accumulate(sizes, initial=0), strict=False):
         begin, end = end, end + len(bag.offsets) - 1
         np.add(bag.offsets[1:], before - bag.offsets[0], out=offsets[begin + 1 : end + 1])
-    return Bag(values, offsets, weights)
+    dropped = [bag.dropped for bag in bags if bag.dropped is not None]
+    return Bag(values, offsets, weights, np.concatenate(dropped) if dropped else None)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv as pcsv
 
+from mbrec.data.files import is_hidden
+
 # "NA" is not among them: it is Namibia as well.
 NULLS = ("null", "NULL", "nan", "NaN", r"\N")
 
@@ -22,7 +24,7 @@ class Dialect:
 
 
 def find_files(sources: Sequence[Path]) -> list[Path]:
-    """Return the files, and the .csv and .csv.gz files in the folders, by name.
+    """Return the files, and the .csv and .csv.gz files in the folders, by name; no hidden ones.
 
     Raises:
         ValueError: naming what does not exist, or is a folder without such files.
@@ -30,7 +32,8 @@ def find_files(sources: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for source in sources:
         if source.is_dir():
-            found = [p for p in source.iterdir() if p.name.endswith((".csv", ".csv.gz"))]
+            named = (p for p in source.iterdir() if p.name.endswith((".csv", ".csv.gz")))
+            found = [path for path in named if not is_hidden(path.name)]
             if not found:
                 raise ValueError(f"{source}: expected .csv or .csv.gz files in it, found none")
             files += sorted(found)

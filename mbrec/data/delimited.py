@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.csv as pcsv
 from tqdm import tqdm
 
+from mbrec.data.files import is_hidden
+
 BLOCK_BYTES = 1 << 24
 _SHOWN = 80  # characters of a value that an error shows
 
@@ -64,13 +66,16 @@ class Piece:
 def find_file(folder: Path, *names: str) -> Path:
     """Return the first file of one of these names, plain or .gz, in a folder or those in it.
 
+    Hidden folders in it are left out.
+
     Raises:
         FileNotFoundError: if there is none.
     """
     for name in names:
         for pattern in (f"{at}{name}{gz}" for at in ("", "*/", "*/*/") for gz in ("", ".gz")):
-            if found := sorted(path for path in folder.glob(pattern) if path.is_file()):
-                return found[0]
+            for path in sorted(folder.glob(pattern)):
+                if path.is_file() and not is_hidden(path.relative_to(folder).as_posix()):
+                    return path
     raise FileNotFoundError(
         f"expected {' or '.join(names)} (plain or .gz) in {folder} or a folder in it, found none"
     )

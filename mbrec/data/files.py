@@ -11,6 +11,8 @@ from pyarrow import fs
 
 from mbrec.data.manifest import NAME, Manifest
 
+_COPYING = "._COPYING_"
+
 
 @dataclass(frozen=True)
 class Store:
@@ -49,7 +51,9 @@ class Store:
     def find(self, patterns: Sequence[str]) -> list[str]:
         """Return the files that match the patterns, relative to the folder, sorted by pattern.
 
-        `*` stays within a folder; `**/` is any number of folders. Hidden files are left out.
+        `*` stays within a folder; `**/` is any number of folders. Names that are hidden (see
+        `is_hidden`) match no wildcard in their place, or at their beginning: `train/*` leaves out
+        `train/_temporary`, `train/_temporary/*` and `train/_t*` do not.
 
         Raises:
             ValueError: naming a pattern that matches nothing; or a link that leads out of the
@@ -89,8 +93,17 @@ class Store:
         selector = fs.FileSelector(base, recursive=recursive, allow_not_found=True)
         prefix = f"{self.root.rstrip('/')}/"
         found = self.filesystem.get_file_info(selector)
-        names = [info.path.removeprefix(prefix) for info in found if info.is_file]
-        return [name for name in names if not any(p.startswith(".") for p in name.split("/"))]
+        return [info.path.removeprefix(prefix) for info in found if info.is_file]
+
+
+def is_hidden(path: str) -> bool:
+    """Return whether a file below a data set's folder is not, or not yet, one of its files.
+
+    The rule is Spark's: some part of its path begins with `.`, or with `_` and has no `=` (which
+    the folder of a partition has), or ends with `._COPYING_`. Writers put uncommitted files there
+    (`_temporary/`), logs and summaries.
+    """
+    return any(map(_is_hidden_part, path.split("/")))
 
 
 LOCAL = Store(fs.LocalFileSystem(), "", "")
@@ -142,5 +155,23 @@ def _match_parts(name: list[str], pattern: list[str]) -> bool:
     if not pattern:
         return not name
     if pattern[0] == "**":
-        return any(_match_parts(name[skip:], pattern[1:]) for skip in range(len(name) + 1))
-    return bool(name) and fnmatchcase(name[0], pattern[0]) and _match_parts(name[1:], pattern[1:])
+        hidden = (skip for skip, part in enumerate(name, 1) if _is_hidden_part(part))
+        most = next(hidden, len(name) + 1)
+        return any(_match_parts(name[skip:], pattern[1:]) for skip in range(most))
+    return bool(name) and _match_part(name[0], pattern[0]) and _match_parts(name[1:], pattern[1:])
+
+
+def _match_part(name: str, pattern: str) -> bool:
+    """Match a name, of which a wildcard is never what makes it hidden."""
+    is_copying = name.endswith(_COPYING)
+    spelled_out = pattern.endswith(_COPYING) if is_copying else name[:1] == pattern[:1]
+    return (spelled_out or not _is_hidden_part(name)) and fnmatchcase(name, pattern)
+
+
+def _is_hidden_part(name: str) -> bool:
+    # Hadoop's `-put` renames a file when it is complete.
+    return (
+        name.startswith(".")
+        or (name.startswith("_") and "=" not in name)
+        or name.endswith(_COPYING)
+    )

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from mbrec.data.block import Bag
 from mbrec.data.hashing import hash_ids, hash_strings
-from mbrec.data.schema import Categorical, MissingId, OutOfVocabulary
+from mbrec.data.schema import Categorical, Keep, MissingId, OutOfVocabulary
 from mbrec.data.where import Rows, Where
 
 # A longer list is more likely an error than a feature, and takes the memory of a batch.
@@ -128,17 +128,18 @@ def encode_bag(
     if null is not None and feature.missing is MissingId.error:
         where.refuse(null, None, "a list in every row", remedy=_ALLOW_MISSING)
     if feature.max_length is None:
-        remedy = f"set max_length, up to {MAX_LIST_LENGTH:,}"
+        remedy = f"set max_length, up to {MAX_LIST_LENGTH:,}, and keep: first or last"
         expected = f"a list of at most {MAX_LIST_LENGTH:,} ids"
         where.refuse(lengths > MAX_LIST_LENGTH, lengths, expected, remedy=remedy)
     flat = column.flatten()
     numbers = None if weights is None else _weights(weights, lengths, feature, where)
-    limit = feature.max_length
-    if limit is not None and int(lengths.max(initial=0)) > limit:
-        within = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        first = within < limit
-        flat, lengths = flat.filter(pa.array(first)), np.minimum(lengths, limit)
-        numbers = None if numbers is None else numbers[first]
+    dropped, limit = None, feature.max_length
+    if limit is not None:
+        dropped = np.maximum(lengths - limit, 0)
+        if dropped.any():
+            kept = _kept(lengths, dropped, limit, feature.keep)
+            flat, lengths = flat.filter(pa.array(kept)), lengths - dropped
+            numbers = None if numbers is None else numbers[kept]
     count = len(column)
     values = encode_ids(
         flat, feature, where, vocabulary, lambda: np.repeat(np.arange(count), lengths)
@@ -149,7 +150,13 @@ def encode_bag(
         values = np.insert(values, at, feature.missing_row)
         numbers = None if numbers is None else np.insert(numbers, at, 1.0)
         offsets = offsets + np.concatenate([[0], np.cumsum(null)])
-    return Bag(values, offsets, numbers)
+    return Bag(values, offsets, numbers, dropped)
+
+
+def _kept(lengths: np.ndarray, dropped: np.ndarray, limit: int, keep: Keep) -> np.ndarray:
+    """Return for each value of lists of these lengths whether it is one of those kept."""
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return within < limit if keep is Keep.first else within >= np.repeat(dropped, lengths)
 
 
 def _known(

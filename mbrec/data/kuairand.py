@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pcsv
 
+from mbrec.data.files import is_hidden
+
 # A missing upload date becomes a day after every log date, so that the age clips to zero.
 _NEVER = 2**30
 
@@ -109,7 +111,8 @@ def find_files(folder: Path) -> Archive:
     variants: dict[str, dict[str, Path]] = {}
     # Sorted, so that where both are there the plain file is taken before its .gz.
     for path in sorted(p for at in ("*", "data/*", "*/data/*") for p in folder.glob(at)):
-        if match := FILE_NAME.fullmatch(path.name):
+        match = FILE_NAME.fullmatch(path.name)
+        if match and not is_hidden(path.relative_to(folder).as_posix()):
             variants.setdefault(match[1], {}).setdefault(path.name.removesuffix(".gz"), path)
     looked = f"looked in {folder}, data/ and */data/ in it, for the name with or without .gz"
     if not variants:

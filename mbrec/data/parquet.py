@@ -19,7 +19,7 @@ from mbrec.data.block import Bag, Block, concatenate_bags
 from mbrec.data.files import LOCAL, Store
 from mbrec.data.identity import Content, content_of
 from mbrec.data.position import Position, Stretch
-from mbrec.data.preflight import RowGroup, check_files
+from mbrec.data.preflight import check_files
 from mbrec.data.rowgroups import RowGroupReader
 from mbrec.data.schema import Columns, Order
 from mbrec.data.where import Where
@@ -36,8 +36,9 @@ _REMEDY = (
 class ParquetReader(IterableDataset[Batch]):
     """Streams the batches of one rank from Parquet files.
 
-    Rows are shuffled in two stages: the order of the row groups, and the rows within a buffer of
-    consecutive ones. Both depend only on the seed, the epoch and, in dealt order, the stream.
+    Rows are shuffled in two stages: the order of the row groups, and the rows within windows that
+    hold rows of at least 8 of them; see `windows.plan`. Both depend only on the seed, the epoch
+    and, in dealt order, the stream.
 
     Args:
         files: Parquet files, relative to the store; their order defines the position of each row.
@@ -47,7 +48,7 @@ class ParquetReader(IterableDataset[Batch]):
         order: see `Order`.
         rank: this rank.
         world_size: ranks that share the data.
-        shuffle_rows: rows of the shuffle buffer; 0 reads in file order.
+        shuffle_rows: rows of a window of the shuffle; 0 reads in file order.
         seed: of the shuffle.
         oracle: read the true probabilities as well, where the schema has some.
         store: where the files are; default: this machine.
@@ -206,9 +207,12 @@ class ParquetReader(IterableDataset[Batch]):
         for parts in pieces:
             yield self._assemble(windows.rows(parts, start, start + self.batch_size))
 
+    def streams(self, num_workers: int = 0) -> int:
+        """Return how many parts an epoch is dealt in, each with an order of its own."""
+        return 1 if self.order is Order.exact else max(1, num_workers) * self.world_size
+
     def _begin(self, num_workers: int) -> Position:
-        exact = self.order is Order.exact
-        readers = 1 if exact else max(1, num_workers) * self.world_size
+        readers = self.streams(num_workers)
         if self._resumed is not None:
             return self._resumed.dealt(readers)
         return Position.start(self.epoch, self.num_rows, readers)
@@ -226,6 +230,8 @@ class ParquetReader(IterableDataset[Batch]):
         layout = [[g.file.rpartition("/")[2], g.num_rows, g.num_bytes] for g in self.row_groups]
         digest = hashlib.sha256(json.dumps(layout).encode()).hexdigest()[:16]
         shuffle = {"shuffle_rows": self.shuffle_rows, "seed": self.seed}
+        if self.shuffle_rows:
+            shuffle["windows"] = windows.VERSION
         return {"order": self.order.name, **shuffle, "rows": self.num_rows, "files": digest}
 
     def _differences(self, state: Mapping[str, Any]) -> list[str]:
@@ -249,7 +255,7 @@ class ParquetReader(IterableDataset[Batch]):
         sequence = np.random.SeedSequence(self.seed, spawn_key=key)
         return np.random.Generator(np.random.Philox(sequence))
 
-    def _spans(self, epoch: int, stream: int, streams: int) -> list[windows.Span]:
+    def _spans(self, epoch: int, stream: int, streams: int) -> list[windows.Slice]:
         """Return an epoch's row groups of one stream, the first and last perhaps in part.
 
         The shuffled row groups, one after another, are cut into stretches of equal length: with
@@ -265,7 +271,7 @@ class ParquetReader(IterableDataset[Batch]):
         for group in groups:
             start, stop = max(0, first - at), min(group.num_rows, last - at)
             if start < stop:
-                spans.append((group, start, stop))
+                spans.append(windows.Slice(group, start, stop))
             at += group.num_rows
         return spans
 
@@ -275,39 +281,36 @@ class ParquetReader(IterableDataset[Batch]):
         buffer = self._assemble.encoder.empty
         rooms = list(buffer.bags)
         for stretch in stretches:
+            self._row_groups.forget()
             at = 0
-            for window, spans in enumerate(
-                windows.buffers(
-                    self._spans(begin.epoch, stretch.stream, begin.streams), self.shuffle_rows
-                )
-            ):
-                size = sum(stop - start for _, start, stop in spans)
+            spans = self._spans(begin.epoch, stretch.stream, begin.streams)
+            for window, slices in enumerate(windows.plan(spans, self.shuffle_rows)):
+                size = sum(part.num_rows for part in slices)
                 first, last = max(0, stretch.start - at), min(size, stretch.stop - at)
                 at += size
                 if first < last:
                     order = np.arange(size)
                     if self.shuffle_rows:
-                        order = self._random(begin.epoch, 1, stretch.stream, window).permutation(
-                            size
-                        )
+                        random = self._random(begin.epoch, 1, stretch.stream, window)
+                        order = random.permutation(size)
                     if len(buffer) < size:
                         buffer = Block.allocate(size, buffer)
-                    yield self._fill(buffer.slice(0, size), rooms, spans), order[first:last]
+                    yield self._fill(buffer.slice(0, size), rooms, slices), order[first:last]
 
-    def _fill(self, block: Block, rooms: list[Bag], spans: Sequence[windows.Span]) -> Block:
-        """Read spans into a block; its bags are put into `rooms`, which grow as needed."""
+    def _fill(self, block: Block, rooms: list[Bag], slices: Sequence[windows.Slice]) -> Block:
+        """Read slices into a block; its bags are put into `rooms`, which grow as needed."""
         parts, end = [], 0
-        for group, start, stop in spans:
-            begin, end = end, end + stop - start
-            parts.append(self._read(group, start, stop, block.slice(begin, end)))
+        for part in slices:
+            begin, end = end, end + part.num_rows
+            parts.append(self._read(part, block.slice(begin, end)))
         block.bags = []
         for number, bags in enumerate(zip(*(part.bags for part in parts), strict=True)):
             rooms[number] = rooms[number].room_for(bags)
             block.bags.append(concatenate_bags(bags, rooms[number]))
         return block
 
-    def _read(self, group: RowGroup, start: int, stop: int, out: Block) -> Block:
-        table = self._row_groups.read(group)
-        rows = table.slice(start, stop - start)
+    def _read(self, part: windows.Slice, out: Block) -> Block:
+        group, start, stop, is_last = part
+        rows = self._row_groups.read(group, start, stop, is_last=is_last)
         where = Where(self.store.display(group.file), group.index, start=start)
         return self._assemble.encoder.encode(rows, group.first_row + start, where, out)

@@ -18,6 +18,7 @@ MAX_ROW_GROUP_BYTES = 1 << 30
 MAX_LIST_VALUES = 1 << 26
 _SHOWN = 20
 _THREADS = 8
+_BUFFER_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def open_file(file: str, store: Store, columns: Sequence[str] = ()) -> pq.Parque
         read_dictionary=texts,
         # Few large requests, by another thread: worth its handing over only where latency is high.
         pre_buffer=not store.is_local,
+        # Elsewhere an open row group holds so much of each column, and not all that is compressed.
+        buffer_size=_BUFFER_BYTES,
     )
 
 

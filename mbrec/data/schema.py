@@ -45,6 +45,17 @@ class OutOfVocabulary(Enum):
     oov = "oov"
 
 
+class Keep(Enum):
+    """Which ids of a list that is longer than `max_length` the model sees: the first or the last.
+
+    Which of them are the newest is up to whoever wrote the lists. The share of ids that were cut
+    off is written to TensorBoard.
+    """
+
+    first = "first"
+    last = "last"
+
+
 class MissingId(Enum):
     """What becomes of a missing id (null, or NaN in a column of numbers): an error, or a row."""
 
@@ -79,7 +90,9 @@ class Categorical:
         num_buckets: the same, with quantiles of the training rows as boundaries.
         multi_hot: the column holds lists, empty ones included; embeddings are summed.
         weights: a column of lists of numbers, one for each id, that multiply the embeddings.
-        max_length: lists are cut to their first `max_length` ids.
+        max_length: lists are cut to that many ids.
+        keep: which ids of a longer list are kept; those that were saved before there was a choice
+            have learned from the first.
         missing: what becomes of a missing value.
         out_of_vocabulary: what becomes of an id outside the cardinality or vocabulary.
         salt: another one gives other hashes.
@@ -96,6 +109,7 @@ class Categorical:
     multi_hot: bool = False
     weights: str | None = None
     max_length: int | None = None
+    keep: Keep = Keep.first
     missing: MissingId = MissingId.error
     out_of_vocabulary: OutOfVocabulary = OutOfVocabulary.error
     salt: int = 0
@@ -118,6 +132,8 @@ class Categorical:
             raise ValueError("expected buckets of numbers, got multi_hot")
         if not self.multi_hot and (self.weights is not None or self.max_length is not None):
             raise ValueError("expected multi_hot with weights or max_length, got neither")
+        if self.keep is not Keep.first and self.max_length is None:
+            raise ValueError(f"expected max_length with keep: {self.keep.name}, got none")
         policy = self.out_of_vocabulary
         if policy is not OutOfVocabulary.error and (self.hash_size or self.is_bucketised):
             raise ValueError(
@@ -252,10 +268,21 @@ class Columns:
         return tables
 
     @property
-    def counted(self) -> list[str]:
-        """The categorical features whose ids outside the vocabulary are counted."""
+    def with_oov(self) -> list[str]:
+        """The categorical features whose ids outside the vocabulary share a row."""
         oov = OutOfVocabulary.oov
         return [n for n, f in self.categorical.items() if f.out_of_vocabulary is oov]
+
+    @property
+    def cut(self) -> list[str]:
+        """The categorical features whose lists are cut to a length."""
+        return [n for n, f in self.categorical.items() if f.max_length is not None]
+
+    @property
+    def lost_ids(self) -> list[str]:
+        """Names of the figures that say how many ids the model does not see."""
+        unknown = [f"out_of_vocabulary/{name}" for name in self.with_oov]
+        return unknown + [f"truncated/{name}" for name in self.cut]
 
     @property
     def dense_inputs(self) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from pyarrow import fs
 from tqdm import tqdm
 
-from mbrec.data.files import open_store
+from mbrec.data.files import is_hidden, open_store
 from mbrec.data.manifest import NAME, Manifest, join, load
 
 _PIECE = 1 << 22
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _list(filesystem: fs.FileSystem, root: str) -> dict[str, int]:
-    """Return path -> size of all files below a folder, hidden ones and the manifest left out."""
+    """Return path -> size of all files below a folder but the manifest."""
     sizes: dict[str, int] = {}
     if isinstance(filesystem, fs.LocalFileSystem):
         # pyarrow would follow links to folders, to wherever they lead.
@@ -106,7 +106,7 @@ def _list(filesystem: fs.FileSystem, root: str) -> dict[str, int]:
             if info.is_file:
                 sizes[info.path.removeprefix(prefix)] = info.size or 0
     sizes.pop(NAME, None)
-    return {name: sizes[name] for name in sorted(sizes) if "/." not in f"/{name}"}
+    return {name: sizes[name] for name in sorted(sizes)}
 
 
 def _compare(
@@ -127,7 +127,8 @@ def _compare(
 
 
 def _unknown(sizes: dict[str, int], manifest: Manifest) -> list[str]:
-    return [name for name in sizes if name not in manifest.files and name not in _BESIDE]
+    beside = {*manifest.files, *_BESIDE}
+    return [name for name in sizes if name not in beside and not is_hidden(name)]
 
 
 def _say_unknown(root: str, name: str) -> str:

@@ -173,33 +173,49 @@ def peak(total: Line, window: int = 100) -> str | None:
 
 def unknown(run: Run) -> Section | None:
     """Return the shares of ids outside the vocabularies."""
-    train = run.events.below("out_of_vocabulary")
-    evaluation = run.events.below("evaluation_out_of_vocabulary")
+    return _lost(
+        run,
+        "out_of_vocabulary",
+        ("unknown", "Ids outside the vocabularies"),
+        "The share of ids that have no row of their own in the table and share one. A large share "
+        "in the evaluation means that the model knows little of these rows; a rising one, that the "
+        "vocabulary grows old.",
+        "unknown",
+    )
+
+
+def truncated(run: Run) -> Section | None:
+    """Return the shares of ids that were cut off lists."""
+    return _lost(
+        run,
+        "truncated",
+        ("truncated", "Ids cut off lists"),
+        "The share of ids that the model does not see, because their lists are longer than "
+        "max_length. Which of a list are kept is set by keep: first or last.",
+        "cut off",
+    )
+
+
+def _lost(run: Run, figure: str, names: tuple[str, str], about: str, what: str) -> Section | None:
+    """Return a section with the shares of ids that the model does not see for one reason."""
+    train, evaluation = run.events.below(figure), run.events.below(f"evaluation_{figure}")
     if not train and not evaluation:
         return None
+    panels = [
+        Panel("in the training rows", train, from_zero=True, noisy=True),
+        Panel("in the evaluation rows", evaluation, from_zero=True),
+    ]
     return Section(
-        "unknown",
-        "Ids outside the vocabularies",
+        *names,
         [
-            markup.how(
-                "The share of ids that have no row of their own in the table and share one. A "
-                "large share in the evaluation means that the model knows little of these rows; a "
-                "rising one, that the vocabulary grows old."
-            ),
-            markup.findings(_shares(train, evaluation)),
-            picture(
-                [
-                    Panel("in the training rows", train, from_zero=True, noisy=True),
-                    Panel("in the evaluation rows", evaluation, from_zero=True),
-                ],
-                "Shares of unknown ids over the steps",
-                height=2.8,
-            ),
+            markup.how(about),
+            markup.findings(_shares(train, evaluation, what)),
+            picture(panels, f"Shares of {what} ids over the steps", height=2.8),
         ],
     )
 
 
-def _shares(train: Mapping[str, Line], evaluation: Mapping[str, Line]) -> list[str]:
+def _shares(train: Mapping[str, Line], evaluation: Mapping[str, Line], what: str) -> list[str]:
     said = []
     for name in dict.fromkeys([*evaluation, *train]):
         parts = [
@@ -207,5 +223,5 @@ def _shares(train: Mapping[str, Line], evaluation: Mapping[str, Line]) -> list[s
             for kind, lines in (("last training", train), ("evaluation", evaluation))
             if name in lines
         ]
-        said.append(f"{name}: {' and '.join(parts)} were unknown.")
+        said.append(f"{name}: {' and '.join(parts)} were {what}.")
     return said

@@ -28,6 +28,7 @@ def render(run: Run, baselines: Sequence[Run], defaults: Mapping[str, Any]) -> s
         curves.speed(run),
         curves.guards(run),
         curves.unknown(run),
+        curves.truncated(run),
         sections.data(run),
         sections.settings(run, defaults),
     ]

@@ -96,10 +96,10 @@ def test_pyarrow_and_the_reader_read_the_same_columns_of_the_same_rows(
             taken.append(("arrow", options["columns"], options["use_threads"], len(table)))
             return table
 
-        def read_row_group(self, i: int, **options: Any) -> pa.Table:  # pyright: ignore
-            table = super().read_row_group(i, **options)
-            taken.append(("reader", options["columns"], options["use_threads"], len(table)))
-            return table
+        def iter_batches(self, *args: Any, **options: Any) -> Any:
+            for batch in super().iter_batches(*args, **options):
+                taken.append(("reader", options["columns"], options["use_threads"], len(batch)))
+                yield batch
 
     monkeypatch.setattr(pq, "ParquetFile", Spy)
     monkeypatch.setattr(reading, "BLOCK_ROWS", 40)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mbrec.data import parquet
+from mbrec.data import parquet, rowgroups, windows
 from mbrec.data.batch import Batch
 from mbrec.data.parquet import ParquetReader
 from mbrec.data.schema import Categorical, Columns, Numerical, Transform
@@ -126,6 +126,15 @@ class Log:
         """Return the positions of a rank's rows in the order they come, without the padding."""
         rows = [row for batch in self.batches(**options) for row in batch.rows_B.tolist()]
         return [row for row in rows if row >= 0]
+
+
+@pytest.fixture(scope="module")
+def small_slices() -> Iterator[None]:
+    """Slices of any length, decoded two rows at a time: a small log is read as a large one is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "MIN_SLICE_ROWS", 1)
+        patch.setattr(rowgroups, "_MIN_DECODED_ROWS", 2)
+        yield
 
 
 @pytest.fixture(scope="session")

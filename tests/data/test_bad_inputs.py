@@ -45,7 +45,7 @@ MEAN = "set missing: mean or indicator"
 RANGE, TWO_WORDS = "an id in [0, 5)", "one of the 2 values of w.parquet"
 VALUE, LIST, FINITE = "a value in every row", "a list in every row", "a finite number"
 AT_LEAST_0 = "a number of at least 0 (it goes through log1p)"
-CUT = "set max_length, up to 10,000"
+CUT = "set max_length, up to 10,000, and keep: first or last"
 SHORT, U64S = "a list of at most 10,000 ids", pa.list_(pa.uint64())
 UNIT, FITS = "a value in [0, 1]", "a number that fits in 32 bits once standardised"
 

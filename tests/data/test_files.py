@@ -9,7 +9,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from mbrec.data.files import LOCAL, Store, open_store
+from mbrec.data.files import LOCAL, Store, is_hidden, open_store
 from mbrec.data.parquet import ParquetReader
 from mbrec.tasks import Task
 
@@ -81,6 +81,15 @@ NAMES = [
     ".cache/a.parquet",
     "train/.tmp/a.parquet",
     "train/.part.parquet.crc",
+    # Not committed, or beside the rows.
+    "_SUCCESS",
+    "_staging/a.parquet",
+    "_staging/_b.parquet",
+    "train/_temporary/0/attempt_1/a.parquet",
+    "train/_part-9.parquet",
+    "train/c.parquet._COPYING_",
+    # A partition, as Spark takes it.
+    "valid/_x=1/a.parquet",
 ]
 PATTERNS: list[tuple[list[str], list[str]]] = [
     (["a.parquet"], ["a.parquet"]),
@@ -94,10 +103,20 @@ PATTERNS: list[tuple[list[str], list[str]]] = [
     (["train/*/a.parquet"], ["train/day=1/a.parquet", "train/day=2/a.parquet"]),
     (["train/**/b.parquet"], ["train/day=1/b.parquet"]),
     (["**/day=1/*"], ["train/day=1/a.parquet", "train/day=1/b.parquet"]),
-    (["valid/**/a.parquet"], ["valid/a.parquet"]),
+    (["valid/**/a.parquet"], ["valid/_x=1/a.parquet", "valid/a.parquet"]),
+    (["valid/*/a.parquet"], ["valid/_x=1/a.parquet"]),
+    # What is spelled out is taken.
+    ([".hidden.parquet"], [".hidden.parquet"]),
+    ([".cache/*"], [".cache/a.parquet"]),
+    (["_staging/*.parquet"], ["_staging/a.parquet"]),
+    (["_staging/_*"], ["_staging/_b.parquet"]),
+    (["_s*/**/*.parquet"], ["_staging/a.parquet"]),
+    (["train/_temporary/**"], ["train/_temporary/0/attempt_1/a.parquet"]),
+    (["train/_part-9.parquet"], ["train/_part-9.parquet"]),
+    (["train/*._COPYING_"], ["train/c.parquet._COPYING_"]),
     (["**/b.parquet"], ["b.parquet", "train/day=1/b.parquet"]),
-    (["train/**"], [n for n in NAMES if n.startswith("train/") and "/." not in n]),
-    (["**"], sorted(n for n in NAMES if "." not in {p[0] for p in n.split("/")})),
+    (["train/**"], [n for n in NAMES if n.startswith("train/") and not is_hidden(n)]),
+    (["**"], sorted(n for n in NAMES if not is_hidden(n))),
 ]
 
 
@@ -117,10 +136,24 @@ def test_star_stays_in_a_folder_two_stars_do_not_and_hidden_files_are_left_out(
     assert not store.exists("c.parquet")
 
 
-def test_folder_whose_own_path_is_hidden_is_read(tmp_path: Path) -> None:
-    (tmp_path / ".data").mkdir()
-    (tmp_path / ".data" / "a.parquet").touch()
-    assert open_store(str(tmp_path / ".data")).find(["*.parquet"]) == ["a.parquet"]
+def test_hidden_is_what_spark_leaves_out() -> None:
+    hidden = {name for name in NAMES if is_hidden(name)}
+    assert hidden == {
+        *(name for name in NAMES if "/." in f"/{name}" or "_staging" in name or "_temp" in name),
+        *("_SUCCESS", "train/_part-9.parquet", "train/c.parquet._COPYING_"),
+    }
+
+
+@pytest.mark.parametrize("name", [".data", "_data"])
+@pytest.mark.parametrize("where", ["folder", "memory"])
+def test_folder_whose_own_path_is_hidden_is_read(
+    tmp_path: Path, memory: Any, name: str, where: str
+) -> None:
+    memory.pipe(f"/{FOLDER}/{name}/a.parquet", b"")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.parquet").touch()
+    home = str(tmp_path) if where == "folder" else f"memory://{FOLDER}"
+    assert open_store(f"{home}/{name}").find(["*.parquet"]) == ["a.parquet"]
 
 
 def test_root_of_a_file_system_is_a_folder(memory: Any) -> None:

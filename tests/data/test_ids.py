@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mbrec.data.hashing import hash_ids, hash_strings
 from mbrec.data.ids import MAX_LIST_LENGTH, encode_bag, encode_ids
-from mbrec.data.schema import Categorical, MissingId, OutOfVocabulary
+from mbrec.data.schema import Categorical, Keep, MissingId, OutOfVocabulary
 from mbrec.data.where import Where
 
 WHERE = Where("file", 3, "c")
@@ -204,28 +204,39 @@ lists = st.lists(st.none() | st.lists(ids, max_size=4), max_size=6)
 
 @settings(max_examples=120, deadline=None)
 @given(lists, st.none() | st.integers(1, 4), st.sampled_from([HASH, OOV]), st.data())
-def test_bag_is_the_first_ids_of_each_list(
+def test_bag_is_the_first_or_last_ids_of_each_list(
     lists: list[Any], max_length: int | None, policy: OutOfVocabulary, data: st.DataObject
 ) -> None:
+    keep = Keep.first if max_length is None else data.draw(st.sampled_from(Keep))
     feature = Categorical(
-        4, multi_hot=True, max_length=max_length, missing=MissingId.row, out_of_vocabulary=policy
+        4,
+        multi_hot=True,
+        max_length=max_length,
+        keep=keep,
+        missing=MissingId.row,
+        out_of_vocabulary=policy,
     )
+
+    def kept(row: list[Any]) -> list[Any]:
+        return row[:max_length] if keep is Keep.first else row[-(max_length or 0) :]
+
     kind = data.draw(st.sampled_from([pa.list_(pa.int64()), pa.large_list(pa.int8())]))
     column = pa.array(lists, kind)
     expected = [
         [feature.missing_row] if row is None else [row_of(i, feature, None) for i in row]
-        for row in (row and row[:max_length] for row in lists)
+        for row in (row and kept(row) for row in lists)
     ]
     assert bag_outcome(column, None, feature) == expected
     # With weights: those of the ids that are kept, and 1 for a row that is missing.
     given = [row and [k + i / 8 for i in range(len(row))] for k, row in enumerate(lists)]
+    heavy = [row and kept(row) for row in given]
     if data.draw(st.booleans()):  # A missing list may have no weights or none at all.
         given = [[] if row is None else row for row in given]
     numbers = data.draw(st.sampled_from([pa.list_(pa.float32()), pa.large_list(pa.float64())]))
     weights = pa.array(given, numbers)
     pairs = [
-        [(i, 1.0 if row is None else k + n / 8) for n, i in enumerate(ids)]
-        for k, (row, ids) in enumerate(zip(lists, expected, strict=True))
+        [(ids[0], 1.0)] if row is None else list(zip(ids, row, strict=True))
+        for row, ids in zip(heavy, expected, strict=True)
     ]
     feature = replace(feature, weights="w")
     assert bag_outcome(column, weights, feature) == pairs
@@ -247,7 +258,7 @@ def test_longest_list_is_read_and_a_longer_one_needs_a_limit() -> None:
     longer = pa.array([[0], [0] * (MAX_LIST_LENGTH + 1)])
     assert bag_outcome(longer, None, Categorical(1)) == (
         "file: row group 3, row 1, column 'c': expected a list of at most 10,000 ids, got 10001 "
-        "(1 such in this row group); set max_length, up to 10,000"
+        "(1 such in this row group); set max_length, up to 10,000, and keep: first or last"
     )
     cut = Categorical(1, multi_hot=True, max_length=2)
     assert bag_outcome(longer, None, cut) == [[0], [0, 0]]

@@ -15,6 +15,8 @@ from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader, prefetch
 from mbrec.data.schema import Order
 
+pytestmark = pytest.mark.usefixtures("small_slices")
+
 PATIENCE = 60  # Seconds until a test that hangs fails; nothing is measured by it.
 
 

@@ -5,21 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbrec.data import rowgroups
+from mbrec.data import rowgroups, windows
 from mbrec.data.block import Block
 from mbrec.data.encode import Encoder
 from mbrec.data.parquet import ParquetReader
-from mbrec.data.schema import Order
+from mbrec.data.schema import Categorical, Columns, Order
+from mbrec.tasks import Task
 
 layouts = st.lists(st.lists(st.integers(0, 6), max_size=4), min_size=1, max_size=3).filter(
     lambda layout: any(map(any, layout))
 )
 EIGHT_GROUPS = [[16, 16, 16], [16, 16], [16, 16, 16]]
+pytestmark = pytest.mark.usefixtures("small_slices")
 BOTH_ORDERS = pytest.mark.parametrize("order", list(Order), ids=lambda order: order.name)
 
 
@@ -164,15 +167,55 @@ def test_file_order_is_kept_without_a_shuffle(new_log: Any, order: Order) -> Non
 
 
 @BOTH_ORDERS
-def test_shuffle_mixes_the_row_groups_of_a_buffer(new_log: Any, order: Order) -> None:
+def test_every_window_has_rows_of_eight_row_groups(new_log: Any, order: Order) -> None:
     log = new_log(EIGHT_GROUPS)
     rows = log.rows(order=order, shuffle_rows=64, seed=1)
     groups = [row // 16 for row in rows]
-    first, second = set(groups[:64]), set(groups[64:])
-    assert (len(first), len(second), len(first | second)) == (4, 4, 8)
-    assert first != {0, 1, 2, 3}, "expected row groups of the whole data set in a buffer"
-    for start in range(0, 128, 16):
-        assert len(set(groups[start : start + 16])) >= 3
+    for window in (groups[:64], groups[64:]):
+        assert sorted(window) == [group for group in range(8) for _ in range(8)]
+    # Of eight rows taken at random from 64, hardly ever fewer than three are of different groups.
+    for start in range(0, 128, 8):
+        assert len(set(groups[start : start + 8])) >= 3
+
+
+LABEL = Columns({"id": Categorical(2)}, labels={"y": "y"})
+
+
+@BOTH_ORDERS
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("groups", "group_rows", "buffer"), [(16, 4_096, 4_096), (48, 2_048, 512)])
+def test_row_groups_of_one_label_each_are_mixed_as_in_a_perfect_shuffle(
+    new_log: Any, order: Order, workers: int, groups: int, group_rows: int, buffer: int
+) -> None:
+    labels, size = np.repeat(np.arange(groups) % 2, group_rows), 256
+    replace = {"id": pa.array(labels), "y": pa.array(labels)}
+    log = new_log([[group_rows] * groups], replace, LABEL, names=["id", "y"])
+    options = {"tasks": {"t": Task("y")}, "global_batch_size": size, "order": order}
+    batches = log.batches(workers=workers, shuffle_rows=buffer, seed=1, **options)
+    spread = np.std([batch.labels_BK.mean() for batch in batches])
+    perfect = (0.25 / size) ** 0.5
+    if groups == 16 and (workers == 0 or order is Order.exact):
+        # Each window has rows of all row groups.
+        assert spread == pytest.approx(perfect, rel=0.15)
+    # Of many row groups a batch sees no more than 8 to 16, half of them with either label.
+    assert spread < (perfect**2 + 0.25 / 8) ** 0.5
+    assert np.concatenate([b.labels_BK[:, 0] for b in batches]).mean() == 0.5
+
+
+def test_order_within_a_window_is_that_of_a_perfect_shuffle(new_log: Any) -> None:
+    groups, group_rows = 8, 4_096
+    places = np.arange(groups * group_rows)
+    replace = {"id": pa.array(places % 2), "y": pa.array(places % 2)}
+    log = new_log([[group_rows] * groups], replace, LABEL, names=["id", "y"])
+    options = {"tasks": {"t": Task("y")}, "global_batch_size": 4_096}
+    rows = np.array(log.rows(shuffle_rows=4_096, seed=2, **options))
+    for window in rows.reshape(8, 4_096):
+        # Neither the row group nor the place in it tells where a row comes in its window.
+        for rank in (window // group_rows, window % group_rows):
+            correlation = np.corrcoef(np.arange(4_096), rank)[0, 1]
+            assert abs(correlation) < 5 / 4_096**0.5
+        neighbours = np.mean(np.diff(window // group_rows) == 0)
+        assert neighbours == pytest.approx(1 / groups, abs=5 * (0.11 / 4_096) ** 0.5)
 
 
 def test_streams_and_buffers_are_shuffled_differently(new_log: Any) -> None:
@@ -189,37 +232,52 @@ def test_streams_and_buffers_are_shuffled_differently(new_log: Any) -> None:
 
 
 @BOTH_ORDERS
-@pytest.mark.parametrize("shuffle_rows", [0, 1, 30, 64, 1_000])
-def test_memory_is_the_buffer_and_one_row_group(
-    new_log: Any, monkeypatch: pytest.MonkeyPatch, order: Order, shuffle_rows: int
+@pytest.mark.parametrize("sizes", [[16, 5, 20, 20, 1, 7, 20] * 3, [50] * 18, [200]], ids=len)
+@pytest.mark.parametrize("shuffle_rows", [0, 20, 64, 1_000])
+def test_memory_is_two_buffers_and_a_slice_of_each_open_row_group(
+    new_log: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    order: Order,
+    sizes: list[int],
+    shuffle_rows: int,
 ) -> None:
-    sizes, largest, batch_size = [16, 5, 20, 20, 1, 7, 20], 20, 8
-    shuffled, read, held = [], [0], []
-    windows, encode = ParquetReader._windows, Encoder.encode
+    batch_size, largest = 8, max(sizes)
+    shuffled, decoded, encoded, held, undone = [], [0], [0], [], []
+    make_windows, encode = ParquetReader._windows, Encoder.encode
+    count = rowgroups._Decoder._next
 
     def spy_windows(reader: ParquetReader, *args: Any, **options: Any) -> Any:
-        for block, order in windows(reader, *args, **options):
+        for block, order in make_windows(reader, *args, **options):
             shuffled.append(len(block))
             yield block, order
 
     def spy_encode(encoder: Encoder, *args: Any) -> Block:
         block = encode(encoder, *args)
-        read[0] += len(block)
+        encoded[0] += len(block)
         return block
+
+    def spy_decode(decoder: Any) -> Any:
+        fresh = not decoder._ready
+        batch = count(decoder)
+        decoded[0] += len(batch) if fresh else 0
+        return batch
 
     monkeypatch.setattr(ParquetReader, "_windows", spy_windows)
     monkeypatch.setattr(Encoder, "encode", spy_encode)
+    monkeypatch.setattr(rowgroups._Decoder, "_next", spy_decode)
     done = 0
     options = {"order": order, "shuffle_rows": shuffle_rows, "global_batch_size": batch_size}
     for batch in new_log([sizes]).reader(**options):
-        held.append(read[0] - done)
+        held.append(encoded[0] - done)
+        undone.append(decoded[0] - encoded[0])
         done += int((batch.rows_B >= 0).sum())
-    assert done == read[0] == sum(sizes)
-    assert max(held) < shuffle_rows + largest + batch_size
-    assert all(rows < max(shuffle_rows, 1) + largest for rows in shuffled)
-    assert sum(shuffled) == sum(sizes)
-    # The buffer is used as well: only the last may hold less than it could.
-    assert all(rows >= shuffle_rows for rows in shuffled[:-1])
+    assert done == encoded[0] == decoded[0] == sum(sizes) == sum(shuffled)
+    window = 2 * shuffle_rows + windows.MAX_OPEN_ROW_GROUPS if shuffle_rows else largest
+    assert max(shuffled) <= window
+    assert max(held) < window + batch_size
+    # Decoded and not in a window yet: what is left of two rows, or of a slice.
+    slices = -(-window // min(len(sizes), windows.MIXED_ROW_GROUPS))
+    assert max(undone) <= windows.MAX_OPEN_ROW_GROUPS * max(2, slices)
 
 
 def open_files() -> list[str]:
@@ -230,6 +288,8 @@ def open_files() -> list[str]:
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
 def test_few_files_are_open_at_a_time(new_log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rowgroups, "MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(windows, "MIXED_ROW_GROUPS", 2)
+    monkeypatch.setattr(windows, "MAX_OPEN_ROW_GROUPS", 2)
     log = new_log([[4, 4]] * 5)
     reader = log.reader(shuffle_rows=1, seed=1)
     assert not set(open_files()) & set(log.files)
@@ -266,6 +326,18 @@ def test_position_in_another_order_is_refused(log: Any, options: Any, key: str) 
     with pytest.raises(ValueError) as caught:
         log.reader(**written | options).resume(state)
     assert str(caught.value).startswith(f"expected a position with {key}: it belongs to other rows")
+
+
+def test_position_in_windows_of_another_release_is_refused(log: Any) -> None:
+    reader = log.reader(shuffle_rows=8)
+    state = reader.state(2)
+    for before in (state | {"windows": 1}, {k: v for k, v in state.items() if k != "windows"}):
+        with pytest.raises(
+            ValueError, match=r"^expected a position with windows=2, got (1|None): "
+        ):
+            reader.resume(before)
+    # Rows that are not shuffled have no windows.
+    assert "windows" not in log.reader().state(2)
 
 
 @pytest.mark.parametrize(

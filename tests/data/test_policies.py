@@ -17,6 +17,7 @@ from mbrec.data.hashing import hash_ids, hash_strings
 from mbrec.data.schema import (
     Categorical,
     Columns,
+    Keep,
     MissingId,
     Numerical,
     Order,
@@ -87,6 +88,14 @@ MULTI_HOT: dict[str, tuple[dict[str, Any], pa.DataType, list[Any], list[list[int
     "missing list": ({"cardinality": 5, **ROW}, IDS, [[1], None, []], [[1], [6], []]),
     "missing ids": ({"cardinality": 5, **ROW}, IDS, [[1, None], [None]], [[1, 6], [6]]),
     "first ids": ({"cardinality": 5, "max_length": 2}, IDS, [[1, 2, 9], []], [[1, 2], []]),
+    "last ids": (
+        {"cardinality": 5, "max_length": 2, "keep": Keep.last}, IDS, [[9, 1, 2], [], [3], [4, 0]],
+        [[1, 2], [], [3], [4, 0]],
+    ),
+    "last of a missing list": (
+        {"cardinality": 5, "max_length": 1, "keep": Keep.last, **ROW}, IDS, [None, [1, None]],
+        [[6], [6]],
+    ),
     "first of a missing list": ({"cardinality": 5, "max_length": 1, **ROW}, IDS, [None], [[6]]),
     "words": ({"cardinality": 2, **WORDS}, pa.list_(STR), [["b", "a", "b"], []], [[1, 0, 1], []]),
     "unknown words": (
@@ -263,24 +272,60 @@ def test_unknown_ids_are_counted_over_all_batches(new_log: Any, order: Order, wo
     total = torch.zeros(2, 2, dtype=torch.float64)
     for rank in range(world):
         for batch in log.batches(rank=rank, global_batch_size=10, shuffle_rows=9, **options):
-            assert batch.unknown_2C.dtype == torch.float64
-            total += batch.unknown_2C
+            assert batch.lost_2C.dtype == torch.float64
+            total += batch.lost_2C
     words = [i for ids in log.table["word_ids"].to_pylist() for i in ids]
     items = log.table["item"].to_pylist()
     unknown = [sum(not 0 <= i < 20 for i in words), sum(i >= 700 for i in items)]
     assert all(unknown)
     # What is unknown, and what there is; padding and features without a row count for nothing.
     assert total.tolist() == [unknown, [len(words), len(items)]]
-    assert COUNTED.counted == ["words", "item"]
+    assert COUNTED.lost_ids == ["out_of_vocabulary/words", "out_of_vocabulary/item"]
     empty = log.reader(**options).empty_batch()
-    assert empty.unknown_2C.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert empty.lost_2C.tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_missing_ids_are_not_counted_as_unknown(tmp_path: Path) -> None:
     column = pa.array([None, 9, 1, None, 2, 3])
     batches = list(reader(write(tmp_path, c=column), schema(Categorical(5, **OOV, **ROW))))
-    assert sum(batch.unknown_2C for batch in batches).tolist() == [[1.0], [6.0]]
+    assert sum(batch.lost_2C for batch in batches).tolist() == [[1.0], [6.0]]
+
+
+CUT = Columns(
+    {
+        "plain": Categorical(9, multi_hot=True, column="tags"),
+        "words": Categorical(hash_size=20, multi_hot=True, column="word_ids", max_length=2),
+        "again": Categorical(
+            20, multi_hot=True, column="word_ids", max_length=1, keep=Keep.last, **OOV, **ROW
+        ),
+    },
+    labels={"y": "click"},
+)
+
+
+@pytest.mark.parametrize("order", list(Order), ids=lambda order: order.name)
+@pytest.mark.parametrize("world", [1, 2])
+def test_ids_that_are_cut_off_are_counted_over_all_batches(
+    new_log: Any, order: Order, world: int
+) -> None:
+    log = new_log([[40, 17], [30]], None, CUT)
+    options = {"tasks": {"t": Task("y")}, "order": order, "world_size": world}
+    total = torch.zeros(2, 3, dtype=torch.float64)
+    for rank in range(world):
+        for batch in log.batches(rank=rank, global_batch_size=10, shuffle_rows=9, **options):
+            total += batch.lost_2C
+    lists = log.table["word_ids"].to_pylist()
+    last, ids = [ids[-1] for ids in lists if ids], sum(map(len, lists))
+    kept = [sum(min(len(ids), most) for ids in lists) for most in (2, 1)]
+    unknown = sum(not 0 <= i < 20 for i in last)
+    assert unknown
+    assert ids > kept[0] > kept[1] == len(last)
+    lost = [unknown, ids - kept[0], ids - kept[1]]
+    assert total.tolist() == [lost, [len(last), ids, ids]]
+    names = ["out_of_vocabulary/again", "truncated/words", "truncated/again"]
+    assert names == CUT.lost_ids
+    assert log.reader(**options).empty_batch().lost_2C.tolist() == [[0.0] * 3] * 2
 
 
 def test_nothing_is_counted_without_a_row_for_the_unknown(new_log: Any) -> None:
-    assert new_log([[3]]).batches()[0].unknown_2C is None
+    assert new_log([[3]]).batches()[0].lost_2C is None

@@ -1,6 +1,7 @@
 """Training goes on where it stood: the same batches, or under other ranks each row once."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,26 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mbrec.data import windows
 from mbrec.data.position import Position, Stretch, batches_read, next_worker
 from mbrec.data.schema import Categorical, Columns, Order
 from mbrec.tasks import Task
 
 BOTH_ORDERS = pytest.mark.parametrize("order", list(Order), ids=lambda order: order.name)
 LAYOUT = [[7, 9], [5, 0, 11], [3]]  # 35 rows.
+
+pytestmark = pytest.mark.usefixtures("small_slices", "few_at_a_time")
+
+
+@pytest.fixture(scope="module")
+def few_at_a_time() -> Iterator[None]:
+    """Two row groups are mixed, and three open: an epoch of a few has windows of every kind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "MIXED_ROW_GROUPS", 2)
+        patch.setattr(windows, "MAX_OPEN_ROW_GROUPS", 3)
+        yield
+
+
 CUTS = ["begin", "one", "middle", "last", "end"]
 
 

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from mbrec.data.schema import Categorical, Columns, MissingId, Numerical, OutOfVocabulary
+from mbrec.data.schema import (
+    Categorical,
+    Columns,
+    Keep,
+    MissingId,
+    Numerical,
+    OutOfVocabulary,
+)
 
 
 def columns(**changes: Any) -> Columns:
@@ -68,6 +75,7 @@ OOV, HASH = OutOfVocabulary.oov, OutOfVocabulary.hash
         ({"num_buckets": 3, "multi_hot": True}, "expected buckets of numbers, got multi_hot"),
         ({"cardinality": 3, "weights": "w"}, "expected multi_hot with weights or max_length"),
         ({"cardinality": 3, "max_length": 2}, "expected multi_hot with weights or max_length"),
+        ({"cardinality": 3, "multi_hot": True, "keep": Keep.last}, "max_length with keep: last"),
         ({"hash_size": 3, "out_of_vocabulary": OOV}, "has a hash and a bucket, got oov"),
         ({"hash_size": 3, "out_of_vocabulary": HASH}, "has a hash and a bucket, got hash"),
         ({"boundaries": [1.0], "out_of_vocabulary": OOV}, "has a hash and a bucket, got oov"),

@@ -70,6 +70,9 @@ def test_all_problems_are_told_at_once(root, capsys):
     (root / "train/part-00007.parquet").write_bytes(b"new")
     (root / "README.md").write_text("mine")
     (root / ".DS_Store").write_text("hidden files do not count")
+    (root / "train/_temporary").mkdir()
+    (root / "train/_temporary/part-00000.parquet").write_text("nor do those not committed")
+    (root / "_SUCCESS").touch()
     of_files = [
         f"{FILES[1]}: missing",
         f"{FILES[0]}: changed: expected {size} bytes, got {size + 1}",

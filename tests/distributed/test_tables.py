@@ -106,7 +106,7 @@ def train(folder: str, run: str) -> dict[str, Any]:
         "last": parameters(sharded.model),
         "weights": weights,
         "report": report,
-        "unknown": trainer.evaluator.unknown,
+        "unknown": trainer.evaluator.lost,
     }
 
 

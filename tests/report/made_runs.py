@@ -66,6 +66,7 @@ def figures(
             values |= {f"evaluation_ne/{t}": 1.2 - step / steps / 5 for t in tasks}
             values |= {"rows_per_second": 1000.0 + step, "out_of_vocabulary/user": 0.05}
             values["evaluation_out_of_vocabulary/user"] = 0.125
+            values |= {"truncated/tags": 0.25, "evaluation_truncated/tags": 0.5}
             if conflict:
                 values["conflict/vertex"] = 0.0
                 ranks = [(r, k, t) for r in (0, 1) for k, t in enumerate(tasks)]

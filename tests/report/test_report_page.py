@@ -50,7 +50,7 @@ def page(run: Path, *against: Path) -> Page:
 
 
 EVERY = ["results", "against", "loss", "ne", "balance", "cosines", "conflicts", "ranks", "speed"]
-EVERY += ["guards", "unknown", "data", "settings"]
+EVERY += ["guards", "unknown", "truncated", "data", "settings"]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_batches_that_were_left_out_of_a_short_run_are_not_denied(tmp_path):
 def test_every_section_is_there_and_every_plot_is_a_picture(full):
     assert full.sections == EVERY
     pictures = [attrs for tag, attrs in full.tags if tag == "img"]
-    assert len(pictures) == 10
+    assert len(pictures) == 11
     assert all(p["src"].startswith("data:image/png;base64,iVBOR") for p in pictures)
     assert all(p["alt"] and int(p["width"]) > 100 and int(p["height"]) > 100 for p in pictures)
     links = [attrs["href"] for tag, attrs in full.tags if tag == "a"]

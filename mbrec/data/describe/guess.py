@@ -20,6 +20,7 @@ LARGEST_TABLE = 5_000_000
 _WORTH_HASHING = 10_000
 _SPARSE = 4
 _LONG_LIST = 100
+_HISTORIES = {"history", "hist", "sequence", "seq", "recent", "last", "past", "previous", "session"}
 _LONGEST_CUT = 1_000
 _FEW = 1_000  # whole numbers of fewer different values may as well be ids
 _HASHED = 2.0**40  # beyond it, an integer is rather somebody's hash than a number
@@ -158,7 +159,10 @@ def _categorical(column: Field, profile: Profile) -> Guess:
         if longest > _LONG_LIST:
             most = int(np.quantile(column.lengths, 0.99, method="higher"))
             settings["max_length"] = max(1, min(most, _LONGEST_CUT))
-            reasons.append(f"99 % are no longer than {most:,}")
+            is_history = bool(set(words(column.name)) & _HISTORIES)
+            settings["keep"] = "last" if is_history else "first"
+            kept = "last ids: the newest, if they end with these" if is_history else "first ids"
+            reasons.append(f"99 % are no longer than {most:,}, longer ones keep their {kept}")
     if column.has_nulls:
         settings["missing"] = "row"
     if "hash_size" not in settings and _may_be_unknown(column):

@@ -1,9 +1,9 @@
 """Which files of a folder are trained on and which are evaluated on, going by their names."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mbrec.data.describe.partitions import escape, natural, times
 from mbrec.data.files import Store
 from mbrec.data.manifest import Manifest
 from mbrec.data.writer import VOCABULARY
@@ -55,7 +55,7 @@ def find_layout(store: Store, manifest: Manifest | None) -> Layout:
     folders: dict[str, list[str]] = {}
     for file in files:
         parts = file.split("/")
-        if parts[0] != VOCABULARY and not any(part.startswith("_") for part in parts):
+        if parts[0] != VOCABULARY:
             folders.setdefault(parts[0] if len(parts) > 1 else "", []).append(file)
     if not folders:
         raise ValueError(f"expected Parquet files at {store.display('**/*.parquet')}, found none")
@@ -92,18 +92,12 @@ def _named(folders: Mapping[str, Sequence[str]], names: Sequence[str]) -> str | 
 
 def _pattern(folder: str, files: Sequence[str]) -> str:
     deep = any("/" in file.removeprefix(f"{folder}/") for file in files)
-    return f"{_escape(folder)}/{'**/' if deep else ''}*.parquet"
+    return f"{escape(folder)}/{'**/' if deep else ''}*.parquet"
 
 
 def _cut(files: Sequence[str], note: str) -> Layout:
-    """Split files that no folder splits: by folder where there are several, else by file."""
-    units: dict[str, list[str]] = {}
-    for file in sorted(files, key=_natural):
-        units.setdefault(file.rpartition("/")[0], []).append(file)
-    if len(units) > 1:
-        named = {f"{_escape(k)}/*.parquet" if k else "*.parquet": v for k, v in units.items()}
-    else:
-        named = {_escape(file): [file] for unit in units.values() for file in unit}
+    """Split files that no folder splits: by time, else by folder, else by file."""
+    named, how = _units(files)
     patterns = list(named)
     if len(patterns) == 1:
         note = (
@@ -116,14 +110,23 @@ def _cut(files: Sequence[str], note: str) -> Layout:
         TRAIN: [file for pattern in patterns[:first] for file in named[pattern]],
         "evaluation": [file for pattern in patterns[first:] for file in named[pattern]],
     }
-    note += f"; evaluated on: {', '.join(patterns[first:][:3])}"
+    note += f"; evaluated on{how}: {', '.join(patterns[first:][:3])}"
     return Layout(splits, patterns[:first], patterns[first:], [note])
 
 
-def _natural(file: str) -> list[tuple[int, str]]:
-    """Sort part-2 before part-10."""
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", file)]
-
-
-def _escape(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)
+def _units(files: Sequence[str]) -> tuple[dict[str, list[str]], str]:
+    """Return pattern -> its files, the oldest first as far as names tell, and what they are."""
+    folders: dict[str, list[str]] = {}
+    for file in sorted(files, key=natural):
+        folders.setdefault(file.rpartition("/")[0], []).append(file)
+    if len(folders) == 1:
+        return {escape(file): [file] for file in sorted(files, key=natural)}, ""
+    units: dict[str, list[str]] = {}
+    if (found := times(list(folders))) is not None:
+        # All that is of one time, whatever the other partitions are, is trained or evaluated on.
+        for folder in sorted(folders, key=lambda folder: (found[folder][1], natural(folder))):
+            units.setdefault(f"{found[folder][0]}/*.parquet", []).extend(folders[folder])
+        if len(units) > 1:
+            return {pattern: sorted(units[pattern]) for pattern in units}, " the last times"
+    named = {f"{escape(k)}/*.parquet" if k else "*.parquet": v for k, v in folders.items()}
+    return named, " the last folders by name, which tell no time,"

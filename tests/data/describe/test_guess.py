@@ -110,6 +110,15 @@ def test_long_lists_are_cut_at_the_length_of_nearly_all(oddities):
     settings = oddities[2]["long"].settings
     lengths = oddities[0].fields["long"].lengths
     assert 0.985 <= (lengths <= settings["max_length"]).mean() < 1
+    assert settings["keep"] == "first"
+    assert "longer ones keep their first" in oddities[2]["long"].reason
+
+
+def test_histories_keep_their_last_ids(tmp_path):
+    lists = pa.array([list(range(n)) for n in (3, 120, 240)] * 30)
+    found = look(one_file(tmp_path / "log", seen_history=lists))[2]["seen_history"]
+    assert (found.settings["max_length"], found.settings["keep"]) == (240, "last")
+    assert "the newest, if they end with these" in found.reason
 
 
 def test_numbers_get_the_mean_and_deviation_of_what_the_model_sees(oddities):

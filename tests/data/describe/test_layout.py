@@ -62,6 +62,65 @@ def test_without_splits_folders_are_kept_together(layout):
     assert len(found.splits["train"]) == 36
 
 
+DAYS = [f"2024-01-{day:02}" for day in range(1, 11)]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("region={r}/dt={d}", "region=[*]/dt={d}"),
+        ("dt={d}/region={r}", "dt={d}/region=[*]"),
+        ("a/_region={r}/x/event_date={d}/b", "a/_region=[*]/x/event_date={d}/b"),
+        # By what the values are.
+        ("region={r}/snapshot={d}", "region=[*]/snapshot={d}"),
+        ("region={r}/snapshot={d} 23%3A00", "region=[*]/snapshot={d} 23%3A00"),
+    ],
+)
+def test_partitions_are_split_by_the_one_that_is_a_date(layout, name, pattern):
+    folders = [name.format(r=r, d=d) for r in ("west", "east") for d in DAYS]
+    files = [f"{folder}/{k}.parquet" for folder in folders for k in "ab"]
+    found = layout(*files)
+    assert found.evaluation == [f"{pattern.replace('[*]', '*').format(d=DAYS[-1])}/*.parquet"]
+    assert found.splits["evaluation"] == sorted(f for f in files if DAYS[-1] in f)
+    assert found.splits["train"] and not any(DAYS[-1] in f for f in found.splits["train"])
+    assert len(found.splits["train"]) == 36
+    assert "evaluated on the last times: " in found.notes[0]
+
+
+def test_year_month_and_day_are_one_time(layout):
+    found = layout(
+        *(
+            f"month={m}/region={r}/year={y}/day={d}/a.parquet"
+            for y, m, d in [(2023, 12, 31), (2023, 2, 1), (2024, 1, 2), (2024, 1, 10), (2024, 1, 9)]
+            for r in "ab"
+        )
+    )
+    assert found.evaluation == ["month=1/region=*/year=2024/day=10/*.parquet"]
+    assert found.train[0] == "month=2/region=*/year=2023/day=1/*.parquet"
+
+
+def test_partition_without_a_date_is_trained_on(layout):
+    nothing = "__HIVE_DEFAULT_PARTITION__"
+    found = layout(*(f"dt={d}/a.parquet" for d in (nothing, "2024-01-01", "2024-01-02")))
+    assert found.train == [f"dt={nothing}/*.parquet", "dt=2024-01-01/*.parquet"]
+
+
+def test_below_train_the_last_dates_stand_for_a_test(layout):
+    found = layout(*(f"train/region={r}/dt={d}/a.parquet" for r in "ab" for d in DAYS))
+    assert found.evaluation == [f"train/region=*/dt={DAYS[-1]}/*.parquet"]
+
+
+def test_folders_that_tell_no_time_are_said_to(layout):
+    found = layout("region=east/a.parquet", "region=west/a.parquet")
+    assert found.evaluation == ["region=west/*.parquet"]
+    assert "the last folders by name, which tell no time" in found.notes[0]
+
+
+def test_one_time_alone_splits_nothing(layout):
+    found = layout(*(f"dt=2024-01-01/region={r}/a.parquet" for r in ("east", "west")))
+    assert found.evaluation == ["dt=2024-01-01/region=west/*.parquet"]
+
+
 def test_one_file_is_trained_and_evaluated_on_and_that_is_said(layout):
     found = layout("log.parquet")
     assert found.train == found.evaluation == ["log.parquet"]
@@ -80,6 +139,8 @@ def test_vocabularies_logs_and_hidden_files_are_no_rows(layout):
         "_delta_log/1.parquet",
         ".tmp/a.parquet",
         "train/.a.parquet",
+        "train/_b.parquet",
+        "train/_temporary/0/c.parquet",
     )
     found = layout("train/a.parquet", "test/a.parquet", *names)
     assert found.splits == {"train": ["train/a.parquet"], "test": ["test/a.parquet"]}

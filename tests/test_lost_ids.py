@@ -4,8 +4,8 @@ import pytest
 import torch
 from ranks import run_ranks
 
-from mbrec import unknown
-from mbrec.unknown import UnknownIds
+from mbrec import lost_ids
+from mbrec.lost_ids import LostIds
 
 CPU = torch.device("cpu")
 
@@ -15,7 +15,7 @@ def counts(*pairs: tuple[float, float]) -> torch.Tensor:
 
 
 def test_fraction_is_of_all_ids_since_the_last_time() -> None:
-    ids = UnknownIds(["city", "item"], device=CPU)
+    ids = LostIds(["city", "item"], device=CPU)
     ids.update(counts((1, 4), (0, 8)))
     ids.update(counts((2, 8), (3, 4)))
     assert ids.compute() == {"city": 3 / 12, "item": 3 / 12}
@@ -24,14 +24,14 @@ def test_fraction_is_of_all_ids_since_the_last_time() -> None:
 
 
 def test_feature_without_ids_has_no_fraction() -> None:
-    ids = UnknownIds(["tags", "item"], device=CPU)
+    ids = LostIds(["tags", "item"], device=CPU)
     assert ids.compute() == {}
     ids.update(counts((0, 0), (1, 2)))
     assert ids.compute() == {"item": 0.5}
 
 
 def test_large_counts_are_exact() -> None:
-    ids = UnknownIds(["item"], device=CPU)
+    ids = LostIds(["item"], device=CPU)
     for _ in range(3):
         ids.update(counts((1, 2**40)))
     assert ids.compute() == {"item": 3 / (3 * 2**40)}
@@ -43,8 +43,8 @@ def test_without_features_there_is_nothing_and_no_collective(
     def never(*_: Any) -> None:
         raise AssertionError("expected no collective")
 
-    monkeypatch.setattr(unknown, "sum_over_ranks", never)
-    ids = UnknownIds([], device=CPU)
+    monkeypatch.setattr(lost_ids, "sum_over_ranks", never)
+    ids = LostIds([], device=CPU)
     ids.update(None)
     assert ids.compute() == {}
 
@@ -53,7 +53,7 @@ def on_rank() -> list[dict[str, float]]:
     import torch.distributed as dist
 
     rank = dist.get_rank()
-    ids, found = UnknownIds(["city", "item"], device=CPU), []
+    ids, found = LostIds(["city", "item"], device=CPU), []
     # Rank 0 has more steps, and only rank 1 has cities.
     for _ in range(2 - rank):
         ids.update(counts((0, 0), (1, 4)) if rank == 0 else counts((1, 5), (2, 2)))
@@ -62,7 +62,7 @@ def on_rank() -> list[dict[str, float]]:
     found.append(ids.compute())
     # A rank may ask alone for nothing.
     if rank == 0:
-        found.append(UnknownIds([], device=CPU).compute())
+        found.append(LostIds([], device=CPU).compute())
     return found
 
 
