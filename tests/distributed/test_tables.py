@@ -106,7 +106,7 @@ def train(folder: str, run: str) -> dict[str, Any]:
         "last": parameters(sharded.model),
         "weights": weights,
         "report": report,
-        "unknown": trainer.evaluator.lost,
+        "lost": trainer.evaluator.lost,
     }
 
 
@@ -189,4 +189,4 @@ def test_evaluations_of_two_ranks_equal_those_of_one(runs, rows):
     share = sum(city in UNKNOWN for city in cities) / len(cities)
     assert share > 0.1
     for run in (*runs[1], *runs[2]):
-        assert run["unknown"] == {"city": pytest.approx(share)}
+        assert run["lost"] == {"out_of_vocabulary/city": pytest.approx(share)}
