@@ -240,7 +240,7 @@ def trainer(
         sharded.guard,
         interrupt,
         epochs=settings.epochs,
-        explosion=explosion_guard(config.guard),
+        explosion=explosion_guard(config.guard, list(config.tasks)),
         max_rollbacks=config.guard.rollbacks,
         keeper=resume.keeper(config, sharded, folder, interrupt, source),
         max_steps=settings.steps,

@@ -1,13 +1,16 @@
 """Scores a model on all rows of a loader, over all ranks."""
 
+import logging
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.distributed as dist
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader
 from mbrec.distributed import VOTED_BATCHES, Lockstep
+from mbrec.explosion import warnings_of
 from mbrec.grouped import GroupedAuc
 from mbrec.interrupt import Interrupt
 from mbrec.metrics import TaskMetrics
@@ -15,6 +18,8 @@ from mbrec.model import Outputs
 from mbrec.monitor import progress_bar
 from mbrec.oracle import OracleGap
 from mbrec.unknown import UnknownIds
+
+log = logging.getLogger(__name__)
 
 Report = dict[str, dict[str, float | None]]
 
@@ -97,6 +102,9 @@ class Evaluator:
             for task, figures in self._grouped.compute().items():
                 report[task] |= figures
         self.unknown = self._unknown.compute()
+        if dist.get_rank() == 0:
+            for text in warnings_of(report):
+                log.warning("evaluation: %s", text)
         return report
 
     def _steps(self) -> Iterator[Outputs]:

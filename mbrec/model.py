@@ -14,7 +14,7 @@ from torchrec.modules.mlp import MLP
 
 from mbrec.balance import BalanceHook
 from mbrec.data.batch import Batch
-from mbrec.losses import masked_bce
+from mbrec.losses import masked_bce, summed
 from mbrec.modules.categorical import CategoricalModule
 from mbrec.modules.numerical import NumericalModule
 from mbrec.tasks import Reduction, Task
@@ -200,6 +200,21 @@ class Heads(nn.Module):
             batch.unknown_2C,
         )
         return losses_K.sum(), outputs
+
+    def log_losses(self, losses_K: Tensor, batch: Batch) -> Tensor:
+        """Return the log losses in nats, (K,), that losses of this rank are made of.
+
+        Args:
+            losses_K: with the tasks' weights, as forward gives them.
+            batch: that they are of.
+        """
+        return summed(
+            losses_K / self.task_weights,
+            batch.counts_K,
+            rows=len(batch.weights_B),
+            reduction=self.reduction,
+            world_size=self.world_size,
+        )
 
 
 class Ranker(nn.Module):
