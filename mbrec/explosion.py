@@ -11,9 +11,9 @@ from typing import Any
 
 from mbrec.best_constant import UNTRAINED, BinaryConstant
 
-# Least reference, in nats per row: the entropy of a rate of 2e-4. Where all labels are the same
+# Least reference, in nats per row: the entropy of a rate of 7e-4. Where all labels are the same
 # the best constant loses nothing, and any model is many times worse.
-FLOOR = 0.002
+FLOOR = 0.005
 # Nats by which the losses have to be too large. Chance alone makes a model whose predictions are
 # right lose so much against any other prediction with a probability below exp(-20) (Ville's
 # inequality).
@@ -43,7 +43,7 @@ class Guard:
             stops; 0 stops at the first.
         explosion: what to do when a task's loss explodes.
         factor: multiple of the loss of the best constant prediction that is an explosion.
-        window: steps that the label rate, which is that prediction, is an average of.
+        window: steps over which the label rate, which is that prediction, and evidence fade.
         patience: steps with such a loss that it takes.
         max_rollbacks: explosions that `rollback` tolerates before the run stops.
     """
@@ -52,7 +52,7 @@ class Guard:
     explosion: OnExplosion = OnExplosion.stop
     factor: float = 5.0
     window: int = 100
-    patience: int = 5
+    patience: int = 3
     max_rollbacks: int = 2
 
     def __post_init__(self) -> None:
@@ -138,8 +138,8 @@ class ExplosionGuard:
     level that the model has reached where this is higher: in the beginning that of an untrained
     model, from which it only falls. The evidence for an explosion is the sum of the losses' excess
     over this threshold, as in a CUSUM chart: smaller losses take theirs off again, down to zero,
-    and one step adds no more than the threshold. So a single batch is no alarm, however large its
-    loss; `patience` of them are, unless others outweigh them.
+    and one step adds about as much as the threshold at most. So a single batch is no alarm, however
+    large its loss; `patience` of them are, unless others outweigh them.
 
     Args:
         tasks: names, in the order of the losses.
@@ -198,7 +198,9 @@ class ExplosionGuard:
         if too_large:
             level.first = level.first or level.sound + 1
             level.above += 1
-        level.evidence = max(level.evidence + min(loss - threshold, most), 0.0)
+        # Small excesses do not add up for ever: a model that is a little off has not exploded.
+        faded = (1.0 - 1.0 / self._window) * level.evidence
+        level.evidence = max(faded + min(loss - threshold, most), 0.0)
         if not level.evidence:
             level.above, level.first = 0, 0
         if loss <= SOUND * reference:

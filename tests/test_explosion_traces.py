@@ -27,8 +27,8 @@ HEALTHY = {
     "constant labels": World(1.0),
 }
 pytestmark = pytest.mark.faults  # for the nightly suite, which runs the long version
-# The default rates, slow ones and hasty ones.
-RATES = {"default": (5e-3, 0.04), "slow": (1e-4, 1e-3), "hasty": (3e-2, 0.2)}
+# The default rates, and hasty ones.
+RATES = {"default": (5e-3, 0.04), "hasty": (3e-2, 0.2)}
 # Of an explosion: the guard is to see it so many steps after it is there (R12).
 IN_TIME = 10
 

@@ -4,12 +4,17 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from jobs import compose
 from ranks import run_ranks
 
 from mbrec.checkpoint import folder
+from mbrec.config import Data
+from mbrec.data.schema import Categorical, Columns, Numerical
 
 STEPS = 110
 JOB = ["trainer.global_batch_size=64", f"trainer.steps={STEPS}", "trainer.epochs=9"]
@@ -163,3 +168,87 @@ def resumed(data: str, run: str) -> dict[str, Any]:
 def test_the_checkpoint_that_a_run_was_resumed_from_is_not_put_aside(tiny_data, tmp_path):
     (result,) = run_ranks(resumed, 1, tmp_path, str(tiny_data), str(tmp_path / "run"))
     assert result["names"] == ["step_00000060"]
+
+
+def write_rows(folder: Path, labels: np.ndarray, split: str) -> None:
+    rng = np.random.default_rng(len(labels))
+    columns = {
+        "user": rng.integers(100, size=len(labels)),
+        # Nothing that a label could be learned from.
+        "x": np.full(len(labels), 0.5, np.float32),
+        "click": labels.astype(np.float32),
+    }
+    pq.write_table(pa.table(columns), folder / f"{split}.parquet")
+
+
+def rare_negatives(rng: np.random.Generator, size: int) -> np.ndarray:
+    return rng.random(size) < 0.9985
+
+
+def returning_gradient(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Soft labels that hardly differ, until they become ordinary ones of the same rate."""
+    soft = 0.547 + 0.003 * rng.normal(size=size)
+    return np.where(np.arange(size) < size // 2, soft, rng.random(size) < 0.547)
+
+
+def real_runs(data: str, folder: str, made: str, default: list[str]) -> list[dict[str, Any]]:
+    """Train five jobs as `mbrec.train` does; return what came of each."""
+    from mbrec import build, distributed
+
+    own = Columns(
+        categorical={"user": Categorical(cardinality=100)},
+        numerical={"x": Numerical()},
+        labels={"click": "click"},
+    )
+    small = ["tasks=[ctr]", "balancer=equal", "trainer.global_batch_size=64", "data.order=exact"]
+    jobs: list[tuple[str, list[str]]] = [
+        ("", default),
+        ("rare negatives", small),
+        ("returning gradient", [*small, "data.shuffle_rows=0"]),
+        ("", [*default, "optimizer.table_lr=100"]),
+        ("", [*default, "optimizer.dense_lr=1"]),
+    ]
+    found = []
+    for number, (name, options) in enumerate(jobs):
+        config = compose(Path(data), *options)
+        if name:
+            config.data = Data(
+                f"{made}/{name}",
+                ["train.parquet"],
+                ["evaluation.parquet"],
+                own,
+                order=config.data.order,
+                shuffle_rows=config.data.shuffle_rows,
+            )
+        trainer, _ = build.trainer(config, distributed.start(), Path(folder) / str(number))
+        norms, message = [], ""
+        trainer.monitor.flushed = lambda t=trainer, n=norms: n.append(float(t.guard._hook.gramian))
+        try:
+            trainer.fit()
+        except FloatingPointError as error:
+            message = str(error)
+        found.append({"step": trainer.step, "message": message, "norms": norms})
+    return found
+
+
+def test_five_real_runs_are_told_apart(tiny_data, tmp_path):
+    made, rng = tmp_path / "made", np.random.default_rng(0)
+    for name, labels in (
+        ("rare negatives", rare_negatives),
+        ("returning gradient", returning_gradient),
+    ):
+        (made / name).mkdir(parents=True)
+        write_rows(made / name, labels(rng, 64 * 400), "train")
+        write_rows(made / name, labels(rng, 64 * 400)[-2000:], "evaluation")
+    default = ["trainer.epochs=3", "tasks=[ctr]"]
+    (runs,) = run_ranks(
+        real_runs, 1, tmp_path, str(tiny_data), str(tmp_path / "runs"), str(made), default
+    )
+    healthy, rare, returning, tables, dense = runs
+    assert [run["message"] for run in (healthy, rare, returning)] == ["", "", ""]
+    assert (rare["step"], returning["step"]) == (400, 400)
+    # The gradient has been as small, and has come back, as it did where a guard ended the run.
+    assert min(returning["norms"]) < 1e-8 < 1e-5 < returning["norms"][-1]
+    for run in (tables, dense):
+        assert "the loss of task 'ctr' has grown since step 2" in run["message"]
+        assert run["step"] <= 10
