@@ -1,6 +1,7 @@
 """Training that explodes is stopped or rolled back, and normal training is left alone (R12)."""
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,8 @@ def resumed(data: str, run: str) -> dict[str, Any]:
     """Train and save, resume, and explode two steps later."""
     from mbrec import build, distributed, resume
 
-    runtime, found = distributed.start(), {}
+    runtime = distributed.start()
+    found: dict[str, Any] = {}
     for steps in (60, 110):
         config = compose(Path(data), *JOB, f"trainer.steps={steps}", "checkpoint.every=null")
         source = resume.source(config, Path(run))
@@ -191,6 +193,10 @@ def returning_gradient(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.where(np.arange(size) < size // 2, soft, rng.random(size) < 0.547)
 
 
+def note_norm(hook: Any, norms: list[float]) -> None:
+    norms.append(float(hook.grad_norms[0]))
+
+
 def real_runs(data: str, folder: str, made: str, default: list[str]) -> list[dict[str, Any]]:
     """Train five jobs as `mbrec.train` does; return what came of each."""
     from mbrec import build, distributed
@@ -220,9 +226,9 @@ def real_runs(data: str, folder: str, made: str, default: list[str]) -> list[dic
                 order=config.data.order,
                 shuffle_rows=config.data.shuffle_rows,
             )
-        trainer, _ = build.trainer(config, distributed.start(), Path(folder) / str(number))
+        trainer, sharded = build.trainer(config, distributed.start(), Path(folder) / str(number))
         norms, message = [], ""
-        trainer.monitor.flushed = lambda t=trainer, n=norms: n.append(float(t.guard._hook.gramian))
+        trainer.monitor.flushed = partial(note_norm, sharded.hook, norms)
         try:
             trainer.fit()
         except FloatingPointError as error:
@@ -248,7 +254,7 @@ def test_five_real_runs_are_told_apart(tiny_data, tmp_path):
     assert [run["message"] for run in (healthy, rare, returning)] == ["", "", ""]
     assert (rare["step"], returning["step"]) == (400, 400)
     # The gradient has been as small, and has come back, as it did where a guard ended the run.
-    assert min(returning["norms"]) < 1e-8 < 1e-5 < returning["norms"][-1]
+    assert min(returning["norms"]) < 1e-4 < 3e-3 < returning["norms"][-1]
     for run in (tables, dense):
         assert "the loss of task 'ctr' has grown since step 2" in run["message"]
         assert run["step"] <= 10
