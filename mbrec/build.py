@@ -242,7 +242,7 @@ def trainer(
         sharded.guard,
         interrupt,
         epochs=settings.epochs,
-        explosion=explosion_guard(config.guard),
+        explosion=explosion_guard(config.guard, list(config.tasks)),
         max_rollbacks=config.guard.rollbacks,
         keeper=resume.keeper(config, sharded, (reader, evaluation), folder, interrupt, source),
         max_steps=settings.steps,

@@ -144,9 +144,9 @@ class Lockstep:
     """Iterates over this rank's batches until the last rank has run out of them.
 
     The ranks tell each other which of their next batches they have, and how many unmasked
-    samples each holds: one small collective on the CPU for a few batches, which runs ahead, so
-    that nobody waits for it. A rank without a batch gets one of padding; no row is lost, no rank
-    waits for one that has left. Each batch goes on with the global counts.
+    samples and positive labels each holds: one small collective on the CPU for a few batches, which
+    runs ahead, so that nobody waits for it. A rank without a batch gets one of padding; no row is
+    lost, no rank waits for one that has left. Each batch goes on with the global counts.
 
     Args:
         batches: this rank's batches.
@@ -192,7 +192,9 @@ class Lockstep:
             if row[0] == 0:
                 self.exhausted = True
                 break
-            batch.counts_K.copy_(row[1:])
+            counts_K, positives_K = row[1:].chunk(2)
+            batch.counts_K.copy_(counts_K)
+            batch.positives_K.copy_(positives_K)
             self._ready.append(batch)
         if self.exhausted and self._voted is not None:
             self._voted[1]()  # every rank voted once more; no answer may be left behind
@@ -208,4 +210,6 @@ class Lockstep:
         batches = found + [self._padding() for _ in range(size - len(found))]
         have_n1 = (torch.arange(size) < len(found)).double()[:, None]
         counts_nK = torch.stack([batch.counts_K for batch in batches])
-        return batches, start_sum(torch.cat([have_n1, counts_nK], dim=1).flatten())
+        positives_nK = torch.stack([batch.positives_K for batch in batches])
+        told = torch.cat([have_n1, counts_nK, positives_nK], dim=1)
+        return batches, start_sum(told.flatten())

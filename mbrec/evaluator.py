@@ -1,13 +1,16 @@
 """Scores a model on all rows of a loader, over all ranks."""
 
+import logging
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.distributed as dist
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from mbrec.data.batch import Batch
 from mbrec.data.loader import Loader
 from mbrec.distributed import VOTED_BATCHES, Lockstep
+from mbrec.explosion import warnings_of
 from mbrec.grouped import GroupedAuc
 from mbrec.interrupt import Interrupt
 from mbrec.lost_ids import LostIds
@@ -16,6 +19,8 @@ from mbrec.model import Outputs
 from mbrec.monitor import progress_bar
 from mbrec.not_finite import NotFiniteRows, Report, only_finite
 from mbrec.oracle import OracleGap
+
+log = logging.getLogger(__name__)
 
 # Without a sharded table nothing but the votes keeps ranks together: two of them can be under way.
 MARGIN = 3 * VOTED_BATCHES + 2
@@ -101,6 +106,9 @@ class Evaluator:
                 report[task] |= figures
         self.lost = self._lost.compute()
         self._not_finite.warn(report)
+        if dist.get_rank() == 0:
+            for text in warnings_of(report):
+                log.warning("evaluation: %s", text)
         return only_finite(report)
 
     def _steps(self) -> Iterator[Outputs]:

@@ -4,19 +4,30 @@ He et al. 2024 mark such runs "NEX" in their Table 3.
 """
 
 import math
-import statistics
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any
 
-# With fewer values before, nothing is called normal yet.
-MIN_VALUES = 20
+from mbrec.best_constant import UNTRAINED, BinaryConstant
+
+# Least reference, in nats per row: the entropy of a rate of 7e-4. Where all labels are the same
+# the best constant loses nothing, and any model is many times worse.
+FLOOR = 0.005
+# Nats by which the losses have to be too large. Chance alone makes a model whose predictions are
+# right lose so much against any other prediction with a probability below exp(-20) (Ville's
+# inequality).
+EVIDENCE = 20.0
+# Up to this multiple of the reference a loss is sound, and so is the model.
+SOUND = 2.0
+# NE of an evaluation from which on it is reported; a constant has 1.
+BAD_NE = 1.2
+# With fewer steps the label rate would be noise.
+MIN_WINDOW = 20
 
 
 class OnExplosion(Enum):
-    """What to do: stop; load the last sound checkpoint and go on with later rows; or nothing."""
+    """What to do: stop; load the last sound checkpoint and continue with later rows; or nothing."""
 
     stop = "stop"
     rollback = "rollback"
@@ -30,22 +41,22 @@ class Guard:
     Attributes:
         max_skipped: batches with a non-finite loss or gradient that are left out before the run
             stops; 0 stops at the first.
-        explosion: what to do when loss or gradient explode.
-        factor: how many times the median of the steps before is an explosion.
-        window: steps that the median is of.
-        patience: steps in a row that have to be above.
-        max_rollbacks: explosions that `rollback` lives through before the run stops.
+        explosion: what to do when a task's loss explodes.
+        factor: multiple of the loss of the best constant prediction that is an explosion.
+        window: steps over which the label rate, which is that prediction, and evidence fade.
+        patience: steps with such a loss that it takes.
+        max_rollbacks: explosions that `rollback` tolerates before the run stops.
     """
 
     max_skipped: int = 0
     explosion: OnExplosion = OnExplosion.stop
-    factor: float = 10.0
+    factor: float = 5.0
     window: int = 100
-    patience: int = 5
+    patience: int = 3
     max_rollbacks: int = 2
 
     def __post_init__(self) -> None:
-        least = {"max_skipped": 0, "window": MIN_VALUES, "patience": 1, "max_rollbacks": 0}
+        least = {"max_skipped": 0, "window": MIN_WINDOW, "patience": 1, "max_rollbacks": 0}
         for name, low in least.items():
             if (value := getattr(self, name)) < low:
                 raise ValueError(f"expected guard.{name} to be at least {low}, got {value}")
@@ -54,8 +65,25 @@ class Guard:
 
     @property
     def rollbacks(self) -> int:
-        """Explosions to live through."""
+        """Explosions to tolerate."""
         return self.max_rollbacks if self.explosion is OnExplosion.rollback else 0
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """One step's losses and labels over the global batch, by task.
+
+    Attributes:
+        step: its number.
+        losses: log losses in nats, summed over the rows.
+        rows: weights of the rows that count for the task.
+        positives: weights of its positive labels.
+    """
+
+    step: int
+    losses: Sequence[float]
+    rows: Sequence[float]
+    positives: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -63,105 +91,190 @@ class Explosion:
     """An alarm.
 
     Attributes:
-        first: the first step that was too large.
-        what: "loss", or "gradient norm".
-        value: at the last step.
-        median: of the steps before.
+        first: the first step whose loss was no longer sound.
+        task: whose loss it is; empty where a value was not finite, and no loss was too large.
+        value: loss per row in the last step.
+        constant: that of the best constant.
     """
 
     first: int
-    what: str
+    task: str
     value: float
-    median: float
+    constant: float
 
     def __str__(self) -> str:
-        return (
-            f"training explodes: the {self.what} has grown since step {self.first}, to "
-            f"{self.value:.4g}; its median before was {self.median:.4g}"
-        )
+        what = f"the loss of task '{self.task}'" if self.task else "a loss or gradient"
+        since = f"training explodes: {what} has grown since step {self.first}, to {self.value:.4g}"
+        if not self.task:
+            return since
+        return f"{since} per row; predicting the label rate alone has {self.constant:.4g}"
+
+
+@dataclass
+class _Level:
+    """How one task stands.
+
+    Attributes:
+        constant: its best constant.
+        reached: loss per row that the model has reached; it only falls.
+        evidence: nats by which the last losses were too large.
+        above: steps of the present rise that were too large.
+        sound: the last step whose loss was sound.
+        first: the step after it, when the present rise began; 0 without one.
+    """
+
+    constant: BinaryConstant = field(default_factory=BinaryConstant)
+    reached: float = 0.0
+    evidence: float = 0.0
+    above: int = 0
+    sound: int = 0
+    first: int = 0
 
 
 class ExplosionGuard:
-    """Compares each step's loss and gradient norm with the median of the steps before.
+    """Holds each task's loss against that of the best constant prediction on the same labels.
 
-    Values that are too large do not enter the median.
+    A loss is too large above `factor` times the reference. That is the constant's loss, or the
+    level that the model has reached where this is higher: in the beginning that of an untrained
+    model, from which it only falls. The evidence for an explosion is the sum of the losses' excess
+    over this threshold, as in a CUSUM chart: smaller losses take theirs off again, down to zero,
+    and one step adds about as much as the threshold at most. So a single batch is no alarm, however
+    large its loss; `patience` of them are, unless others outweigh them.
 
     Args:
+        tasks: names, in the order of the losses.
         factor, window, patience: see `Guard`.
 
-    >>> guard = ExplosionGuard(factor=10.0, window=20, patience=2)
-    >>> calm = [guard.update(step, {"loss": 0.3}) for step in range(1, 31)]
-    >>> guard.update(31, {"loss": 7.0}), guard.suspicious
+    >>> guard = ExplosionGuard(["ctr"], factor=5.0, window=100, patience=2)
+    >>> calm = [guard.update(StepLosses(n, [30.0], [64.0], [10.0])) for n in range(1, 400)]
+    >>> guard.update(StepLosses(400, [900.0], [64.0], [10.0])), guard.suspicious
     (None, True)
-    >>> guard.update(32, {"loss": 8.0}).first
-    31
+    >>> guard.update(StepLosses(401, [900.0], [64.0], [10.0])).first
+    400
     """
 
-    def __init__(self, *, factor: float, window: int, patience: int) -> None:
+    def __init__(self, tasks: Sequence[str], *, factor: float, window: int, patience: int) -> None:
         self._factor, self._window, self._patience = factor, window, patience
-        self._normal: dict[str, deque[float]] = {}
-        self._first: dict[str, int] = {}
+        self._levels = {task: _Level() for task in tasks}
 
     @property
     def suspicious(self) -> bool:
-        """Whether the last step was too large in any respect."""
-        return bool(self._first)
+        """Whether the last losses of any task were too large."""
+        return any(level.evidence > 0 for level in self._levels.values())
 
-    def update(self, step: int, figures: dict[str, float]) -> Explosion | None:
-        """Take a step's figures; return an alarm, or None.
-
-        Args:
-            step: its number.
-            figures: by name, of the global batch.
-        """
+    def update(self, seen: StepLosses) -> Explosion | None:
+        """Take a step's losses; return an alarm, or None."""
         alarm = None
-        for name, value in figures.items():
-            normal = self._normal.setdefault(name, deque(maxlen=self._window))
-            median = statistics.median(normal) if len(normal) >= MIN_VALUES else math.inf
-            if median > 0 and not value <= self._factor * median:
-                first = self._first.setdefault(name, step)
-                if step - first + 1 >= self._patience:
-                    alarm = alarm or Explosion(first, name, value, median)
-            else:
-                self._first.pop(name, None)
-                normal.append(value)
+        figures = zip(self._levels, seen.losses, seen.rows, seen.positives, strict=True)
+        for task, loss, rows, positives in figures:
+            if rows > 0:
+                found = self._update(task, seen.step, loss, rows, positives)
+                alarm = alarm or found
         return alarm
 
-    def state(self) -> dict[str, list[float]]:
-        """Return what is normal: the last values of each figure."""
-        return {name: list(values) for name, values in self._normal.items()}
+    def _update(
+        self, task: str, step: int, loss: float, rows: float, positives: float
+    ) -> Explosion | None:
+        level = self._levels[task]
+        if not level.constant.rows:
+            # Nothing has trained it yet: what it loses is what an untrained model loses.
+            level.reached = max(UNTRAINED, loss / rows)
+        constant = level.constant.loss(positives, rows)
+        level.constant.learn(positives, rows, window=self._window)
+        reference = max(constant, level.reached * rows, FLOOR * rows)
+        too_large = self._count(level, step, loss, reference)
+        if not too_large:
+            level.reached += min(loss / rows - level.reached, 0.0) / self._window
+        if level.above < self._patience or level.evidence < EVIDENCE:
+            return None
+        return Explosion(level.first, task, loss / rows, constant / rows)
+
+    def _count(self, level: _Level, step: int, loss: float, reference: float) -> bool:
+        """Bring what speaks for an explosion up to date; return whether the step is too large."""
+        threshold = self._factor * reference
+        # One step alone never has the evidence, nor outweighs many.
+        most = max(threshold, 2 * EVIDENCE / self._patience)
+        too_large = loss > threshold
+        if too_large:
+            level.first = level.first or level.sound + 1
+            level.above += 1
+        # Small excesses do not add up for ever: a model that is a little off has not exploded.
+        faded = (1.0 - 1.0 / self._window) * level.evidence
+        level.evidence = max(faded + min(loss - threshold, most), 0.0)
+        if not level.evidence:
+            level.above, level.first = 0, 0
+        if loss <= SOUND * reference:
+            level.sound = step
+        return too_large
+
+    def state(self) -> dict[str, Any]:
+        """Return how each task stands, for `load`."""
+        return {task: asdict(level) for task, level in self._levels.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on with what `state` returned.
+        """Continue from what `state` returned; a task that it does not have starts from scratch.
 
         Raises:
-            ValueError: if that are no finite numbers.
+            ValueError: if the state holds anything else.
         """
-        for name, values in state.items():
-            good = isinstance(values, list) and all(
-                isinstance(v, float | int) and math.isfinite(v) for v in values
-            )
-            if not good:
-                raise ValueError(
-                    f"expected finite numbers as the normal {name}, got {values!r:.100}"
-                )
-            self._normal[name] = deque(values, maxlen=self._window)
+        for task in self._levels.keys() & state.keys():
+            self._levels[task] = _parse(task, state[task])
 
     def not_finite(self, step: int) -> Explosion:
         """Return the alarm of a step whose loss or gradient was not finite at all."""
-        what, first = min(self._first.items(), key=lambda item: item[1], default=("loss", step))
-        normal = self._normal.get(what)
-        return Explosion(first, what, math.inf, statistics.median(normal) if normal else math.nan)
+        rising = {level.first: task for task, level in self._levels.items() if level.first}
+        if not rising:
+            return Explosion(step, "", math.inf, 0.0)
+        first = min(rising)
+        constant = self._levels[rising[first]].constant
+        loss = constant.loss(constant.positives, constant.rows) / constant.rows
+        return Explosion(first, rising[first], math.inf, loss)
 
     def reset(self) -> None:
-        """Forget what was too large, after a roll-back; what is normal stays."""
-        self._first.clear()
+        """Forget the present rises, after a roll-back; the levels reached stay."""
+        for level in self._levels.values():
+            level.evidence, level.above, level.first = 0.0, 0, 0
 
 
-def explosion_guard(settings: Guard) -> ExplosionGuard | None:
+def _parse(task: str, content: Any) -> _Level:
+    """Return a level from the JSON values that `ExplosionGuard.state` wrote."""
+    parts = dict(content) if isinstance(content, Mapping) else {}
+    constant = parts.pop("constant", None)
+    for kind, values in ((BinaryConstant, constant), (_Level, parts)):
+        names = {part.name for part in fields(kind)} - {"constant"}
+        good = isinstance(values, Mapping) and values.keys() == names
+        if not good or not all(_is_amount(value) for value in values.values()):
+            listed = ", ".join(sorted(names))
+            raise ValueError(
+                f"expected numbers of 0 or more as the explosion guard's {listed} of task "
+                f"'{task}', got {values!r:.200}"
+            )
+    return _Level(BinaryConstant(**constant), **parts)
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value < math.inf
+
+
+def warnings_of(report: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """Return a warning for each task of an evaluation that a constant would predict better.
+
+    Args:
+        report: task -> figure -> value.
+    """
+    found = {task: figures.get("ne") for task, figures in report.items()}
+    return [
+        f"the NE of task '{task}' is {ne:.4g}, worse than the 1 of predicting the label rate for "
+        "every row. Training may have exploded, or learned its rows by heart: see the training loss"
+        for task, ne in found.items()
+        if ne is not None and ne >= BAD_NE
+    ]
+
+
+def explosion_guard(settings: Guard, tasks: Sequence[str]) -> ExplosionGuard | None:
     """Return the guard that the settings describe, or None where it is off."""
     if settings.explosion is OnExplosion.off:
         return None
     return ExplosionGuard(
-        factor=settings.factor, window=settings.window, patience=settings.patience
+        tasks, factor=settings.factor, window=settings.window, patience=settings.patience
     )

@@ -26,6 +26,7 @@ from torchrec.optim.keyed import CombinedOptimizer, OptimizerWrapper
 
 from mbrec.balance import BalanceHook
 from mbrec.errors import NotFiniteInputs
+from mbrec.explosion import StepLosses
 from mbrec.model import LARGEST_GRADIENT, Heads, TableGuard
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ class FiniteGuard(OptimizerWrapper):
         last_skipped: whether the last batch was.
         problem: why the job cannot go on, or None; on every rank at the same step.
             `NotFiniteInputs` if the batch already had such values.
-        figures: loss and gradient norm of the last step, over the global batch.
+        losses: of the last step; None before the first, and where the batch was left out.
+        of_all_ranks: whether they are of all ranks, and not of this one alone.
 
     Raises:
         ValueError: if batches may be left out, and that cannot be exact.
@@ -89,7 +91,8 @@ class FiniteGuard(OptimizerWrapper):
         self.skipped = 0
         self.last_skipped = False
         self.problem: FloatingPointError | None = None
-        self.figures: dict[str, float] = {}
+        self.losses: StepLosses | None = None
+        self.of_all_ranks = True
 
     def step(self, closure: Any = None) -> None:
         """Step, if everything is finite.
@@ -97,14 +100,14 @@ class FiniteGuard(OptimizerWrapper):
         Raises:
             FloatingPointError: on a rank that alone knows of a value that is not finite.
         """
-        hook_ok, tables_ok, dense_norm, loss, norm = self._look()
+        hook_ok, tables_ok, dense_norm, *sums = self._look()
         dense_ok = dense_norm < LARGEST_GRADIENT
         self.last_skipped = not (hook_ok and tables_ok and dense_ok)
+        self.losses = None
         if not self.last_skipped:
-            self.figures = {"loss": loss, "gradient norm": norm}
-            if self._hook.losses is None or self._hook.gramian is None:
-                # No statistics over all ranks; dense gradients are the same on each.
-                self.figures = {"gradient norm": dense_norm}
+            size = len(sums) // 3
+            parts = sums[:size], sums[size : 2 * size], sums[2 * size :]
+            self.losses = StepLosses(self.step_number, *parts)
             self._optimizer.step(closure=closure)
         elif dense_ok and (hook_ok or not self._hook.decides_together):
             # Overflow below the hook, where only this rank saw it: it ends, and so do the others.
@@ -114,13 +117,21 @@ class FiniteGuard(OptimizerWrapper):
 
     def _look(self) -> list[float]:
         grads = [p.grad for p in self._parameters if p.grad is not None]
-        losses, gramian = self._hook.losses, self._hook.gramian
         dense_norm = nn.utils.get_total_norm(grads)
-        zero = dense_norm.new_zeros((), dtype=torch.float64)
-        parts = [self._hook.ok, self._tables.ok, dense_norm]
-        parts.append(zero if losses is None else losses.sum())
-        parts.append(zero if gramian is None else gramian.trace().sqrt())
-        return torch.stack([part.double() for part in parts]).tolist()
+        verdicts_3 = torch.stack([p.double() for p in (self._hook.ok, self._tables.ok, dense_norm)])
+        assert self._heads.seen is not None
+        batch, losses_K = self._heads.seen
+        sums_K = self._heads.log_losses(self._all_losses(losses_K), batch)
+        parts = [verdicts_3, sums_K, batch.counts_K, batch.positives_K]
+        return torch.cat([part.double() for part in parts]).tolist()
+
+    def _all_losses(self, own_K: Tensor) -> Tensor:
+        """Return losses that add up to those of all ranks: of each, or else of this one."""
+        ranks, mean_K = self._heads.world_size, self._hook.losses
+        # With lag=1 the hook's are those of the step before.
+        together = self._hook.decides_together and mean_K is not None
+        self.of_all_ranks = together or ranks == 1
+        return mean_K * ranks if together and mean_K is not None else own_K
 
     def _leave_out(self, *, tables_moved: bool) -> None:
         """Go on without the batch, or say why not. A collective."""

@@ -180,7 +180,7 @@ class RunKeeper:
             learning_rates=progress.learning_rates,
             random=[random_state()],
             balancer={"class": type(balancer).__name__, **by_task},
-            guard={"skipped": progress.skipped, "normal": progress.normal},
+            guard={"skipped": progress.skipped, "levels": progress.levels},
             history=list(progress.history),
             config=kept.config,
             schema_hash=fingerprint(kept.config["data"]["columns"]),

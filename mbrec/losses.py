@@ -35,3 +35,19 @@ def masked_bce(
         return sums_K / len(logits_BK)
     counts_K = counts_K.to(sums_K.dtype)
     return world_size * sums_K / torch.where(counts_K > 0, counts_K, 1.0)
+
+
+def summed(
+    losses_K: Tensor, counts_K: Tensor, *, rows: int, reduction: Reduction, world_size: int
+) -> Tensor:
+    """Return the sums of log losses that `masked_bce` has made this rank's losses of.
+
+    Args:
+        losses_K: losses of this rank.
+        counts_K: as in `masked_bce`.
+        rows: rows of this rank's batch, with padding.
+        reduction, world_size: as in `masked_bce`.
+    """
+    if reduction is Reduction.global_batch:
+        return losses_K * rows
+    return losses_K * counts_K / world_size

@@ -14,7 +14,7 @@ from torchrec.modules.mlp import MLP
 
 from mbrec.balance import BalanceHook
 from mbrec.data.batch import Batch
-from mbrec.losses import masked_bce
+from mbrec.losses import masked_bce, summed
 from mbrec.modules.categorical import CategoricalModule
 from mbrec.modules.numerical import NumericalModule
 from mbrec.tasks import Reduction, Task
@@ -203,6 +203,21 @@ class Heads(nn.Module):
             None if self.training else batch.dense_BN,
         )
         return losses_K.sum(), outputs
+
+    def log_losses(self, losses_K: Tensor, batch: Batch) -> Tensor:
+        """Return the log losses in nats, (K,), that losses of this rank are made of.
+
+        Args:
+            losses_K: with the tasks' weights, as forward gives them.
+            batch: that they are of.
+        """
+        return summed(
+            losses_K / self.task_weights,
+            batch.counts_K,
+            rows=len(batch.weights_B),
+            reduction=self.reduction,
+            world_size=self.world_size,
+        )
 
 
 def probabilities(logits_BK: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ class Progress:
         learning_rates: of the last step, by optimizer.
         history: the evaluations: {"step", "tasks"}.
         skipped: batches that were left out.
-        normal: what the explosion guard takes for normal.
+        levels: how each task stands for the explosion guard.
     """
 
     step: int
@@ -26,7 +26,7 @@ class Progress:
     learning_rates: dict[str, float]
     history: History
     skipped: int
-    normal: dict[str, list[float]]
+    levels: dict[str, Any]
 
 
 class Keeper(Protocol):

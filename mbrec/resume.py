@@ -243,7 +243,7 @@ def go_on(trainer: Trainer, saved: RunState, runtime: Runtime, evaluation: Parqu
     trainer.step, trainer.history = saved.step, list(saved.history)
     trainer.guard.skipped = int(saved.guard.get("skipped", 0))
     if trainer.explosion is not None:
-        trainer.explosion.load(saved.guard.get("normal", {}))
+        trainer.explosion.load(saved.guard.get("levels", {}))
     trainer.loader.reader.resume(saved.position)
     warn_of_evaluation(saved, evaluation)
     trainer.start_within_epoch()

@@ -17,6 +17,7 @@ from mbrec.evaluator import Evaluator, Report
 from mbrec.explosion import Explosion, ExplosionGuard
 from mbrec.guard import FiniteGuard
 from mbrec.interrupt import Interrupt, Interrupted
+from mbrec.loss_feed import LossFeed
 from mbrec.model import Outputs
 from mbrec.monitor import Monitor
 from mbrec.optim import Warmup, learning_rates
@@ -66,6 +67,7 @@ class Trainer:
     evaluate_every: int | None = None
     step: int = 0
     history: History = field(default_factory=list)
+    _feed: LossFeed = field(default_factory=LossFeed, init=False)
     _taken: int = field(default=0, init=False)
     _due: bool = field(default=False, init=False)
     _next_epoch: int = field(default=0, init=False)
@@ -125,6 +127,7 @@ class Trainer:
                 # in flight would be scored, and not trained on.
                 segment = Lockstep(batches, self.loader.reader.empty_batch, limit=self._limit())
                 self.train(segment)
+                self._live_through(self._watch(rest=True))
                 if segment.exhausted or self.step == self.max_steps:
                     break
                 self.monitor.flush()
@@ -161,28 +164,47 @@ class Trainer:
             look(outputs)
 
     def _look_at(self, outputs: Outputs) -> None:
-        alarm = None
+        # A save says how each task stands after the last step.
+        self._due = self._due or (self.keeper is not None and self.keeper.is_due(self.step))
+        alarm = self._watch(rest=self._due)
         if not self.guard.last_skipped:
             self.monitor.record(self.step, outputs, learning_rates(self.optimizer))
-            if self.explosion is not None:
-                alarm = self.explosion.update(self.step, self.guard.figures)
         else:
             self.monitor.skip(self.step, self.guard.skipped)
             if self.guard.problem is not None:
                 at_fault = isinstance(self.guard.problem, NotFiniteInputs)
                 if self.explosion is None or at_fault:
                     self._stop(self.guard.problem)
+                self._watch(rest=True)
                 alarm = self.explosion.not_finite(self.step)
-        if alarm is not None:
-            self._live_through(alarm)
-        if self.keeper is not None:
-            # What may be exploding is not saved; the save is made up for at the next calm step.
-            self._due = self._due or self.keeper.is_due(self.step)
-            if self._due and not self._is_suspicious:
-                self._save()
+        self._live_through(alarm)
+        # What may be exploding is not saved; the save is made up for at the next calm step.
+        if self._due and not self._is_suspicious:
+            self._save()
 
-    def _live_through(self, alarm: Explosion) -> None:
-        """Roll back to a checkpoint from before, or stop."""
+    def _watch(self, *, rest: bool) -> Explosion | None:
+        """Show the explosion guard the losses that have arrived; return its first alarm, or None.
+
+        Collective: every rank must call it.
+
+        Args:
+            rest: wait for those under way as well.
+        """
+        if self.explosion is None:
+            return None
+        losses, self.guard.losses = self.guard.losses, None
+        seen = []
+        if losses is not None:
+            seen += self._feed.add(losses, of_all_ranks=self.guard.of_all_ranks)
+        if rest:
+            seen += self._feed.rest()
+        alarms = [self.explosion.update(step) for step in seen]
+        return next((alarm for alarm in alarms if alarm is not None), None)
+
+    def _live_through(self, alarm: Explosion | None) -> None:
+        """Roll back to a checkpoint from before an explosion, or stop."""
+        if alarm is None:
+            return
         assert self.explosion is not None
         load = self.max_rollbacks > 0
         loaded = None if self.keeper is None else self.keeper.roll_back(alarm, load=load)
@@ -197,6 +219,7 @@ class Trainer:
             )
         self.max_rollbacks -= 1
         self.guard.problem = None
+        self._feed.rest()
         self.explosion.reset()
         # Evaluations of a model that is no longer there.
         self.history[:] = [entry for entry in self.history if entry["step"] <= loaded]
@@ -212,6 +235,7 @@ class Trainer:
         return self.explosion is not None and self.explosion.suspicious
 
     def _save_at_stop(self) -> None:
+        self._watch(rest=True)
         if not self._is_suspicious:
             self._save(now=True)
         elif self.keeper is not None:

@@ -64,12 +64,14 @@ def uneven(lengths: list[int], limit: int | None):
         one = torch.ones(1)
         sparse = KeyedJaggedTensor(keys=["f"], values=one.long(), lengths=one.int())
         counts = torch.tensor([value, 1.0 if value else 0.0], dtype=torch.float64)
-        return Batch(sparse, one, one, one, one, counts, one)
+        return Batch(sparse, one, one, one, one, counts, counts / 2, one)
 
     rank = dist.get_rank()
     own = (batch(float(10**rank)) for _ in range(lengths[rank]))
     lockstep = Lockstep(own, lambda: batch(0.0), limit=limit)
-    return [step.counts_K.tolist() for step in lockstep], lockstep.exhausted
+    steps = list(lockstep)
+    assert all(torch.equal(step.positives_K, step.counts_K / 2) for step in steps)
+    return [step.counts_K.tolist() for step in steps], lockstep.exhausted
 
 
 def test_all_ranks_stop_together_and_each_batch_has_the_global_counts(tmp_path):

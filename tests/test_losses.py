@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mbrec.losses import masked_bce
+from mbrec.losses import masked_bce, summed
 from mbrec.tasks import Reduction
 
 B, K = 12, 3
@@ -30,6 +30,8 @@ def test_the_mean_over_ranks_is_the_loss_of_the_global_batch(reduction, world_si
     ranks = [masked_bce(*part, counts, **options) for part in parts]
     expected = (each.sum(0) / denominator).float()
     torch.testing.assert_close(torch.stack(ranks).mean(0), expected)
+    undone = [summed(losses, counts, rows=B // world_size, **options) for losses in ranks]
+    torch.testing.assert_close(sum(undone), each.sum(0), check_dtype=False)
 
 
 @pytest.mark.parametrize("reduction", list(Reduction))

@@ -35,7 +35,7 @@ class RunState:
         learning_rates: of the last step, by optimizer.
         random: state of torch's generators of each rank, in hex: {"cpu": ..., "cuda": ...}.
         balancer: its class, and its state by task name, for people: the tensors are what is loaded.
-        guard: batches left out, and what the explosion guard takes for normal.
+        guard: batches left out, and how each task stands for the explosion guard.
         history: the evaluations so far: {"step", "tasks"}.
         config: the settings of the run.
         schema_hash: of the columns that the model reads.

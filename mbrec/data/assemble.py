@@ -80,6 +80,8 @@ class Assembler:
             labels_BK[:n, k] = block.labels_nL[:, label] * mask
         weights_B = _pad(block.weights_n, size)
         counts_K = masks_BK.astype(np.float64).T @ weights_B.astype(np.float64)
+        # Labels are 0 where they are masked.
+        positives_K = labels_BK.astype(np.float64).T @ weights_B.astype(np.float64)
         return Batch(
             self._sparse(block),
             torch.from_numpy(_pad(block.dense_nN, size)),
@@ -87,6 +89,7 @@ class Assembler:
             torch.from_numpy(masks_BK),
             torch.from_numpy(weights_B),
             torch.from_numpy(counts_K),
+            torch.from_numpy(positives_K),
             torch.from_numpy(_pad(block.rows_n, size, -1)),
             self._oracle_BK(block),
             self._lost_2C(block),

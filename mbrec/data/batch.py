@@ -25,6 +25,8 @@ class Batch(Pipelineable):
         weights_B: float32 sample weights, 0 for padding.
         counts_K: float64, sum of masks times weights; of this rank as the reader makes it, of
             the global batch after `Lockstep`.
+        positives_K: float64, sum of labels times masks times weights; of this rank and then of the
+            global batch, as `counts_K`.
         rows_B: int64, position of the row in the data set, -1 for padding.
         oracle_BK: float64 true probabilities, nan where a task has none; None without an oracle.
         lost_2C: float64, how many ids are outside a vocabulary or cut off, and of how many, for
@@ -37,6 +39,7 @@ class Batch(Pipelineable):
     masks_BK: Tensor
     weights_B: Tensor
     counts_K: Tensor
+    positives_K: Tensor
     rows_B: Tensor
     oracle_BK: Tensor | None = None
     lost_2C: Tensor | None = None

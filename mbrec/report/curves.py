@@ -131,11 +131,11 @@ def guards(run: Run) -> Section | None:
         return None
     body = [
         markup.how(
-            "No value that is not finite reaches a parameter. guard.factor (here "
-            f"{run.setting('guard.factor')}) times the median of the steps before, for "
-            f"guard.patience ({run.setting('guard.patience')}) steps in a row, is an explosion "
-            f"(guard.explosion={run.setting('guard.explosion')}). A roll-back is known by the "
-            "checkpoints that it put aside."
+            "No value that is not finite reaches a parameter. A task's loss of guard.factor (here "
+            f"{run.setting('guard.factor')}) times that of predicting the label rate, in "
+            f"guard.patience ({run.setting('guard.patience')}) steps, is an explosion "
+            f"(guard.explosion={run.setting('guard.explosion')}). The checkpoints that it "
+            "quarantined show a roll-back."
         ),
         markup.warnings(warned),
         markup.findings(said if said or count else ["No batch was left out."]),
@@ -151,7 +151,7 @@ def peak(total: Line, window: int = 100) -> str | None:
 
     Args:
         total: the summed loss.
-        window: steps that the median is of; `guard.window` by default.
+        window: steps that the median is of.
     """
     if len(total) < 40:
         return None

@@ -212,8 +212,9 @@ def test_labels_masks_weights_and_counts_are_those_of_the_tasks(log: Any) -> Non
     np.testing.assert_allclose(batch.labels_BK[:N].numpy(), labels, rtol=1e-6)
     assert np.array_equal(batch.masks_BK[:N].numpy(), masks)
     np.testing.assert_allclose(batch.weights_B[:N].numpy(), weight, rtol=1e-6)
-    assert batch.counts_K.dtype == torch.float64
+    assert batch.counts_K.dtype == batch.positives_K.dtype == torch.float64
     np.testing.assert_allclose(batch.counts_K.numpy(), weight @ masks, rtol=1e-6)
+    np.testing.assert_allclose(batch.positives_K.numpy(), weight @ labels, rtol=1e-6)
 
 
 def test_row_counts_for_a_task_if_its_given_label_is_above_zero(log: Any) -> None:

@@ -62,6 +62,7 @@ def run(data: str, run_folder: str, overrides: list[str], stop_at: int | None) -
         "tensors": parts(state),
         "random": torch.get_rng_state().tolist(),
         "position": trainer.loader.state(trainer._taken),
+        "levels": None if trainer.explosion is None else trainer.explosion.state(),
     }
 
 
@@ -86,6 +87,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
             assert value.tobytes() == found.tobytes(), name
     assert one["random"] == other["random"]
     assert one["position"] == other["position"]
+    assert one["levels"] == other["levels"]
 
 
 @pytest.fixture(scope="module")
