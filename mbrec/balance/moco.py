@@ -88,7 +88,8 @@ class MoCo(ParameterBalancer):
             among_KP = torch.where(active_K[:, None], average_KP, 0.0)
             weight_K = self._weight(among_KP, active_K)
             self.weight = torch.where(self.ok, weight_K, self.weight)
-            self.average = torch.where(self.ok, average_KP, self.average)
+            kept_KP = average_KP.to(self.average.dtype)
+            self.average = torch.where(self.ok, kept_KP, self.average)
             self.step = self.step + self.ok
             weights_K = torch.where(self.ok & active_K, weight_K, 0.0)
             # A product of matrices would be one of 16 bits under autocast.
