@@ -92,7 +92,7 @@ def hard_rows(kind: str, seed: int, num_tasks: int) -> Tensor:
 @pytest.mark.parametrize(
     "kind", ["random", "dependent", "opposed", "nearly opposed", "nearly no average"]
 )
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 10_000),
     num_tasks=st.integers(2, 10),
