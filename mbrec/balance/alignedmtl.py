@@ -14,7 +14,8 @@ class AlignedMTL(GramianBalancer):
     """Weights under which the gradients act like an orthogonal system of one length.
 
     With G = V L V', a = sigma V L^-1/2 V' p. sigma^2 is the smallest eigenvalue ("min", as
-    published), the median, or the mean ("rmse"). A task whose gradient nearly vanishes makes the
+    published), the median, or the mean ("rmse"). p sums to 1; the published code sums the tasks,
+    and its gradient is K times as long. A task whose gradient nearly vanishes makes the
     smallest eigenvalue, and with "min" the whole update, vanish as well.
 
     Args:

@@ -18,6 +18,8 @@ from mbrec.balance.marks import Marks, Part
 from mbrec.balance.ranks import rank_of, start_sum, sum_over_ranks, world_size
 
 LossScale = float | Tensor
+# The task state that a lag adds to a balancer.
+LAGGED = "lagged_weight"
 
 
 class Observed(NamedTuple):
@@ -93,6 +95,17 @@ class Backward:
         """
         raise TypeError(f"{type(self).__name__} does not implement step")
 
+    def saved(self) -> list[Any]:
+        """Return what a step changes, for `take_back`; no copy, as state changes by assignment."""
+        modules = self.balancer.modules()
+        return [(module, dict(module.named_buffers(recurse=False))) for module in modules]
+
+    def take_back(self, saved: list[Any]) -> None:
+        """Put back what `saved` gave."""
+        for module, buffers in saved:
+            for name, buffer in buffers.items():
+                setattr(module, name, buffer)
+
     def finish(self) -> None:
         """Bring the balancer's state up to date, where a step leaves something under way."""
 
@@ -149,7 +162,7 @@ class LaggedBackward(Backward):
         first_K: Tensor = copy.deepcopy(balancer).forward(
             eye_KK, losses_K=torch.ones_like(eye_KK[0])
         )
-        balancer.register_task_state("lagged_weight", first_K)
+        balancer.register_task_state(LAGGED, first_K)
         self._accumulate = accumulate
         self._micro_batches = 0
         self._local_n: Tensor | None = None
@@ -160,7 +173,7 @@ class LaggedBackward(Backward):
 
     @property
     def _lagged_weight(self) -> Tensor:
-        return self.balancer.get_buffer("lagged_weight")
+        return self.balancer.get_buffer(LAGGED)
 
     def step(
         self, rows_K: Sequence[Row], shared: Row, observed: Observed, scale: LossScale
@@ -178,7 +191,7 @@ class LaggedBackward(Backward):
         else:
             self._local_n = self._local_n + local_n
         # Before this step's own statistics may change it.
-        weights_K = self._lagged_weight.clone()
+        weights_K = self._lagged_weight
         self._micro_batches += 1
         self.mark("gramian")
         if self._micro_batches == self._accumulate:
@@ -194,6 +207,21 @@ class LaggedBackward(Backward):
         merged = weigh_rows(rows_K, weights_K, ok, scale)
         self.mark("merge")
         return Result(merged, weights_K, ok, self._gramian_KK, self._losses_K, local_KK)
+
+    def saved(self) -> list[Any]:
+        """See `Backward.saved`; the step before is finished first, and stays so."""
+        if self._micro_batches == 0:
+            self.finish()
+        fields = (self._micro_batches, self._local_n, self._observed)
+        return [*super().saved(), fields, (self._gramian_KK, self._losses_K)]
+
+    def take_back(self, saved: list[Any]) -> None:
+        """See `Backward.take_back`; drops the statistics that are under way since."""
+        *buffers, fields, shown = saved
+        self.forget()
+        super().take_back(buffers)
+        self._micro_batches, self._local_n, self._observed = fields
+        self._gramian_KK, self._losses_K = shown
 
     def finish(self) -> None:
         """Wait for the statistics under way, and give them to the balancer.
@@ -217,8 +245,8 @@ class LaggedBackward(Backward):
         weights_K = self.balancer.forward(
             found.gramian_KK, losses_K=found.losses_K, active_K=found.active_K
         )
-        lagged_K = self._lagged_weight
-        lagged_K.copy_(torch.where(self.balancer.ok, weights_K, lagged_K))
+        kept_K = torch.where(self.balancer.ok, weights_K, self._lagged_weight)
+        setattr(self.balancer, LAGGED, kept_K)
         self.mark("weights")
 
     def forget(self) -> None:

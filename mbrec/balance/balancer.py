@@ -17,7 +17,8 @@ Row = tuple[Tensor, ...]
 class Balancer(NamedState):
     """Combines K gradients into one; the base of all methods.
 
-    State lives in buffers, never in parameters, so no optimizer ever sees it.
+    State lives in buffers, never in parameters, so no optimizer ever sees it. It changes by
+    assignment, `self.weight = moved_K`, and never in place: what it was can then be put back.
 
     Args:
         num_tasks: K, at least 1.
@@ -56,8 +57,9 @@ class Balancer(NamedState):
         """Set `ok`, and return the Gramian, the active tasks and the losses, all finite.
 
         Raises:
-            ValueError: if a shape is wrong, or losses are needed and not there.
+            ValueError: if a shape is wrong, losses are needed and not there, or the state is not.
         """
+        self.check_values(gramian_KK.device)
         size = self.num_tasks
         if gramian_KK.shape != (size, size):
             raise ValueError(

@@ -11,7 +11,9 @@ class ConFIG(GramianBalancer):
     """A direction with equal cosines to all gradients, as long as their projections on it together.
 
     With C the cosines, n the norms and v = C^+ 1: q = sqrt(v' C v) and
-    a_k = sum_j n_j (C v)_j / q * v_k / (n_k q). Opposed gradients give 0.
+    a_k = sum_j n_j (C v)_j / q * v_k / (n_k q). Where gradients depend on each other the cosines
+    are equal in the sense of least squares, as published; where they have no direction in common
+    (C v = 0: opposed gradients of any length, two up and two down), the merged gradient is 0.
 
     Args:
         num_tasks: K.
@@ -28,6 +30,6 @@ class ConFIG(GramianBalancer):
         solved_K = pseudo_inverse_times(cosines_KK, active_K.double())
         cosine_K = cosines_KK @ solved_K
         square = solved_K @ cosine_K
-        defined = square > 1e-12 * solved_K.square().sum()
+        defined = square > 0
         length = (norms_K * cosine_K).sum() / torch.where(defined, square, 1.0)
         return torch.where(defined & active_K, length * solved_K / norms_K, 0.0)

@@ -13,8 +13,10 @@ class DBMTL(GramianBalancer):
     """Rescales the gradients to the same norm, that of a target, and sums them.
 
     With q_k = 1 / loss_k (`log_loss`) or 1, and r_k = q_k n_k: a_k = T(r) / r_k * q_k. The
-    published method averages the gradients themselves over steps; rows of a representation are
-    other samples in each, so only their norms can be averaged here.
+    published method averages the gradients themselves over steps (by 0.9); rows of a
+    representation are other samples in each, so only their norms can be averaged here. The
+    defaults are those of He et al. 2024, who balance magnitudes alone; the published method is
+    target="max", log_loss=True. Losses below 1e-8 count as 1e-8.
 
     Args:
         num_tasks: K.
@@ -61,7 +63,7 @@ class DBMTL(GramianBalancer):
         average_K = moved_average(
             self.norm_average, lengths_K, decay=self.ema_decay, active_K=active_K
         )
-        self.norm_average.copy_(torch.where(ok, average_K, self.norm_average))
+        self.norm_average = torch.where(ok, average_K, self.norm_average)
         lengths_K = torch.where(active_K, average_K, 1.0)
         weights_K = self._target(lengths_K, active_K) / lengths_K * scale_K
         return torch.where(active_K, weights_K, 0.0)

@@ -27,7 +27,7 @@ class FanOut(torch.autograd.Function):
 
         Args:
             ctx: autograd's context.
-            merge: called once in backward.
+            merge: called in backward.
             num_tasks: K.
             keep: whether `merge` wants the representation.
             parts: of the representation, each with a gradient.
@@ -42,17 +42,7 @@ class FanOut(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (as torch documents it)
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Return the merged gradient of each part.
-
-        Raises:
-            RuntimeError: the second time.
-        """
-        if ctx.merge is None:
-            raise RuntimeError(
-                "expected one backward through a forward of the hook, got another: add the losses "
-                "of the tasks and call backward once; each gradient alone cannot be balanced"
-            )
-        merge, ctx.merge = ctx.merge, None
+        """Return the merged gradient of each part."""
         size = len(grads) // ctx.num_tasks
         rows_K = [grads[k * size : (k + 1) * size] for k in range(ctx.num_tasks)]
-        return (None, None, None, *merge(rows_K, ctx.saved_tensors))
+        return (None, None, None, *ctx.merge(rows_K, ctx.saved_tensors))

@@ -17,7 +17,10 @@ class GradCraft(GramianBalancer):
 
     Row k is scaled by r max(n) / n_k + 1 - r. With S the tasks that row i then conflicts with, row
     i gets sum_S x_j z_j such that its inner product with each j in S is margin n_i n_j. The merged
-    gradient is the mean over i.
+    gradient is the mean over i of the published code, whose option of a sum is never reached; a sum
+    is K times as long. With `ema_decay` the n_k are moving averages that start at the first norm a
+    task has, where the code starts them at 0: a task that comes later is then not taken for a tiny
+    one, and without a decay, as published, the two are the same.
 
     Args:
         num_tasks: K.
@@ -57,7 +60,7 @@ class GradCraft(GramianBalancer):
         average_K = moved_average(
             self.norm_average, norms_K, decay=self.ema_decay, active_K=active_K
         )
-        self.norm_average.copy_(torch.where(ok, average_K, self.norm_average))
+        self.norm_average = torch.where(ok, average_K, self.norm_average)
         largest = torch.where(active_K, average_K, 0.0).max()
         scale_K = self.rate * largest / torch.where(active_K, average_K, 1.0) + 1 - self.rate
         # Everything is linear in the rows, so the equations are solved for unit rows.

@@ -97,7 +97,7 @@ class GradDrop(ElementwiseBalancer):
         else:
             kept, self._kept = self._kept, []
             factors_K = summary_n[:-1] / summary_n[-1]
-        self.step.add_(ok)
+        self.step = self.step + ok
         pairs = zip(parts, kept, strict=True)
         return tuple(_weighted(grads_K, kept_K) for grads_K, kept_K in pairs), factors_K
 

@@ -18,7 +18,8 @@ class GradVac(GramianBalancer):
     """Where a pair's cosine is below its moving average, the gradient is turned up to it; summed.
 
     With an average of 0, as at the first step, that is PCGrad. The order of the pairs is drawn as
-    PCGrad's is.
+    PCGrad's is. Averages count as at most 0.9999, and a cosine within 1e-6 of its average is left
+    alone; the published form has neither bound, and explodes near an average of 1.
 
     Args:
         num_tasks: K.
@@ -71,7 +72,7 @@ class GradVac(GramianBalancer):
             average_K1 = (1 - self.ema_rate) * usual_K1 + self.ema_rate * cosine_K1
             average_K1 = torch.where(valid_K1, average_K1, usual_K1)
             target_KK = target_KK.scatter(1, other_K1, average_K1)
-        self.target.copy_(torch.where(ok, target_KK, self.target))
+        self.target = torch.where(ok, target_KK, self.target)
         self.order.advance(ok)
         return torch.where(both_KK, coefficients_KK, 0.0).sum(0)
 

@@ -3,7 +3,8 @@
 Shapes: B batch, K tasks, H representation. W ranks of a process group.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -16,20 +17,23 @@ from mbrec.balance.balancer import Balancer, Row
 from mbrec.balance.fanout import FanOut
 from mbrec.balance.marks import Marks
 from mbrec.balance.spectrum import cosine_matrix
-from mbrec.balance.state import keeping_dtypes
+from mbrec.balance.step import Step, inside_backward
+from mbrec.balance.values import KeptValues
 from mbrec.balance.ways import choose_way
 
 Representation = Tensor | tuple[Tensor, ...]
 
 
-class BalanceHook(nn.Module):
+class BalanceHook(KeptValues):
     """Fans a shared representation out to K views and merges their gradients (He et al. 2024).
 
     Forward gives K views of the representation, one a task head, without a copy. In the ordinary
     backward pass the K gradients arrive here together; their K x K Gramian over the global batch
     (one small collective) goes to the balancer; the weighted sum of the gradients goes on into the
     shared bottom. The heads' own gradients pass untouched. In eval mode, under `no_grad` and
-    where the representation needs no gradient the hook is the identity.
+    where the representation needs no gradient the hook balances nothing, and each view but the
+    last is a copy: a head that works in place changes no other's input. In training torch refuses
+    such a head.
 
     Nothing is synchronised with the host. Backward must reach the hook once a forward, and each
     rank of the group must run it equally often: the sum over ranks is a collective.
@@ -108,7 +112,7 @@ class BalanceHook(nn.Module):
         self.gramian: Tensor | None = None
         self.local_gramian: Tensor | None = None
         self.losses: Tensor | None = None
-        self._observed: Observed | None = None
+        self._step: Step | None = None
         self._way = choose_way(balancer, process_group, parameters, lag, accumulate)
         self._accumulate = accumulate
         self._bypass = False
@@ -116,9 +120,6 @@ class BalanceHook(nn.Module):
         # Not a closure: a copy of the hook finishes its own step.
         self.register_state_dict_pre_hook(_finish)
         self.register_load_state_dict_pre_hook(_forget)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "BalanceHook":
-        return super()._apply(keeping_dtypes(fn), recurse)
 
     def forward(self, shared: Representation) -> tuple[Representation, ...]:
         """Return K views of the representation, in task order.
@@ -128,7 +129,8 @@ class BalanceHook(nn.Module):
 
         Raises:
             ValueError: if it is neither, or on another device; if gradients are accumulated or
-                scaled, and a table below updates itself inside backward.
+                scaled, and a table below updates itself inside backward; if the hook has been on
+                the meta device.
         """
         self._way.mark("outside")
         num_tasks = self.balancer.num_tasks
@@ -136,31 +138,32 @@ class BalanceHook(nn.Module):
         if not parts or not all(isinstance(part, Tensor) for part in parts):
             raise ValueError(f"expected a tensor or a tuple of tensors, got {type(shared)}")
         needs_grad = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
-        if self._bypass or not (self.training and needs_grad):
+        if self._bypass:
             return (shared,) * num_tasks
-        self._check(parts)
-        # A part without a gradient has none to balance.
-        live_parts = [part for part in parts if part.requires_grad]
-        keep = self._way.reads_representation
-        live = iter(FanOut.apply(self._backward, num_tasks, keep, *live_parts))
-        views = [
-            tuple(next(live) if part.requires_grad else part for part in parts)
-            for _ in range(num_tasks)
-        ]
-        self._way.mark("views")
-        return tuple(views if isinstance(shared, tuple) else (view[0] for view in views))
+        if self.training and not (self._step and not self._step.merged and inside_backward()):
+            self._step = Step()
+        if not (self.training and needs_grad):
+            copies = [tuple(part.clone() for part in parts) for _ in range(num_tasks - 1)]
+            views_K = [*copies, parts]
+        else:
+            self._check(parts)
+            assert self._step is not None
+            views_K = self._fan_out(parts, self._step)
+            self._way.mark("views")
+        return tuple(views_K if isinstance(shared, tuple) else (view[0] for view in views_K))
 
     def observe(self, losses_K: Tensor | Sequence[Tensor], counts_K: Tensor | None = None) -> None:
         """Tell the hook this batch's losses, between forward and backward.
 
         Args:
             losses_K: this rank's losses, as they go into backward but for the loss scale; the
-                global loss is their mean over the ranks.
+                global loss is their mean over the ranks. They count for this forward alone.
             counts_K: unmasked samples of each task, of this rank or of the global batch; a task
                 with none on any rank keeps its state.
 
         Raises:
             ValueError: if there are not K of them.
+            RuntimeError: in training, without a forward that still waits for its backward.
         """
         if not isinstance(losses_K, Tensor):
             losses_K = torch.stack([loss.detach() for loss in losses_K])
@@ -168,8 +171,14 @@ class BalanceHook(nn.Module):
         for name, values in (("losses", losses_K), ("counts", counts_K)):
             if values is not None and values.shape != shape:
                 raise ValueError(f"expected {shape[0]} {name}, got shape {tuple(values.shape)}")
-        if not self._bypass:
-            self._observed = Observed(losses_K.detach(), counts_K)
+        if self._bypass or not self.training:
+            return
+        if self._step is None or self._step.merged:
+            raise RuntimeError(
+                "expected observe() between a forward of the hook and its backward, got it "
+                + ("before any forward" if self._step is None else "after that backward")
+            )
+        self._step.observed = Observed(losses_K.detach(), counts_K)
 
     @property
     def bypass(self) -> bool:
@@ -187,7 +196,7 @@ class BalanceHook(nn.Module):
         self._bypass = value
         if value:
             self.ok = torch.ones_like(self.ok)
-            self.gramian = self.local_gramian = self.losses = self._observed = None
+            self.gramian = self.local_gramian = self.losses = self._step = None
 
     def mark_parts(self, marks: Marks | None) -> None:
         """Have a function told of each part of the hook's work as it ends; None: nobody."""
@@ -248,6 +257,7 @@ class BalanceHook(nn.Module):
                 f"expected a representation on {self.weights.device}, where the hook is, got one "
                 f"on {parts[0].device}; move the hook with hook.to(device)"
             )
+        self.check_values(parts[0].device)
         if self._below is None:
             self._below = graph.updates_in_backward(parts) or ""
         self._refuse_scaled()
@@ -257,23 +267,63 @@ class BalanceHook(nn.Module):
         if self._below and (scaled or self._accumulate > 1):
             graph.refuse(self._below)
 
-    def _backward(self, rows_K: list[Row], parts: Row) -> Row:
+    def _fan_out(self, parts: Row, step: Step) -> list[Row]:
+        # A part without a gradient has none to balance.
+        live_parts = [part for part in parts if part.requires_grad]
+        num_tasks, keep = self.balancer.num_tasks, self._way.reads_representation
+        run = partial(self._backward, step)
+        live = iter(FanOut.apply(run, num_tasks, keep, *live_parts))
+        return [
+            tuple(
+                next(live) if part.requires_grad else part.clone() if k else part for part in parts
+            )
+            for k in range(num_tasks)
+        ]
+
+    def _backward(self, step: Step, rows_K: list[Row], parts: Row) -> Row:
+        if step.merged:
+            self._take_back(step)
+            raise RuntimeError(
+                "expected one backward through a forward of the hook, got another: add the losses "
+                "of the tasks and call backward once; each gradient alone cannot be balanced"
+            )
+        step.merged = True
         self._way.mark("heads")
         self._refuse_scaled()
-        observed, self._observed = self._observed, None
         constant = self.balancer.constant_weights
         if constant is not None and not self.statistics:
             parts_K = zip(*rows_K, strict=True)
             merged = tuple(merge.constant_sum(grads_K, constant) for grads_K in parts_K)
             self._way.mark("merge")
             return merged
-        result = self._way.step(rows_K, parts, observed or Observed(), self.loss_scale)
+        step.saved = self._way.saved(), self._shown()
+        result = self._way.step(rows_K, parts, step.observed, self.loss_scale)
         self.weights, self.ok = result.weights_K, result.ok
         self.gramian, self.losses = result.gramian_KK, result.losses_K
         self.local_gramian = result.local_KK
-        self.skipped += ~result.ok
+        self.skipped = self.skipped + ~result.ok
         self._way.mark("rest")
         return result.merged
+
+    def _shown(self) -> dict[str, Tensor | None]:
+        names = ("weights", "ok", "skipped", "gramian", "local_gramian", "losses")
+        return {name: getattr(self, name) for name in names}
+
+    def _take_back(self, step: Step) -> None:
+        """Undo a backward to which not every task had brought its gradient, for one more has come.
+
+        One with all of them stays: it was right, and the other is too much. Neither can be told
+        from the other before, and what a later forward has built on stays as well.
+        """
+        gramian_KK = self.gramian if self.local_gramian is None else self.local_gramian
+        if self._step is not step or step.saved is None or gramian_KK is None:
+            return
+        if bool((gramian_KK.diagonal() > 0).all()):
+            return
+        (state, shown), step.saved = step.saved, None
+        self._way.take_back(state)
+        for name, value in shown.items():
+            setattr(self, name, value)
 
 
 def _finish(hook: nn.Module, prefix: str, keep_vars: bool) -> None:
@@ -284,4 +334,5 @@ def _finish(hook: nn.Module, prefix: str, keep_vars: bool) -> None:
 
 def _forget(hook: nn.Module, *_: object) -> None:
     assert isinstance(hook, BalanceHook)
+    hook._step = None
     hook._way.forget()

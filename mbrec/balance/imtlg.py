@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mbrec.balance.balancer import GramianBalancer
-from mbrec.balance.spectrum import cosine_matrix, pseudo_inverse_times, uniform_over
+from mbrec.balance.spectrum import cosine_matrix, pseudo_inverse_times
 
 
 class IMTLG(GramianBalancer):
@@ -12,7 +12,9 @@ class IMTLG(GramianBalancer):
 
     a = v / sum(v) with v_k = (C^+ 1)_k / n_k, C the cosines and n the norms: the published
     closed form in terms of inner products. Weights may be negative or large, where gradients
-    nearly depend on each other; where no solution has a sum, they are uniform.
+    nearly depend on each other. Where they have no direction in common (C^+ 1 = 0: opposed
+    gradients, two up and two down), the equal projections are 0, and a_k goes as 1 / n_k, which
+    merges to 0. Published beside IMTL-L, which scales the losses as well; that part is not here.
 
     Args:
         num_tasks: K.
@@ -28,8 +30,10 @@ class IMTLG(GramianBalancer):
         norms_K, cosines_KK = cosine_matrix(gramian_KK, active_K)
         solved_K = pseudo_inverse_times(cosines_KK, active_K.double())
         solved_K = torch.where(active_K, solved_K / norms_K, 0.0)
+        # Any v in the null space of C has equal projections; all ones are in it if C^+ 1 = 0.
+        inverse_K = torch.where(active_K, 1.0 / norms_K, 0.0)
         total = solved_K.sum()
         defined = total.abs() > 1e-12 * solved_K.abs().sum()
-        return torch.where(
-            defined, solved_K / torch.where(defined, total, 1.0), uniform_over(active_K)
-        )
+        solved_K = torch.where(defined, solved_K, inverse_K)
+        total = solved_K.sum()
+        return solved_K / torch.where(total != 0, total, 1.0)

@@ -8,6 +8,9 @@ from mbrec.balance.balancer import GramianBalancer
 from mbrec.balance.interior import isolate, minimise
 from mbrec.balance.spectrum import cosine_matrix, unit_gramian
 
+# Makes weights unique that apply to other rows than those they are found for.
+RIDGE = 1e-7
+
 
 class MGDA(GramianBalancer):
     """Weights on the simplex that make the norm of the weighted sum smallest.
@@ -17,12 +20,14 @@ class MGDA(GramianBalancer):
     representation this is MGDA-UB, but for the heads, which keep their own gradients here. The
     smallest gradient gets the largest weight, so a nearly finished task takes over; `normalise`
     counters that. Solved by an interior point method, exactly for norms up to 1e4 apart; with
-    norms 1e6 apart, the merged norm may be a third above the smallest.
+    norms 1e6 apart, the merged norm may be a third above the smallest. The published solvers stop
+    after 250 steps, and keep the weights of a pair between 0.001 and 0.999.
 
     Args:
         num_tasks: K.
         normalise: what the rows are divided by for the solver: "none", "l2" (their norm), "loss",
-            or "loss+" (loss times norm). The weights apply to the raw rows, as published.
+            or "loss+" (loss times norm). The weights apply to the raw rows, as published. Where
+            the divided rows depend on each other, tasks that are the same share their weight.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -48,6 +53,8 @@ class MGDA(GramianBalancer):
             assert losses_K is not None
             divisor_K = divisor_K * torch.where(active_K & (losses_K > 0), losses_K, 1.0)
         unit_KK, _ = unit_gramian(gramian_KK / (divisor_K * divisor_K[:, None]), active_K)
+        if self.normalise != "none":
+            unit_KK = unit_KK + torch.diag(torch.full_like(divisor_K, RIDGE))
         return min_norm(unit_KK, active_K)
 
 

@@ -16,6 +16,9 @@ class MoCo(ParameterBalancer):
     """A moving average of each task's gradient, and a slowly moving min-norm weight of those.
 
     y_k <- y_k - beta_t (y_k - h_k); w <- projection on the simplex of w - gamma_t (Y Y' + rho I) w.
+    That is the paper's projection; the authors' code has a softmax of the same argument, which
+    keeps every weight near 1/K and has another limit. The paper also keeps each y_k inside a ball
+    of a bound on its norm; neither the code nor this does. y starts at 0, as in the code.
     The parameters get Y' w, the same on every rank; the rest of the shared part gets the task
     gradients with weights w. The step sizes decay as 1 / sqrt(step). K times the parameters are
     kept as state, and only a module of the bottom can be its target: see `BalanceHook`.
@@ -84,9 +87,10 @@ class MoCo(ParameterBalancer):
             average_KP = self._average(grads_KP, gramian_KK, active_K, losses_K)
             among_KP = torch.where(active_K[:, None], average_KP, 0.0)
             weight_K = self._weight(among_KP, active_K)
-            self.weight.copy_(torch.where(self.ok, weight_K, self.weight))
-            self.average.copy_(torch.where(self.ok, average_KP, self.average))
-            self.step.add_(self.ok)
+            self.weight = torch.where(self.ok, weight_K, self.weight)
+            kept_KP = average_KP.to(self.average.dtype)
+            self.average = torch.where(self.ok, kept_KP, self.average)
+            self.step = self.step + self.ok
             weights_K = torch.where(self.ok & active_K, weight_K, 0.0)
             # A product of matrices would be one of 16 bits under autocast.
             among_KP = torch.where(self.ok, among_KP, 0.0)

@@ -133,9 +133,9 @@ class MultiBalance(GramianBalancer):
         weight_K = torch.where(active_K, moved_K, self.weight)
 
         # Where `ok` is False no task is active, and these are what they were.
-        self.weight.copy_(weight_K)
-        self.norm_average.copy_(average_K)
-        self.step.add_(ok)
+        self.weight = weight_K
+        self.norm_average = average_K
+        self.step = self.step + ok
         return self._output(weight_K * among_K, scale_K, among_K)
 
     def _row_scale(self, norms_K: Tensor, average_K: Tensor) -> Tensor:

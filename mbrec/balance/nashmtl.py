@@ -18,7 +18,9 @@ class NashMTL(GramianBalancer):
     merged gradient then has norm sqrt(K), whatever the size of the gradients: the weights go as
     1 / size, and `max_norm` sets the length. Published as weights of the losses, heads
     included; here the heads keep their own gradients. Where no solution exists (opposed
-    gradients), a_k = 1 / (n_k sqrt(K)).
+    gradients), a_k = 1 / (n_k sqrt(K)). The published code takes 20 rounds of a convex solver,
+    keeps the weights of the step before where that fails, and clips the gradient of the shared
+    parameters at `max_norm`, where this scales that of the representation.
 
     Args:
         num_tasks: K.

@@ -55,4 +55,4 @@ class PairOrder(NamedState):
 
     def advance(self, ok: Tensor) -> None:
         """Go to the next step, where `ok`."""
-        self.step.add_(ok)
+        self.step = self.step + ok

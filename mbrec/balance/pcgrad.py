@@ -11,7 +11,8 @@ class PCGrad(GramianBalancer):
     """Each task's gradient loses its component along every other that it conflicts with; summed.
 
     The others come in an order that is drawn anew each step. It is a function of seed, step and
-    the tasks' names, so all ranks draw the same one, and a resumed run goes on with it.
+    the tasks' names, so all ranks draw the same one, and a resumed run goes on with it. Common
+    code adds 1e-8 to the squared norms it divides by; gradients of a representation are smaller.
 
     Args:
         num_tasks: K.

@@ -16,6 +16,9 @@ class SDMGrad(GramianBalancer):
     The method wants independent batches for the two factors of the gradient; here both come from
     the one batch there is. The published step size does not settle: the weights jump about
     the solution; 0.5 or less settles. The merged gradient is (g_w + lambda g_w0) / (1 + lambda).
+    The published code adds 1e-4 to each squared norm before the mean norm is taken, and 1e-8 to
+    its square; gradients of a representation are smaller than that, so nothing is added here, and
+    the weights do not depend on their common size.
 
     Args:
         num_tasks: K.
@@ -84,6 +87,6 @@ class SDMGrad(GramianBalancer):
             velocity_K = self.momentum * velocity_K + gradient_K
             moved_K = weight_K - self.lr * velocity_K
             weight_K = project_to_simplex(moved_K, mass=mass, active_K=active_K)
-        self.weight.copy_(torch.where(ok & active_K, weight_K, self.weight))
+        self.weight = torch.where(ok & active_K, weight_K, self.weight)
         output_K = (weight_K + self.prior_strength * prior_K) / (1 + self.prior_strength)
         return self.output_scale * output_K

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 SWEEPS = 9
+# The share of a vector's square that float32 gradients can bring into the range of a Gramian.
+NOISE = 1e-10
 
 
 def eigh(matrix_KK: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,11 +79,16 @@ def nonzero(values_K: Tensor) -> Tensor:
 
 
 def pseudo_inverse_times(matrix_KK: Tensor, vector_K: Tensor) -> Tensor:
-    """Return matrix^+ vector for a symmetric positive matrix."""
+    """Return matrix^+ vector for a symmetric positive matrix; 0 for a vector outside its range.
+
+    What float32 gradients leave of such a vector is rounding, and must not pass for a direction.
+    """
     values_K, vectors_KK = eigh(matrix_KK)
     kept_K = nonzero(values_K)
-    inverse_K = torch.where(kept_K, 1.0 / values_K, 0.0)
-    return vectors_KK @ (inverse_K * (vectors_KK.mT @ vector_K))
+    along_K = torch.where(kept_K, vectors_KK.mT @ vector_K, 0.0)
+    within = along_K.square().sum() > NOISE * vector_K.square().sum()
+    inverse_K = torch.where(kept_K & within, 1.0 / values_K, 0.0)
+    return vectors_KK @ (inverse_K * along_K)
 
 
 def cosine_matrix(gramian_KK: Tensor, active_K: Tensor) -> tuple[Tensor, Tensor]:

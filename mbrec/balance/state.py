@@ -3,25 +3,17 @@
 Shapes: K tasks.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from mbrec.balance.values import KeptValues
 
 
-def keeping_dtypes(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return what moves a buffer as `fn` does, and leaves its type under `model.half()`."""
-
-    def moved(buffer: Tensor) -> Tensor:
-        result = fn(buffer)
-        return result if result.dtype == buffer.dtype else buffer.to(result.device)
-
-    return moved
-
-
-class NamedState(nn.Module):
+class NamedState(KeptValues):
     """Buffers with one entry a task or a pair of tasks, saved and loaded by name.
 
     `state_dict` holds `<state>.<task>`, and `<state>.<task>.<other>` for ordered pairs, so the
@@ -34,9 +26,6 @@ class NamedState(nn.Module):
         self.task_names: tuple[str, ...] = tuple(str(k) for k in range(num_tasks))
         self._task_states: list[str] = []
         self._pair_states: list[str] = []
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "NamedState":
-        return super()._apply(keeping_dtypes(fn), recurse)
 
     def name_tasks(self, names: Sequence[str]) -> None:
         """Give the tasks the names that the saved state goes by, in row order.

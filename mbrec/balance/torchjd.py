@@ -77,7 +77,7 @@ class TorchJD(GramianBalancer):
             part_K = self._weigh_active(part_KK / part_KK.trace())
         finally:
             generator.set_state(before)
-        self.step.add_(1)
+        self.step = self.step + 1
         return weights_K.index_copy(0, among, part_K.to(weights_K))
 
     def _weigh_active(self, scaled_KK: Tensor) -> Tensor:

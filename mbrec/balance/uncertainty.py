@@ -55,5 +55,5 @@ class Uncertainty(GramianBalancer):
         # Bounded, or one batch with an outlier would silence its task for thousands of steps.
         gradient_K = (0.5 - weights_K * losses_K).clamp_min(-STEEPEST)
         moved_K = (self.log_variance - self.lr * gradient_K).clamp(-WIDEST, WIDEST)
-        self.log_variance.copy_(torch.where(ok & active_K, moved_K, self.log_variance))
+        self.log_variance = torch.where(ok & active_K, moved_K, self.log_variance)
         return torch.where(active_K, weights_K, 0.0)

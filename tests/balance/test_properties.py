@@ -42,11 +42,11 @@ COMMON_FACTOR = {
 # gradient's direction, its being affine in the factor, or nothing.
 ONE_FACTOR = {
     "MoCo": "gradient", "NashMTL": "gradient",
-    "Equal": "weights", "FAMO": "weights", "Static": "weights", "Uncertainty": "weights",
+    "Equal": "weights", "Static": "weights", "Uncertainty": "weights",
     "ConFIG": "direction", "DBMTL": "direction", "IMTLG": "direction",
     "GradVac": "affine", "PCGrad": "affine", "TorchJD": "affine", "UPGrad": "affine",
-    "AlignedMTL": None, "CAGrad": None, "GradCraft": None, "GradDrop": None, "MGDA": None,
-    "MultiBalance": None, "SDMGrad": None,
+    "AlignedMTL": None, "CAGrad": None, "FAMO": None, "GradCraft": None, "GradDrop": None,
+    "MGDA": None, "MultiBalance": None, "SDMGrad": None,
 }  # fmt: skip
 # The multiple of one gradient of norm n that K tasks get merged to, if all have that gradient.
 AGREEING: dict[str, Callable[[int, float], float]] = {
