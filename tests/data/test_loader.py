@@ -194,7 +194,7 @@ def test_bad_row_is_reported_to_the_consumer(new_log: Any, workers: int, workers
     assert not readers()
     # The traceback keeps the workers, in a cycle; left to the garbage collector they take 5 s.
     for frame, _ in traceback.walk_tb(caught.value.__traceback__):
-        if workers and frame.f_code.co_name == "fill":
+        if workers and frame.f_code.co_name == "_fill":
             frame.f_locals["batches"]._shutdown_workers()
     assert not workers_left()
 
