@@ -123,9 +123,9 @@ def require() -> None:
             caller.connect(listener.getsockname())
     except OSError as error:
         raise OSError(
-            f"expected a loopback interface with the address {ADDRESS}, through which the processes "
-            f"of a job reach each other, got: {error}. As root: `ip link set lo up`, and `ip "
-            f"address add {ADDRESS}/8 dev lo` where it has no IPv4 address"
+            f"expected a loopback interface with the address {ADDRESS}, where the processes of a "
+            f"job meet, got: {error}. As root: `ip link set lo up`, and `ip address add "
+            f"{ADDRESS}/8 dev lo` where it has no IPv4 address"
         ) from error
 
 

@@ -183,6 +183,8 @@ def named_failures(
         else:
             with suppress(RuntimeError):  # without a store nobody can be told
                 report(store, rank, str(raised or error) or type(error).__name__)
+                # They cannot end by themselves, as all others do.
+                kill(store, stopped(store, [r for r in range(runtime.world_size) if r != rank]))
         if raised is None or raised is error:
             raise
         raise raised from error

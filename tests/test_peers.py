@@ -1,16 +1,15 @@
 """A failed collective names who does not answer; a failure of one's own is blamed on nobody."""
 
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 import torch.distributed as dist
+from processes import gone, stop
 from torch._C._distributed_c10d import HashStore
 
 from mbrec import peers
@@ -25,11 +24,6 @@ def failed_collective(text: str = GLOO) -> Exception:
     return dist.DistBackendError(text)
 
 
-@pytest.fixture
-def store() -> HashStore:
-    return HashStore()
-
-
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """A rank that does not answer is not waited for."""
@@ -40,36 +34,6 @@ def soon(monkeypatch):
 def rank(store: HashStore, number: int = 0, world_size: int = 2) -> Runtime:
     """This process as a rank, which no watch of its own ends."""
     return Runtime(number, world_size, world_size, torch.device("cpu"), store, 600, 600)
-
-
-@pytest.fixture
-def process(store, monkeypatch) -> Iterator[Callable[[int], subprocess.Popen]]:
-    """Starts a process that sleeps, as a rank which torchrun started beside this one."""
-    monkeypatch.setattr(os, "getppid", os.getpid)
-    started: list[subprocess.Popen] = []
-
-    def start(number: int) -> subprocess.Popen:
-        started.append(subprocess.Popen(["sleep", "600"]))
-        introduce(store, number)
-        text = store.get(f"process/{number}").decode()
-        store.set(f"process/{number}", text.replace(str(os.getpid()), str(started[-1].pid)))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.kill()
-        one.wait()
-
-
-def stop(process: subprocess.Popen) -> None:
-    """Stop a process, as a debugger or a full machine does, and wait until it is."""
-    process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-
-
-def gone(process: subprocess.Popen) -> None:
-    process.kill()
-    process.wait()
 
 
 class Gone(HashStore):

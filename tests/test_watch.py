@@ -1,16 +1,14 @@
 """A rank that cannot notice a failure of another one by itself is ended, with the reason."""
 
-import os
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from test_peers import gone, process, stop, store  # noqa: F401 - fixtures
+from processes import gone, stop
 from torch._C._distributed_c10d import HashStore
 
 from mbrec import peers, watch
@@ -57,7 +55,7 @@ class Watched:
         assert not self.ended.is_set()
 
 
-def test_a_failure_that_another_rank_has_reported_ends_a_rank_that_waits(store, capfd):  # noqa: F811
+def test_a_failure_that_another_rank_has_reported_ends_a_rank_that_waits(store, capfd):
     introduce(store, 1)
     watched = Watched(store)
     peers.report(store, 1, "part.parquet: row 7")
@@ -65,19 +63,19 @@ def test_a_failure_that_another_rank_has_reported_ends_a_rank_that_waits(store, 
     assert "rank 1 has failed: part.parquet: row 7" in capfd.readouterr().err
 
 
-def test_whoever_notices_it_by_itself_in_time_is_left_alone(store):  # noqa: F811
+def test_whoever_notices_it_by_itself_in_time_is_left_alone(store):
     introduce(store, 1)
     watched = Watched(store, patience_s=600)
     peers.report(store, 1, "part.parquet: row 7")
     watched.leaves_after(lambda: store.check(["heard/0"]))
 
 
-def test_a_rank_that_died_is_named(store, process):  # noqa: F811
+def test_a_rank_that_died_is_named(store, process):
     gone(process(1))
     assert Watched(store).ends() == "PeerFailure: rank 1 no longer answers: it has died"
 
 
-def test_a_rank_that_has_finished_first_has_not_died(store, process):  # noqa: F811
+def test_a_rank_that_has_finished_first_has_not_died(store, process):
     peer, polls = process(1), []
     store.set("left/1", "")
     gone(peer)
@@ -87,7 +85,7 @@ def test_a_rank_that_has_finished_first_has_not_died(store, process):  # noqa: F
     watched.leaves_after(lambda: len(polls) > 2)
 
 
-def test_a_rank_that_stays_stopped_is_ended_and_named(store, process):  # noqa: F811
+def test_a_rank_that_stays_stopped_is_ended_and_named(store, process):
     peer = process(1)
     stop(peer)
     told = Watched(store, timeout_s=0.1).ends()
@@ -95,7 +93,7 @@ def test_a_rank_that_stays_stopped_is_ended_and_named(store, process):  # noqa: 
     assert peer.wait(DEADLINE_S) == -9
 
 
-def test_who_is_to_blame_is_told_by_the_rank_that_knows(store):  # noqa: F811
+def test_who_is_to_blame_is_told_by_the_rank_that_knows(store):
     introduce(store, 1)
     watched = Watched(store)
     store.set("blamed", "rank 0 no longer answers: it took longer")

@@ -1,11 +1,8 @@
 """Runs a reader ahead of training: a thread, or worker processes."""
 
-import multiprocessing
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
@@ -70,7 +67,7 @@ class Loader:
             return prefetch(
                 iter(self.reader), pin_memory=self.pin_memory, interrupt=self._interrupt
             )
-        failures, sender = multiprocessing.Pipe(duplex=False)
+        failures = workers.Failures()
         try:
             batches = iter(
                 DataLoader(
@@ -78,7 +75,7 @@ class Loader:
                     batch_size=None,
                     num_workers=self.num_workers,
                     prefetch_factor=PREFETCHED_BATCHES,
-                    worker_init_fn=partial(workers.prepare, sender),
+                    worker_init_fn=failures.prepare_worker,
                 )
             )
         except OSError as error:  # its queues are in shared memory as well
@@ -87,13 +84,8 @@ class Loader:
             batches,
             pin_memory=self.pin_memory,
             interrupt=self._interrupt,
-            look=partial(_raise_reported, failures),
+            look=failures.raise_reported,
         )
-
-
-def _raise_reported(failures: Connection) -> None:
-    if failures.poll():
-        raise OSError(failures.recv_bytes().decode(errors="replace"))
 
 
 class _Failure:
@@ -119,7 +111,7 @@ def prefetch(
         depth: how many are read ahead.
         pin_memory: put them into page-locked memory.
         interrupt: checked while no batch comes.
-        look: called meanwhile; raises what the thread cannot notice.
+        look: called meanwhile and before each batch; raises what the thread cannot notice.
 
     Raises:
         Stalled: if no batch comes, and the job is asked to stop.
@@ -148,11 +140,15 @@ def _next(
 ) -> Batch | _Failure | None:
     while True:
         try:
-            return ready.get(timeout=POLL_S)
+            item = ready.get(timeout=POLL_S)
         except queue.Empty:
             look()
             if interrupt is not None and interrupt.wished():
                 raise Stalled from None
+        else:
+            # A batch that was lost is passed over in silence once its worker has ended.
+            look()
+            return item
 
 
 def _fill(

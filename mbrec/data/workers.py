@@ -1,11 +1,11 @@
 """What happens inside a reader process: whom it obeys, and what it does with a lost batch."""
 
+import multiprocessing
 import multiprocessing.queues
 import os
 import signal
 import threading
 from dataclasses import fields, is_dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 SHARED_MEMORY = "/dev/shm"
@@ -13,20 +13,35 @@ SHARED_MEMORY = "/dev/shm"
 _REPORT_BYTES = 2000
 
 
-def prepare(failures: Connection, worker: int) -> None:
-    """Make a reader process obey its rank alone, and report a batch that it cannot send.
+class Failures:
+    """What reader processes could not send to their rank."""
 
-    Args:
-        failures: takes what went wrong, in UTF-8.
-        worker: number of this process.
-    """
-    obey_parent_alone()
+    def __init__(self) -> None:
+        self._receiver, self._sender = multiprocessing.Pipe(duplex=False)
 
-    def report(error: Exception, item: Any) -> None:
-        failures.send_bytes(lost(error, item).encode()[:_REPORT_BYTES])
+    def prepare_worker(self, worker: int) -> None:
+        """Make this reader process obey its rank alone, and report a batch that it cannot send.
 
-    # The queue's thread would print the error and forget the batch, and the rank wait without end.
-    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(report)
+        Args:
+            worker: number of this process.
+        """
+        obey_parent_alone()
+
+        def report(error: Exception, item: Any) -> None:
+            self._sender.send_bytes(lost(error, item).encode()[:_REPORT_BYTES])
+
+        # The queue's thread would print the error and forget the batch: the rank would wait for it
+        # without end, or pass it over once the process has ended.
+        multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(report)
+
+    def raise_reported(self) -> None:
+        """Raise what a process has reported.
+
+        Raises:
+            OSError: if a batch is lost.
+        """
+        if self._receiver.poll():
+            raise OSError(self._receiver.recv_bytes().decode(errors="replace"))
 
 
 def obey_parent_alone() -> None:

@@ -53,10 +53,10 @@ def fit(data: str, run_folder: str, overrides: list[str], stall: dict[str, Any])
 
     def stalling(reader: ParquetReader) -> Iterator[Batch]:
         for number, batch in enumerate(whole(reader)):
-            if runtime.rank == stall["rank"] and reader is target.reader:
-                if number == stall["batches"]:
-                    stalls.touch()
-                    time.sleep(300)
+            here = runtime.rank == stall["rank"] and reader is target.reader
+            if here and number == stall["batches"]:
+                stalls.touch()
+                time.sleep(300)
             yield batch
 
     def ask() -> None:
