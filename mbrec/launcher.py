@@ -1,4 +1,4 @@
-"""torchrun that ends with the process that started it: `python -m mbrec.launcher [torchrun's arguments]`.
+"""torchrun that ends with the process that started it: `python -m mbrec.launcher [ARGUMENTS]`.
 
 A script that is killed cannot pass the signal on; its job would run on, unseen. Here torchrun takes
 the end of its parent for a SIGTERM: its processes save the run and end.
