@@ -8,7 +8,7 @@ import threading
 import time
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 # A terminal's Ctrl-C reaches each process, and torchrun passes it on at once: one wish, not two.
 PATIENCE_S = 2.0
@@ -34,10 +34,6 @@ class Store(Protocol):
 
     def compare_set(self, key: str, expected_value: str, desired_value: str) -> bytes:
         """Set a key that is not there; return what it holds then."""
-        ...
-
-    def clone(self) -> "Store":
-        """Return the same store on a connection of its own, for another thread."""
         ...
 
 
@@ -169,7 +165,8 @@ class Interrupt:
         if (store := self.store) is not None:
             with suppress(RuntimeError):  # the main thread meets a store that is gone
                 # The main thread may be using its own connection, or waiting for an answer.
-                store.clone().set(self._wish_key, self.wish)
+                own: Store = cast(Any, store).clone()  # torch's type stubs lack it
+                own.set(self._wish_key, self.wish)
 
     @property
     def _wish_key(self) -> str:

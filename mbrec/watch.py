@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from mbrec import peers
 from mbrec.errors import tell
@@ -44,7 +44,7 @@ class Watch:
         end: Callable[[int], object] = os._exit,
     ) -> None:
         # A thread that shared the main thread's connection would wait for its answers.
-        self._store = runtime.store.clone()
+        self._store: peers.Store = cast(Any, runtime.store).clone()  # torch's type stubs lack it
         self._rank = runtime.rank
         self._others = [rank for rank in range(runtime.world_size) if rank != runtime.rank]
         self._timeout_s, self._patience_s = runtime.timeout_s, runtime.patience_s

@@ -32,7 +32,8 @@ class Failures:
 
         # The queue's thread would print the error and forget the batch: the rank would wait for it
         # without end, or pass it over once the process has ended.
-        multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(report)
+        queue: Any = multiprocessing.queues.Queue
+        queue._on_queue_feeder_error = staticmethod(report)
 
     def raise_reported(self) -> None:
         """Raise what a process has reported.

@@ -51,9 +51,9 @@ def fit(data: str, run_folder: str, overrides: list[str], stall: dict[str, Any])
     whole = ParquetReader.__iter__
     target = trainer.loader if stall.get("loader") == "train" else trainer.evaluator._loader
 
-    def stalling(reader: ParquetReader) -> Iterator[Batch]:
-        for number, batch in enumerate(whole(reader)):
-            here = runtime.rank == stall["rank"] and reader is target.reader
+    def stalling(self: ParquetReader) -> Iterator[Batch]:
+        for number, batch in enumerate(whole(self)):
+            here = runtime.rank == stall["rank"] and self is target.reader
             if here and number == stall["batches"]:
                 stalls.touch()
                 time.sleep(300)
