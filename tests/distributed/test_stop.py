@@ -112,13 +112,9 @@ STALLS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.nightly)])
-def test_a_stalled_reader_does_not_keep_ranks_from_a_stop_at_the_same_step(
-    tiny_data, tmp_path, workers
-):
-    job = [*JOB, f"data.num_workers={workers}"]
+def test_a_stalled_reader_does_not_keep_ranks_from_a_stop_at_the_same_step(tiny_data, tmp_path):
     ranks = run_ranks(
-        stop_and_go_on, 2, tmp_path, str(tiny_data), str(tmp_path), job, list(STALLS.values())
+        stop_and_go_on, 2, tmp_path, str(tiny_data), str(tmp_path), JOB, list(STALLS.values())
     )
     for number, name in enumerate(STALLS):
         before = [rank[1 + 2 * number]["steps"] for rank in ranks]
