@@ -95,18 +95,7 @@ def stop_and_go_on(data: str, folder: str, overrides: list[str], stalls: list[di
 
 STALLS = {
     "the first batch": {"rank": 1, "loader": "train", "batches": 0, "asked": 0},
-    "amid training, another rank is asked": {
-        "rank": 1,
-        "loader": "train",
-        "batches": 9,
-        "asked": 0,
-    },
-    "amid training, the rank itself is asked": {
-        "rank": 0,
-        "loader": "train",
-        "batches": 10,
-        "asked": 0,
-    },
+    "amid training": {"rank": 1, "loader": "train", "batches": 9, "asked": 0},
     "amid an evaluation": {"rank": 1, "loader": "evaluation", "batches": 3, "asked": 0},
 }
 
