@@ -10,44 +10,50 @@ import torchrec
 
 import mbrec
 
-# Frames that call collectives, wait for them, or run a backward pass with collectives in it.
-_PLACES = tuple(
+_WITHOUT_PLACE = ("Application timeout caused pair closure", "Gloo connectFullMesh failed")
+# Files whose C++ calls are collectives, or waits for one.
+_COLLECTIVES = tuple(
     str(Path(str(package.__file__)).parent / below)
     for package, below in (
-        (torch, "distributed"),
-        (torch, "autograd/graph.py"),
-        (torchrec, "distributed"),
-        (mbrec, "balance"),
+        (torch, "distributed/distributed_c10d.py"),
+        (torchrec, "distributed/comm_ops.py"),
+        (mbrec, "balance/ranks.py"),
     )
 )
-# gloo's errors begin with their place in its source; c10d's waits have fixed beginnings.
-_BEGINNINGS = ("Gloo connectFullMesh", "Operation timed out!", "Wait timeout", "wait timeout")
+# Places whose C++ calls contain collectives and other operations: there gloo's text decides.
+_MIXED = tuple(
+    str(Path(str(package.__file__)).parent / below)
+    for package, below in (
+        (torch, "autograd/graph.py"),
+        (torch, "distributed"),
+        (torch, "nn/parallel"),
+        (torchrec, "distributed"),
+    )
+)
 
 
 def is_of_collective(error: BaseException) -> bool:
     """Return whether a collective has failed.
 
     The place decides: C++ code that `torch.distributed`, torchrec, the hook or the backward engine
-    called. Texts alone decide nothing: a reader's "timed out" concerns no other rank. Within these
-    places they tell gloo's errors, which are plain RuntimeErrors, from errors of other operations.
+    called. A text alone decides nothing: a reader's "timed out" concerns no other rank. gloo's
+    errors are plain RuntimeErrors, most of which begin with their place in its source.
     """
     if isinstance(error, dist.DistError):
         return True
-    if type(error) is not RuntimeError or not _was_called_by_a_collective(error.__traceback__):
+    if type(error) is not RuntimeError:
         return False
-    text = str(error)
-    return text.startswith(_BEGINNINGS) or "/gloo/" in text.partition("]")[0]
+    place, text = _caller_of_cpp(error.__traceback__), str(error)
+    of_gloo = "/gloo/" in text.partition("]")[0] or text.startswith(_WITHOUT_PLACE)
+    return place in _COLLECTIVES or (place.startswith(_MIXED) and of_gloo)
 
 
-def _was_called_by_a_collective(traceback: TracebackType | None) -> bool:
-    """Return whether the innermost frame belongs to a collective and called the code that failed.
-
-    A frame that raises an error itself is Python's: no C++ code has failed there.
-    """
+def _caller_of_cpp(traceback: TracebackType | None) -> str:
+    """Return the file that called the C++ code which failed; empty if Python raised the error."""
     if traceback is None:
-        return False
+        return ""
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     code = traceback.tb_frame.f_code
     called = dis.opname[code.co_code[traceback.tb_lasti]].startswith("CALL")
-    return called and code.co_filename.startswith(_PLACES)
+    return code.co_filename if called else ""
