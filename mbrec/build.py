@@ -188,10 +188,10 @@ def evaluator(
     interrupt: Interrupt | None = None,
 ) -> Evaluator:
     """Return what scores the model on a reader's rows."""
-    tasks = list(config.tasks)
+    tasks, interrupt = list(config.tasks), interrupt or Interrupt()
     return Evaluator(
         sharded.pipeline,
-        _loader(config, runtime, reader),
+        _loader(config, runtime, reader, interrupt),
         TaskMetrics(tasks, batch_size=reader.batch_size, device=runtime.device),
         OracleGap(tasks, device=runtime.device),
         LostIds(config.data.columns.lost_ids, device=runtime.device),
@@ -199,7 +199,7 @@ def evaluator(
         GroupedAuc(tasks, reader, group) if (group := config.monitor.group) else None,
         total_steps=reader.num_batches(config.data.num_workers),
         progress=config.monitor.progress and runtime.rank == 0,
-        interrupt=interrupt or Interrupt(),
+        interrupt=interrupt,
     )
 
 
@@ -236,7 +236,7 @@ def trainer(
         sharded.optimizer,
         optim.Warmup(sharded.optimizer, config.optimizer.warmup_steps),
         sharded.pipeline,
-        _loader(config, runtime, reader),
+        _loader(config, runtime, reader, interrupt),
         evaluator(config, runtime, sharded, evaluation, interrupt),
         _monitor(config, runtime, sharded.hook, reader, folder, saved.step if saved else 0),
         sharded.guard,
@@ -277,9 +277,12 @@ def _monitor(
     )
 
 
-def _loader(config: Config, runtime: distributed.Runtime, reader: ParquetReader) -> Loader:
+def _loader(
+    config: Config, runtime: distributed.Runtime, reader: ParquetReader, interrupt: Interrupt
+) -> Loader:
     return Loader(
         reader,
         num_workers=config.data.num_workers,
         pin_memory=runtime.device.type == "cuda",
+        interrupt=interrupt,
     )

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mbrec import config as configuration
+from mbrec import loopback
 from mbrec.errors import plain_errors
 from mbrec.model_settings import Boundary
 from mbrec.sweep import TABLE
@@ -150,6 +151,8 @@ def main() -> None:
     with plain_errors():
         from mbrec import sweep_plan
 
+        # Before torchrun starts processes that would wait for it.
+        loopback.require()
         swept = sweep_plan.without_flag(sys.argv[1:])
         folder = check(sys.argv[1:]) if swept is None else sweep_plan.plan(swept).folder
         if folder is not None:

@@ -5,12 +5,12 @@ Shapes: K tasks.
 
 import hashlib
 import os
+import secrets
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
 
 import torch
 import torch.distributed as dist
@@ -19,14 +19,20 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.rendezvous import rendezvous
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from mbrec import loopback
 from mbrec.balance.ranks import start_sum
 from mbrec.data.batch import Batch
+from mbrec.data.loader import Stalled
+from mbrec.peers import introduce
 
 # Part of the contract of `init_tables`: another size gives other tables.
 CHUNK_ROWS = 4096
 
 # Batches that the ranks vote on at a time; no more than a loader reads ahead.
 VOTED_BATCHES = 4
+
+# A rank that is in a collective notices a failed peer by itself within this time.
+PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,10 @@ class Runtime:
         world_size: processes in all.
         local_world_size: those on this machine.
         device: of this process.
-        store: that all processes share.
+        store: that all processes share; empty when the processes start.
+        timeout_s: for a rank that does not answer.
+        patience_s: after a failure of another rank, until this process is ended if it has not
+            noticed it by itself.
     """
 
     rank: int
@@ -46,6 +55,8 @@ class Runtime:
     local_world_size: int
     device: torch.device
     store: Store
+    timeout_s: float = 600
+    patience_s: float = PATIENCE_S
 
 
 def start(*, timeout_s: int = 600, store: Store | None = None) -> Runtime:
@@ -56,10 +67,16 @@ def start(*, timeout_s: int = 600, store: Store | None = None) -> Runtime:
 
     Args:
         timeout_s: for a rank that does not answer.
-        store: that the processes find each other in; default: `shared_store`.
+        store: that the processes find each other in, if this job is one of several in the same
+            processes; default: `shared_store`.
+
+    Raises:
+        OSError: if the loopback interface is needed and is not there.
     """
     cuda = torch.cuda.is_available()
     rank, world_size, local_world_size = place()
+    # After a job that fails its processes are still needed for the next one.
+    patience_s = PATIENCE_S if store is None else timeout_s
     if local_world_size == world_size and sys.platform == "linux":
         # On one machine no other interface is needed, and none is listened on.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -69,6 +86,8 @@ def start(*, timeout_s: int = 600, store: Store | None = None) -> Runtime:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
+        if os.environ.get("GLOO_SOCKET_IFNAME") == "lo":
+            loopback.require()
         timeout = timedelta(seconds=timeout_s)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
@@ -77,8 +96,20 @@ def start(*, timeout_s: int = 600, store: Store | None = None) -> Runtime:
             rank=rank,
             world_size=world_size,
         )
-    store = dist.distributed_c10d._get_default_store()
-    return Runtime(dist.get_rank(), dist.get_world_size(), local_world_size, device, store)
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    store = _unused_part(dist.distributed_c10d._get_default_store())
+    introduce(store, rank)
+    return Runtime(rank, world_size, local_world_size, device, store, timeout_s, patience_s)
+
+
+def _unused_part(store: Store) -> Store:
+    """Return a part of a store, the same on every rank, that nothing has been written to.
+
+    What processes that a restart has ended wrote there, such as a failure, concerns no others.
+    """
+    chosen = [secrets.token_hex(8)]
+    dist.broadcast_object_list(chosen, src=0)
+    return PrefixStore(chosen[0], store)
 
 
 def place() -> tuple[int, int, int]:
@@ -148,6 +179,9 @@ class Lockstep:
     runs ahead, so that nobody waits for it. A rank without a batch gets one of padding; no row is
     lost, no rank waits for one that has left. Each batch goes on with the global counts.
 
+    A rank whose reader stalls when the job is asked to stop votes for it, and all ranks stop before
+    the same batch.
+
     Args:
         batches: this rank's batches.
         padding: makes a batch of padding rows.
@@ -155,6 +189,7 @@ class Lockstep:
 
     Attributes:
         exhausted: True once no rank has a batch left; False after a stop at the limit.
+        stopped: True once the job was asked to stop and a rank's next batch does not come.
     """
 
     def __init__(
@@ -169,7 +204,8 @@ class Lockstep:
         self._left = limit
         self._ready: deque[Batch] = deque()
         self._voted: tuple[list[Batch], Callable[[], torch.Tensor]] | None = None
-        self.exhausted = False
+        self._stalled = False
+        self.exhausted = self.stopped = False
 
     def __iter__(self) -> "Lockstep":
         return self
@@ -189,27 +225,43 @@ class Lockstep:
         self._voted = self._vote()
         batches, answer = voted
         for batch, row in zip(batches, answer().view(len(batches), -1), strict=True):
-            if row[0] == 0:
-                self.exhausted = True
+            stop, have = row[:2].tolist()
+            self.stopped = stop > 0
+            self.exhausted = not have and not stop
+            if self.stopped or self.exhausted:
                 break
-            counts_K, positives_K = row[1:].chunk(2)
+            counts_K, positives_K = row[2:].chunk(2)
             batch.counts_K.copy_(counts_K)
             batch.positives_K.copy_(positives_K)
             self._ready.append(batch)
-        if self.exhausted and self._voted is not None:
+        if (self.stopped or self.exhausted) and self._voted is not None:
             self._voted[1]()  # every rank voted once more; no answer may be left behind
             self._voted, self._left = None, 0
 
     def _vote(self) -> tuple[list[Batch], Callable[[], torch.Tensor]] | None:
         size = VOTED_BATCHES if self._left is None else min(VOTED_BATCHES, self._left)
-        if self.exhausted or not size:
+        if self.exhausted or self.stopped or not size:
             return None
         if self._left is not None:
             self._left -= size
-        found = list(islice(self._batches, size))
+        found = self._read(size)
         batches = found + [self._padding() for _ in range(size - len(found))]
-        have_n1 = (torch.arange(size) < len(found)).double()[:, None]
+        have_n = torch.arange(size) < len(found)
+        stop_n = ~have_n & self._stalled
+        votes_n2 = torch.stack([stop_n, have_n], dim=1).double()
         counts_nK = torch.stack([batch.counts_K for batch in batches])
         positives_nK = torch.stack([batch.positives_K for batch in batches])
-        told = torch.cat([have_n1, counts_nK, positives_nK], dim=1)
+        told = torch.cat([votes_n2, counts_nK, positives_nK], dim=1)
         return batches, start_sum(told.flatten())
+
+    def _read(self, size: int) -> list[Batch]:
+        """Return the next batches; fewer at the end, or if the reader stalls at a stop."""
+        found: list[Batch] = []
+        try:
+            while not self._stalled and len(found) < size:
+                found.append(next(self._batches))
+        except StopIteration:
+            pass
+        except Stalled:
+            self._stalled = True
+        return found

@@ -120,6 +120,8 @@ class Evaluator:
                 try:
                     yield self._pipeline.progress(lockstep)
                 except StopIteration:
+                    if lockstep.stopped:
+                        self._interrupt.stop()
                     return
         finally:
             batches.close()

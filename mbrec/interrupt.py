@@ -3,9 +3,12 @@
 import itertools
 import os
 import signal
+import socket
+import threading
 import time
+from contextlib import suppress
 from types import FrameType
-from typing import Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 # A terminal's Ctrl-C reaches each process, and torchrun passes it on at once: one wish, not two.
 PATIENCE_S = 2.0
@@ -25,6 +28,10 @@ class Store(Protocol):
         """Return the value of a key, once it is there."""
         ...
 
+    def set(self, key: str, value: str) -> None:
+        """Set a key."""
+        ...
+
     def compare_set(self, key: str, expected_value: str, desired_value: str) -> bytes:
         """Set a key that is not there; return what it holds then."""
         ...
@@ -41,6 +48,9 @@ class Interrupt:
     no rank can have passed, since every step waits for all ranks. Looking there costs a fiftieth of
     what a collective does.
 
+    A rank that waits for a batch which does not come reaches no tick. It asks `wished`, and all
+    ranks stop before that batch: see `mbrec.distributed.Lockstep`.
+
     Args:
         store: of the process group; None where there is one rank.
 
@@ -54,6 +64,7 @@ class Interrupt:
         self._renewed = 0
         self._tick = 0
         self._reason: str | None = None
+        self._heard = False
         self._since = 0.0
         self._agreed: tuple[int, str] | None = None
 
@@ -62,15 +73,28 @@ class Interrupt:
         """Why this rank would stop; empty where it would not."""
         return self._reason or ""
 
+    @property
+    def stopping(self) -> bool:
+        """Whether this rank knows of a wish to stop, its own or another one's."""
+        return self._heard or self._reason is not None or self._agreed is not None
+
+    def wished(self) -> bool:
+        """Return whether any rank wishes to stop; for a rank that waits for something."""
+        if not self.stopping and self.store is not None:
+            self._heard = self.store.check([self._wish_key])
+        return self.stopping
+
     def renew(self, store: Store | None) -> None:
         """Begin another job, in another process group; a wish that was not followed is kept.
 
         Args:
             store: of that group; None where there is one rank.
         """
-        self.store, self._tick, self._agreed = store, 0, None
+        self.store, self._tick, self._agreed, self._heard = store, 0, None, False
         self._renewed += 1
         self._key = f"{self._key.partition(' ')[0]} {self._renewed}"
+        if self._reason is not None and store is not None:
+            store.set(self._wish_key, self._reason)
 
     def request(self, reason: str) -> None:
         """Ask all ranks to stop; may be called from a signal handler or another thread."""
@@ -99,17 +123,54 @@ class Interrupt:
         if self._agreed is not None and self._tick >= self._agreed[0]:
             raise Interrupted(self._agreed[1])
 
+    def stop(self) -> NoReturn:
+        """Stop here; every rank calls it between the same steps.
+
+        Raises:
+            Interrupted: always.
+        """
+        if self._reason is None and self.store is not None and self.store.check([self._wish_key]):
+            raise Interrupted(self.store.get(self._wish_key).decode())
+        raise Interrupted(self._reason or "another rank's wish")
+
     def install(self) -> None:
-        """Take SIGTERM and SIGINT as wishes; a second one, a while later, ends at once."""
+        """Take SIGTERM and SIGINT as wishes; a second one, a while later, ends at once.
+
+        Python handles a signal when the main thread runs Python, which a collective that waits for
+        another rank may keep it from. So a thread receives the signals as well.
+        """
+        receiver, sender = socket.socketpair()
+        sender.setblocking(False)
+        threading.Thread(target=self._listen, args=[receiver], name="signals", daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
+        signal.set_wakeup_fd(sender.detach(), warn_on_full_buffer=False)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.request(signal.Signals(number).name)
+
+    def _listen(self, receiver: socket.socket) -> None:
+        while numbers := receiver.recv(64):
+            for number in numbers:
+                # A process that has others is told of their ends in the same way.
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    self._receive(number)
+
+    def _receive(self, number: int) -> None:
         now = time.monotonic()
         if self._since and now - self._since > PATIENCE_S:
             os._exit(128 + number)
         self._since = self._since or now
         self.request(signal.Signals(number).name)
+        if (store := self.store) is not None:
+            with suppress(RuntimeError):  # the main thread meets a store that is gone
+                # The main thread may be using its own connection, or waiting for an answer.
+                own: Store = cast(Any, store).clone()  # torch's type stubs lack it
+                own.set(self._wish_key, self.wish)
+
+    @property
+    def _wish_key(self) -> str:
+        return f"{self._key} wish"
 
 
 def _parse(value: bytes) -> tuple[int, str]:

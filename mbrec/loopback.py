@@ -22,6 +22,7 @@ NAME = "mbrec-loopback"
 ADDRESS = "127.0.0.1"
 ENDPOINT = f"{ADDRESS}:0"
 _TIMEOUT_S = 600
+_CONNECT_S = 5.0
 
 
 class LoopbackRendezvous:
@@ -91,6 +92,7 @@ def create(parameters: "RendezvousParameters") -> LoopbackRendezvous:
 
     Raises:
         ValueError: if the job has more than one node, or another endpoint.
+        OSError: if the machine has no loopback interface.
     """
     if parameters.max_nodes != 1:
         raise ValueError(
@@ -102,8 +104,29 @@ def create(parameters: "RendezvousParameters") -> LoopbackRendezvous:
             f"expected --rdzv-endpoint {ENDPOINT}, a free port of this machine, with "
             f"--rdzv-backend {NAME}, got {parameters.endpoint}"
         )
+    require()
     timeout_s = parameters.get_as_int("timeout", _TIMEOUT_S)
     return LoopbackRendezvous(parameters.run_id, timeout_s or _TIMEOUT_S)
+
+
+def require() -> None:
+    """Check that processes of this machine can reach each other.
+
+    Raises:
+        OSError: at once, with what is missing; a job would wait for it for minutes.
+    """
+    try:
+        with socket.socket() as listener, socket.socket() as caller:
+            listener.bind((ADDRESS, 0))
+            listener.listen()
+            caller.settimeout(_CONNECT_S)
+            caller.connect(listener.getsockname())
+    except OSError as error:
+        raise OSError(
+            f"expected a loopback interface with the address {ADDRESS}, where the processes of a "
+            f"job meet, got: {error}. As root: `ip link set lo up`, and `ip address add "
+            f"{ADDRESS}/8 dev lo` where it has no IPv4 address"
+        ) from error
 
 
 def handler() -> "Callable[[RendezvousParameters], LoopbackRendezvous]":

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from mbrec import distributed
 from mbrec.config import Config
 from mbrec.data import manifest, stored, verify, windows
@@ -16,6 +14,7 @@ from mbrec.data.files import Store, open_store
 from mbrec.data.identity import Content
 from mbrec.data.parquet import ParquetReader
 from mbrec.data.schema import Order
+from mbrec.peers import after_rank_0
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +36,13 @@ def data_folder(config: Config, runtime: distributed.Runtime, *, write_it: bool 
             f"expected the synthetic data set of the run, {folder}; `python -m "
             "mbrec.data.synthetic` writes it"
         )
-    if runtime.rank == 0 and not folder.exists():
-        log.info("writing %s synthetic rows to %s", f"{settings.rows:,}", folder)
-        write(settings, folder, progress=config.monitor.progress)
-    dist.barrier()
+
+    def write_once() -> None:
+        if not folder.exists():
+            log.info("writing %s synthetic rows to %s", f"{settings.rows:,}", folder)
+            write(settings, folder, progress=config.monitor.progress)
+
+    after_rank_0(runtime.store, runtime.rank, f"writing {folder}", write_once)
     return str(folder)
 
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from mbrec import check, sweep_plan
 from mbrec.errors import plain_errors
 from mbrec.interrupt import Interrupt, Interrupted
+from mbrec.status import RESUMABLE_EXIT_CODE
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from mbrec.build import Sharded
@@ -64,20 +65,19 @@ def train_one(
 
     Raises:
         Interrupted: on every rank, once the run is saved.
-        ConnectionError: if another rank has failed, and this one not.
+        PeerFailure: if another rank has failed, and this one not.
     """
     import torch.distributed as dist
 
     from mbrec import resume, run_lock
-    from mbrec.peers import introduce, named_failures
+    from mbrec.peers import named_failures
     from mbrec.status import Status
 
     interrupt.renew(runtime.store if runtime.world_size > 1 else None)
-    introduce(runtime.store, runtime.rank)
     folder = resume.run_folder(config, runtime)
     status = Status(folder, runtime.rank)
     metrics, stopped = {}, ""
-    named = named_failures(runtime.store, runtime.rank, runtime.world_size)
+    named = named_failures(runtime, last_words=lambda why: status.write("failed", reason=why))
     with run_lock.released_after(folder), status.of_failure(), named:
         try:
             metrics = _fit(config, overrides, runtime, folder, interrupt, status)
@@ -94,8 +94,6 @@ def train_one(
 
 def _leave_resumable() -> None:
     """End so that a scheduler starts the same command again."""
-    from mbrec.status import RESUMABLE_EXIT_CODE
-
     # torchrun would start a process again that does not end with 0.
     if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
         raise SystemExit(RESUMABLE_EXIT_CODE)
@@ -175,7 +173,7 @@ def sweep(plan: sweep_plan.Plan) -> None:
     Raises:
         SystemExit: with status 75, if it was asked to stop and the same command goes on; with 1,
             if a job has failed.
-        ConnectionError: if a rank is gone, and with it the sweep.
+        TurnsOver: if a rank is gone, and with it the sweep.
     """
     configure_log(plan.hydra.job_logging, plan.hydra.verbose)
     interrupt = Interrupt()
@@ -209,18 +207,24 @@ def main() -> None:
         else:
             with plain_errors():
                 sweep(plan)
-    except SystemExit:
-        end_processes()
+    except SystemExit as ended:
+        end_processes(failed=ended.code not in (None, 0, RESUMABLE_EXIT_CODE))
         raise
     end_processes()
 
 
-def end_processes() -> None:
-    """Leave the process group, if this process ever joined one."""
+def end_processes(*, failed: bool = False) -> None:
+    """Leave the process group, if this process ever joined one; after a failure, end at once.
+
+    Ranks that wait in a collective for one that has failed never come to leave the group.
+    """
     if "torch" in sys.modules:
         import torch.distributed as dist
 
         if dist.is_initialized():
+            if failed:
+                sys.stdout.flush()
+                os._exit(1)
             # A model is a cycle that holds its groups: one that is left when the interpreter ends
             # can crash gloo's threads, which then look for it.
             gc.collect()

@@ -1,7 +1,7 @@
 """The training loop. It knows no task, balancer or column by name."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -140,15 +140,16 @@ class Trainer:
         if not self._taken and not self._resumed:
             raise ValueError("expected at least one batch of training rows in an epoch, got none")
 
-    def train(
-        self, segment: Iterator[Batch], look: Callable[[Outputs], object] | None = None
-    ) -> None:
+    def train(self, segment: Lockstep, look: Callable[[Outputs], object] | None = None) -> None:
         """Train on a segment's batches, on every rank equally many; the pipeline is empty after.
 
         Args:
             segment: the batches.
             look: takes what a step leaves, in place of the monitor, the explosion guard and the
                 keeper.
+
+        Raises:
+            Interrupted: on every rank after the same step.
         """
         look = look or self._look_at
         while True:
@@ -158,6 +159,8 @@ class Trainer:
             try:
                 outputs = self.pipeline.progress(segment)
             except StopIteration:
+                if segment.stopped:
+                    self.interrupt.stop()
                 return
             self.step += 1
             self._taken += 1

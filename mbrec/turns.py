@@ -17,10 +17,11 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from mbrec import distributed
+from mbrec.collective_errors import is_of_collective
 from mbrec.distributed import Runtime
 from mbrec.errors import tell
 from mbrec.interrupt import Interrupt, Interrupted
-from mbrec.peers import dead, introduce, is_of_collective
+from mbrec.peers import PeerFailure, dead, introduce
 
 T = TypeVar("T")
 
@@ -147,7 +148,7 @@ class Turns:
         except Exception as error:
             tell(error)
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            another = isinstance(error, ConnectionError) or is_of_collective(error)
+            another = isinstance(error, PeerFailure) or is_of_collective(error)
             return _End("failed", reason, own=not another), None
 
     def _tell(self, store: Store, end: _End) -> None:

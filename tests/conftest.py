@@ -2,12 +2,14 @@
 
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch._C._distributed_c10d import HashStore
 
 # Two processes of a distributed test share two cores with the test itself.
 torch.set_num_threads(1)
@@ -103,6 +105,35 @@ def figure(request: pytest.FixtureRequest):
         FIGURES.setdefault(row, {}).update(values)
 
     return note
+
+
+@pytest.fixture
+def store() -> HashStore:
+    """An empty store, as ranks share one."""
+    return HashStore()
+
+
+@pytest.fixture
+def process(
+    store: HashStore, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[int], "subprocess.Popen[bytes]"]]:
+    """Starts a process that sleeps, as a rank which torchrun started beside this one."""
+    from mbrec.peers import introduce
+
+    monkeypatch.setattr(os, "getppid", os.getpid)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(number: int) -> "subprocess.Popen[bytes]":
+        started.append(subprocess.Popen(["sleep", "600"]))
+        introduce(store, number)
+        text = store.get(f"process/{number}").decode()
+        store.set(f"process/{number}", text.replace(str(os.getpid()), str(started[-1].pid)))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+        one.wait()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

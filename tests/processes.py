@@ -130,3 +130,15 @@ def parent_of(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (FileNotFoundError, ProcessLookupError):
         return 0
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """Stop a process of this one, as SIGSTOP does, and wait until it is."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+
+
+def gone(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a process of this one, and wait for its end."""
+    process.kill()
+    process.wait()

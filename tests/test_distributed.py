@@ -1,5 +1,9 @@
 """Tables do not depend on the plan; ranks stay in lockstep on uneven data."""
 
+import sys
+from pathlib import Path
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,12 +11,11 @@ from jobs import compose, gather, parameters
 from ranks import run_ranks
 from torchrec.distributed.types import ShardingType
 
+from mbrec import loopback
 from mbrec.distributed import CHUNK_ROWS, _table_rows
 
 
 def tables(data: str, kinds: list[ShardingType]):
-    from pathlib import Path
-
     from mbrec import build, distributed, sharding
 
     config = compose(Path(data), "trainer.global_batch_size=64")
@@ -87,3 +90,51 @@ def test_a_rank_without_any_batch_takes_part(tmp_path):
 def test_a_limit_ends_a_segment_on_all_ranks(tmp_path):
     first, second = run_ranks(uneven, 2, tmp_path, [1, 3], 2)
     assert first == second == ([[11.0, 2.0], [10.0, 1.0]], False)
+
+
+def write_slowly(data: str) -> str:
+    """On rank 0, write a data set for longer than a collective waits; return where it is."""
+    import time
+
+    from mbrec import distributed, sources
+    from mbrec.data.synthetic import files
+
+    runtime = distributed.start(timeout_s=1)
+    write = files.write
+
+    def slowly(*args, **options):
+        time.sleep(2.5)
+        write(*args, **options)
+
+    files.write = slowly
+    return sources.data_folder(compose(Path(data)), runtime)
+
+
+def test_ranks_wait_for_data_that_are_written_for_longer_than_a_collective_may_take(tmp_path):
+    first, second = run_ranks(write_slowly, 2, tmp_path, str(tmp_path / "data"), group=False)
+    assert first == second
+    assert (Path(first) / "world.json").exists()
+
+
+def test_what_an_earlier_start_of_the_processes_has_written_concerns_no_later_one(tmp_path):
+    first, second = run_ranks(start_twice, 2, tmp_path, group=False)
+    assert first is second is False
+
+
+def start_twice() -> bool:
+    """Whether a failure that a first start has reported is known in a second; not so the ranks."""
+    from mbrec import distributed, peers
+
+    peers.report(distributed.start(timeout_s=30).store, 0, "of before")
+    store = distributed.start(timeout_s=30).store
+    store.wait([f"process/{rank}" for rank in range(2)])
+    return store.check(["failure"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system may have that address")
+def test_a_machine_without_loopback_is_told(monkeypatch):
+    monkeypatch.setattr(loopback, "ADDRESS", "192.0.2.1")  # of documents, and of no machine
+    with pytest.raises(OSError, match=r"expected a loopback interface with the address 192\.0\.2"):
+        loopback.require()
+    monkeypatch.undo()
+    loopback.require()

@@ -25,6 +25,12 @@ class Shared:
     def get(self, key: str) -> bytes:
         return self.values[key]
 
+    def set(self, key: str, value: str) -> None:
+        self.values[key] = value.encode()
+
+    def clone(self) -> "Shared":
+        return self
+
     def compare_set(self, key: str, expected_value: str, desired_value: str) -> bytes:
         assert expected_value == ""
         return self.values.setdefault(key, desired_value.encode())
@@ -120,17 +126,73 @@ def test_a_signal_is_a_wish(number):
         with pytest.raises(Interrupted, match=signal.Signals(number).name):
             interrupt.check()
     finally:
+        signal.set_wakeup_fd(-1)
         for n, handler in before.items():
             signal.signal(n, handler)
 
 
-def test_a_second_signal_a_while_later_ends_the_process_at_once():
-    code = (
-        "import os, signal, mbrec.interrupt as m; m.PATIENCE_S = -1.0; i = m.Interrupt(); "
-        "i.install(); os.kill(os.getpid(), 15); os.kill(os.getpid(), 15); print('still there')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+# The main thread waits in C for good, as in a collective that another rank never comes to: Python
+# handles no signal in it. A thread sends what the test says, and what `printed` says shows.
+IN_C = """
+import ctypes, os, threading, time
+import mbrec.interrupt as m
+{before}
+interrupt = m.Interrupt({store})
+interrupt.install()
+def others():
+    os.kill(os.getpid(), 15)
+    {then}
+threading.Thread(target=others, daemon=True).start()
+mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+lock(mutex), lock(mutex)
+"""
+
+
+def in_c(**parts: str) -> "subprocess.CompletedProcess[str]":
+    parts = {"before": "", "store": "", "then": "", **parts}
+    command = [sys.executable, "-c", IN_C.format(**parts)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_a_second_signal_a_while_later_ends_the_process_at_once_wherever_it_is():
+    done = in_c(before="m.PATIENCE_S = 0.1", then="time.sleep(0.3); os.kill(os.getpid(), 15)")
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "")
+
+
+def test_other_ranks_learn_of_a_signal_to_a_rank_that_waits_for_them_in_a_collective():
+    store = """
+class Store:
+    def clone(self):
+        return self
+    def set(self, key, value):
+        print(key, value, flush=True)
+        os._exit(0)
+"""
+    done = in_c(before=store, store="Store()")
+    assert (done.returncode, done.stdout) == (0, "interrupt/0 wish SIGTERM\n")
+
+
+def test_a_rank_that_waits_hears_of_the_wish_of_another_before_any_tick():
+    first, second = ranks(2)
+    assert not second.wished()
+    assert not second.stopping
+    first.request("SIGTERM")
+    first._receive(signal.SIGTERM)
+    assert first.wished()
+    assert second.wished()
+    assert second.stopping
+    for interrupt in (first, second):
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            interrupt.stop()
+
+
+def test_a_wish_that_is_kept_for_the_next_job_is_known_to_its_ranks_before_any_tick():
+    first, second = ranks(2)
+    first.request("SIGTERM")
+    for interrupt in (first, second):
+        interrupt._key, interrupt._renewed = "a", 0
+        interrupt.renew(first.store)
+    assert second.wished()
 
 
 def test_a_wish_may_come_from_another_thread():

@@ -164,7 +164,7 @@ def test_training_starts_the_processes_asked_for_with_the_arguments_given(train)
     assert started[0] == "setup"
     assert started[1] == "-m mbrec.check run.name=a b"
     assert started[2:] == [
-        "-m torch.distributed.run --rdzv-backend mbrec-loopback --rdzv-endpoint 127.0.0.1:0 "
+        "-m mbrec.launcher --rdzv-backend mbrec-loopback --rdzv-endpoint 127.0.0.1:0 "
         "--nproc-per-node 3 --max-restarts 0 -m mbrec.train run.name=a b",
     ]
 

@@ -88,8 +88,8 @@ def start(module: str, arguments: Sequence[str], folder: Path, *, processes: int
         KeyboardInterrupt: if the processes were asked to stop.
         ValueError: if they failed.
     """
-    command = [sys.executable, "-m", "torch.distributed.run"]
-    # torchrun --standalone would listen on all interfaces.
+    # torchrun, which ends with this process; --standalone would listen on all interfaces.
+    command = [sys.executable, "-m", "mbrec.launcher"]
     command += ["--rdzv-backend", "mbrec-loopback", "--rdzv-endpoint", "127.0.0.1:0"]
     command += ["--nproc-per-node", str(processes), "-m", module, *arguments]
     console = folder / "console.log"

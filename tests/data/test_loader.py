@@ -5,6 +5,7 @@ import multiprocessing
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any, cast
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from mbrec.data.batch import Batch
-from mbrec.data.loader import Loader, prefetch
+from mbrec.data.loader import Loader, Stalled, prefetch
 from mbrec.data.schema import Order
 
 pytestmark = pytest.mark.usefixtures("small_slices")
@@ -204,7 +205,7 @@ def test_bad_row_is_reported_to_the_consumer(new_log: Any, workers: int, workers
     assert not readers()
     # The traceback keeps the workers, in a cycle; left to the garbage collector they take 5 s.
     for frame, _ in traceback.walk_tb(caught.value.__traceback__):
-        if workers and frame.f_code.co_name == "fill":
+        if workers and frame.f_code.co_name == "_fill":
             frame.f_locals["batches"]._shutdown_workers()
     assert not workers_left()
 
@@ -217,3 +218,62 @@ def test_closing_early_stops_the_worker_processes(new_log: Any, workers_left: An
     batches.close()
     assert not workers_left()
     assert not readers()
+
+
+# Stops and losses
+
+
+class Wished:
+    """A wish to stop, as the ranks of a job have it."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+
+    def wished(self) -> bool:
+        return self.stopping
+
+
+def test_a_reader_that_stalls_is_given_up_at_a_stop_and_not_waited_for() -> None:
+    wish, goes_on = Wished(), threading.Event()
+
+    def stalling() -> Iterator[int]:
+        yield 1
+        assert goes_on.wait(PATIENCE)
+
+    batches = prefetch(numbers(stalling()), interrupt=wish)
+    assert next(batches) == 1
+    wish.stopping = True
+    with pytest.raises(Stalled):
+        next(batches)
+    assert readers(), "expected the reader in its last read"
+    assert next(batches, None) is None
+    goes_on.set()
+    for thread in readers():
+        thread.join(PATIENCE)
+    assert not readers()
+
+
+def test_a_wish_to_stop_takes_no_batch_away_that_is_there() -> None:
+    wish = Wished()
+    wish.stopping = True
+    assert list(prefetch(numbers(range(20)), interrupt=wish)) == list(range(20))
+
+
+@pytest.mark.parametrize("lost", ["the first", "all"])
+def test_a_batch_that_a_worker_cannot_send_is_an_error_and_not_passed_over(
+    log: Any, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    first = log.rows_of(next(iter(log.batches(workers=2))))
+
+    def send(batch: Batch) -> Any:
+        if lost == "all" or log.rows_of(batch) == first:
+            raise OSError(28, "No space left on device")
+        return Batch, tuple(getattr(batch, field.name) for field in fields(batch))
+
+    monkeypatch.setattr(Batch, "__reduce__", send)
+    batches = iter(Loader(log.reader(), num_workers=2))
+    told = r"expected to send a batch of [\d,]+ bytes .* shared memory, got: .*No space left"
+    with pytest.raises(OSError, match=told) as caught:
+        list(batches)
+    assert "--shm-size" in str(caught.value)
+    assert "data.num_workers=0" in str(caught.value)

@@ -1,0 +1,113 @@
+"""Ends a process whose peers have failed and which cannot notice it by itself.
+
+With gloo a rank in a collective notices at once that another one is gone: its connection closes.
+With NCCL it waits inside a read from the device, and a rank that waits for a batch is in no
+collective at all. So each rank has a thread, independent of the backend, that hears in the store
+of failures which others have reported, and sees the processes of this machine die.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+
+from mbrec import peers
+from mbrec.errors import tell
+
+if TYPE_CHECKING:
+    from mbrec.distributed import Runtime
+
+POLL_S = 0.25
+
+
+class Watch:
+    """Looks after the other ranks while it is used as a context.
+
+    A failure is left to the main thread for `runtime.patience_s` seconds. If it has not left the
+    context by then, the process ends with status 1 and the reason.
+
+    Args:
+        runtime: this process.
+        last_words: called with the reason, before the end.
+        end: ends the process.
+    """
+
+    def __init__(
+        self,
+        runtime: "Runtime",
+        *,
+        last_words: Callable[[str], None] | None = None,
+        end: Callable[[int], object] = os._exit,
+    ) -> None:
+        # A thread that shared the main thread's connection would wait for its answers.
+        self._store: peers.Store = cast(Any, runtime.store).clone()  # torch's type stubs lack it
+        self._rank = runtime.rank
+        self._others = [rank for rank in range(runtime.world_size) if rank != runtime.rank]
+        self._timeout_s, self._patience_s = runtime.timeout_s, runtime.patience_s
+        self._last_words, self._end = last_words, end
+        self._stopped_since: dict[int, float] = {}
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._left.set()
+
+    def _run(self) -> None:
+        while not self._left.wait(POLL_S):
+            try:
+                trouble = self._trouble()
+            except RuntimeError:
+                trouble = "torchrun no longer answers, or the rank 0 whose store the ranks share"
+            if trouble is not None:
+                break
+        else:
+            return
+        if self._left.wait(self._patience_s):
+            return
+        with suppress(RuntimeError):
+            trouble = self._known() or trouble
+        tell(peers.PeerFailure(trouble))
+        if self._last_words is not None:
+            self._last_words(f"{peers.PeerFailure.__name__}: {trouble}")
+        sys.stdout.flush()
+        self._end(1)
+
+    def _trouble(self) -> str | None:
+        """Return what is wrong with the job, if anything is."""
+        if self._store.check(["failure"]):
+            self._store.set(f"heard/{self._rank}", "")
+            return self._known() or "another rank no longer answers"
+        gone = [r for r in peers.dead(self._store, self._others) if not self._has_left(r)]
+        if gone:
+            return f"rank {', '.join(map(str, gone))} no longer answers: it has died"
+        if hung := self._hung():
+            peers.kill(self._store, hung)
+            names = ", ".join(map(str, hung))
+            return f"rank {names} no longer answers: it was stopped for {self._timeout_s} s"
+        return None
+
+    def _known(self) -> str:
+        if text := peers.reported(self._store, self._others):
+            return text
+        return self._store.get("blamed").decode() if self._store.check(["blamed"]) else ""
+
+    def _has_left(self, rank: int) -> bool:
+        return self._store.check([f"left/{rank}"]) or self._store.check([f"failed/{rank}"])
+
+    def _hung(self) -> list[int]:
+        now = time.monotonic()
+        still = peers.stopped(self._store, self._others)
+        self._stopped_since = {rank: self._stopped_since.get(rank, now) for rank in still}
+        return [r for r, since in self._stopped_since.items() if now - since > self._timeout_s]
