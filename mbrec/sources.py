@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from mbrec import distributed
 from mbrec.config import Config
 from mbrec.data import manifest, stored, verify, windows
