@@ -5,7 +5,9 @@ import torch
 from jobs import gather, train
 from ranks import run_ranks
 
-# The claim: 200 steps under TrainPipelineSparseDist with Adam at 1e-3, data.order=exact.
+# The claim: 200 steps under TrainPipelineSparseDist with Adam at 1e-3, data.order=exact. One epoch:
+# seven epochs over few rows learn them by heart (NE 1.34), and there rounding grows tenfold in 16
+# steps for some seeds, whatever reads the rows.
 STEPS = 200
 JOB = [
     f"trainer.steps={STEPS}",
@@ -13,6 +15,7 @@ JOB = [
     "optimizer.dense_lr=0.001",
     "data.order=exact",
     "data.shuffle_rows=2048",
+    "data.synthetic.rows=60000",
     "data.synthetic.rows_per_shard=1024",
 ]
 
