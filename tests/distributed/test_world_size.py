@@ -6,9 +6,9 @@ from jobs import gather, train
 from ranks import run_ranks
 
 # The claim: 200 steps under TrainPipelineSparseDist with Adam at 1e-3, data.order=exact. One epoch:
-# seven over few rows learn them by heart (NE 1.34). Ranks add in another order, and some runs amplify
-# such rounding, whatever reads the rows: of seeds 0 to 7 five stay below 3e-6 in every parameter, three
-# grow to 1e-4 and more where the gradient of a rare row is nearly zero.
+# seven over few rows learn them by heart (NE 1.34). Ranks add in another order, and some runs
+# amplify such rounding, whatever reads the rows: of seeds 0 to 7 five stay below 3e-6 in every
+# parameter, three grow to 1e-4 and more where the gradient of a rare row is nearly zero.
 STEPS = 200
 JOB = [
     f"trainer.steps={STEPS}",
