@@ -4,10 +4,14 @@ import logging
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mbrec import config as configuration
 from mbrec import plain_yaml
 from mbrec.errors import plain_errors
+
+if TYPE_CHECKING:  # --help must not wait for torch
+    from mbrec.distributed import Runtime
 
 USAGE = """usage: python -m mbrec.evaluate RUN [predictions=DIR] [key=value ...]
        torchrun --nproc-per-node N -m mbrec.evaluate RUN [predictions=DIR] [key=value ...]
@@ -35,11 +39,29 @@ def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
 
     import torch.distributed as dist
 
-    from mbrec import build, distributed, resume, sealed, sources, summary
+    from mbrec import distributed
+    from mbrec.peers import named_failures
+
+    runtime = distributed.start(timeout_s=config.runtime.timeout_s)
+    with named_failures(runtime):
+        _score(config, saved, runtime, path, run, overrides, predictions)
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+def _score(
+    config: configuration.Config,
+    saved: dict[str, Any],
+    runtime: "Runtime",
+    path: Path,
+    run: Path,
+    overrides: list[str],
+    predictions: Path | None,
+) -> None:
+    from mbrec import build, resume, sealed, sources, summary
     from mbrec.checkpoint import restore, state
     from mbrec.predictions import writer
 
-    runtime = distributed.start(timeout_s=config.runtime.timeout_s)
     source = restore.choose(str(path), run)
     assert source is not None
     learned = state.read(source)
@@ -52,8 +74,8 @@ def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
     evaluator = build.evaluator(config, runtime, sharded, reader)
     writing = nullcontext()
     if predictions is not None:
-        path = predictions / f"part-{runtime.rank:05d}.parquet"
-        writing = writer(path, list(config.tasks), reader)
+        part = predictions / f"part-{runtime.rank:05d}.parquet"
+        writing = writer(part, list(config.tasks), reader)
     with writing as write:
         result = evaluator.evaluate(sharded.model, write)
     if runtime.rank == 0:
@@ -65,8 +87,6 @@ def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
         print(summary.table(result))
         if predictions is not None:
             print(f"predictions of {reader.num_rows:,} rows are in {predictions}")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def main() -> None:
