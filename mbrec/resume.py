@@ -25,6 +25,7 @@ from mbrec.config import Config
 from mbrec.data import stored
 from mbrec.data.identity import Content
 from mbrec.data.parquet import ParquetReader
+from mbrec.data.schema import Categorical, Numerical
 from mbrec.distributed import Runtime
 from mbrec.instantiate import interaction
 from mbrec.interrupt import Interrupt
@@ -354,10 +355,12 @@ def check_features(saved: RunState, current: Mapping[str, Any]) -> None:
 
 def _changed_features(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     found = []
-    for kind in ("categorical", "numerical"):
+    for kind, features in (("categorical", Categorical), ("numerical", Numerical)):
         both = [name for name in before[kind] if name in here[kind]]
-        old, new = ({n: part[kind][n] for n in both} for part in (before, here))
-        found += differences(old, new)
+        # What an earlier release could not say had the meaning that is the default now.
+        default = OmegaConf.to_container(OmegaConf.structured(features), enum_to_str=True)
+        old = {name: {**cast(dict[str, Any], default), **before[kind][name]} for name in both}
+        found += differences(old, {name: here[kind][name] for name in both})
     if list(before["numerical"]) != list(here["numerical"]):
         found.append(f"numerical: {list(before['numerical'])} -> {list(here['numerical'])}")
     return found

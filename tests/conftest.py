@@ -25,6 +25,10 @@ REASONS_TO_SKIP = (
     "shellcheck is not installed",
     "MBREC_KUAIRAND_RAW does not name a folder",  # real impressions, which nobody may commit
     "no file system can be mounted here",  # needs root
+    "makes namespaces, which needs root",
+    "there is no command to take an address away",  # iproute2
+    "another system may have that address",  # Linux
+    "the counts are known for the log of",  # another part of KuaiRand
     "reads /proc",  # Linux
 )
 FIGURES: dict[str, dict[str, object]] = {}

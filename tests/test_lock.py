@@ -53,13 +53,15 @@ def test_what_pyproject_asks_for_is_locked_in_a_version_that_it_admits(level):
 
 
 def test_what_is_installed_is_what_is_pinned():
-    pinned: dict[str, set[str]] = {}
-    for requirement in requirements("constraints.txt"):
-        (version,) = requirement.specifier
-        pinned.setdefault(requirement.name, set()).add(version.version)
-    # Not all of sys.path: setuptools adds the packages that it carries. pip is the interpreter's.
+    # Not all of sys.path: setuptools adds the packages that it carries.
     installed = distributions(path=[sysconfig.get_path("purelib")])
     found = {canonicalize_name(d.name): d.version.partition("+")[0] for d in installed}
-    found = {name: version for name, version in found.items() if name not in ("mbrec", "pip")}
-    assert len(found) > 50
-    assert {n: v for n, v in found.items() if v not in pinned.get(n, set())} == {}
+    checked = 0
+    # A package of no lock, such as a debugger, is its owner's business.
+    for name in ("build", "train", "test"):
+        for requirement in requirements(f"requirements/{name}.txt"):
+            if requirement.marker is None or requirement.marker.evaluate():
+                (version,) = requirement.specifier
+                assert found.get(canonicalize_name(requirement.name)) == version.version
+                checked += 1
+    assert checked > 50

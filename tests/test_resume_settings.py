@@ -202,6 +202,21 @@ def told(caplog, *overrides: str, world_size: int = 1) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
+def test_a_checkpoint_of_before_there_was_a_setting_had_its_default(alone):
+    from mbrec import resume
+    from mbrec.checkpoint.state import RunState
+
+    fields: dict[str, Any] = dict.fromkeys(RunState.__dataclass_fields__, None)
+    now, before = (resume.plain(compose(Path("nowhere"))) for _ in range(2))
+    for feature in before["data"]["columns"]["categorical"].values():
+        del feature["keep"]
+    saved = RunState(**{**fields, "config": before})
+    resume.check_features(saved, now)
+    now["data"]["columns"]["categorical"]["tags"]["keep"] = "last"
+    with pytest.raises(ValueError, match=r"got others:\n  tags\.keep: first -> last$"):
+        resume.check_features(saved, now)
+
+
 def test_settings_that_differ_are_told_by_their_keys(alone, caplog):
     assert told(caplog) == []
     (message,) = told(caplog, "optimizer.dense_lr=0.25", "tasks.ctr.weight=2.0", "balancer.lr=3.0")

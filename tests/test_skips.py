@@ -1,5 +1,6 @@
 """A test may skip itself only for what the machine lacks, and not for what the set-up forgot."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,31 @@ CONFTEST = Path(__file__).with_name("conftest.py")
 
 
 @pytest.fixture
-def judge(request):
-    """The rule, from the conftest that this very session runs under."""
+def conftest(request):
+    """The conftest that this very session runs under."""
     (plugin,) = [
         plugin
         for plugin in request.config.pluginmanager.get_plugins()
         if getattr(plugin, "__file__", None) == str(CONFTEST)
     ]
-    return plugin.skip_for_no_listed_reason
+    return plugin
+
+
+@pytest.fixture
+def judge(conftest):
+    return conftest.skip_for_no_listed_reason
+
+
+def test_every_reason_that_a_test_gives_is_on_the_list(conftest):
+    pattern = r"(?:pytest\.skip\(\s*|\breason=)f?\"([^\"]+)\""
+    found = [
+        (path.name, reason)
+        for path in CONFTEST.parent.rglob("test_*.py")
+        if path.name != Path(__file__).name and "skip" in (text := path.read_text())
+        for reason in re.findall(pattern, text)
+    ]
+    assert len(found) > 8
+    assert [f for f in found if not f[1].startswith(conftest.REASONS_TO_SKIP)] == []
 
 
 def skipped(reason: str, kind: type) -> pytest.TestReport | pytest.CollectReport:

@@ -27,10 +27,8 @@ from mbrec.tasks import Task
 
 log = logging.getLogger(__name__)
 
-_REMEDY = (
-    "give the data that the run began with (data.path, data.train), or begin again in a new run "
-    "(run.name=NEW resume.path=none)"
-)
+_ANEW = "begin again in a new run (run.name=NEW resume.path=none)"
+_REMEDY = f"give the data that the run began with (data.path, data.train), or {_ANEW}"
 
 
 class ParquetReader(IterableDataset[Batch]):
@@ -160,6 +158,11 @@ class ParquetReader(IterableDataset[Batch]):
         what = f" ({'; '.join(differences)} differ)" if differences else ""
         for key, value in self._identity().items():
             if (found := state.get(key)) != value:
+                if key == "windows":
+                    raise ValueError(
+                        "expected a position in the shuffle of this release, got one of an earlier "
+                        f"release, which read the rows in another order; {_ANEW}"
+                    )
                 raise ValueError(
                     f"expected a position with {key}={value}, got {found}: it belongs to other "
                     f"rows, or to another order of them{what}; {_REMEDY}"
