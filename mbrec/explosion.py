@@ -265,7 +265,8 @@ def warnings_of(report: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     found = {task: figures.get("ne") for task, figures in report.items()}
     return [
         f"the NE of task '{task}' is {ne:.4g}, worse than the 1 of predicting the label rate for "
-        "every row. Training may have exploded, or learned its rows by heart: see the training loss"
+        "every row: the steps were too few, the rows were learned by heart, or training exploded; "
+        "the training loss shows which"
         for task, ne in found.items()
         if ne is not None and ne >= BAD_NE
     ]

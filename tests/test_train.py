@@ -170,7 +170,9 @@ def test_one_process_scores_the_saved_run_as_two_did_and_keeps_predictions(run, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("balancer", ["multibalance", "equal"])
+@pytest.mark.parametrize(
+    "balancer", ["multibalance", pytest.param("equal", marks=pytest.mark.nightly)]
+)
 def test_a_run_that_diverges_stops_and_names_the_step_and_the_task(run, balancer):
     script = str(ROOT / "scripts" / "train.sh")
     arguments = ["data/preset=tiny", f"data.path={run[0].parents[1] / 'data'}", "monitor.every=5"]

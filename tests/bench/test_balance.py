@@ -34,19 +34,25 @@ def test_the_command_needs_torch_alone_and_prints_markdown():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["balance", "rounds=many"], "expected a whole number for rounds"),
-        (["balance", "round=3"], "expected key=value with one of device"),
-        (["balance", "sizes=3x8"], "expected sizes as KxBxH"),
-        (["balance", "methods=MGD"], "expected methods among AlignedMTL"),
-        (["balance", "rounds=0"], "expected rounds to be an integer of at least 3"),
-        (["balance", "sizes=0x0x0"], "expected sizes as KxBxH"),
-        (["balanse"], "expected one of balance, data, job"),
+        (["rounds=many"], "expected a whole number for rounds"),
+        (["round=3"], "expected key=value with one of device"),
+        (["sizes=3x8"], "expected sizes as KxBxH"),
+        (["methods=MGD"], "expected methods among AlignedMTL"),
+        (["rounds=0"], "expected rounds to be an integer of at least 3"),
+        (["sizes=0x0x0"], "expected sizes as KxBxH"),
     ],
 )
 def test_nonsense_is_told_in_one_line(arguments, expected):
-    done = run(*arguments)
+    with pytest.raises(SystemExit) as ended:
+        balance.main(arguments)
+    assert expected in str(ended.value.code)
+    assert len(str(ended.value.code).splitlines()) == 1
+
+
+def test_an_unknown_part_is_told_in_one_line():
+    done = run("balanse")
     assert done.returncode != 0
-    assert expected in done.stderr
+    assert "expected one of balance, data, job" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

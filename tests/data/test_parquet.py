@@ -332,9 +332,7 @@ def test_position_in_windows_of_another_release_is_refused(log: Any) -> None:
     reader = log.reader(shuffle_rows=8)
     state = reader.state(2)
     for before in (state | {"windows": 1}, {k: v for k, v in state.items() if k != "windows"}):
-        with pytest.raises(
-            ValueError, match=r"^expected a position with windows=2, got (1|None): "
-        ):
+        with pytest.raises(ValueError, match=r"^expected a position in the shuffle of this re"):
             reader.resume(before)
     # Rows that are not shuffled have no windows.
     assert "windows" not in log.reader().state(2)
