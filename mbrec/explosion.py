@@ -117,6 +117,8 @@ class _Level:
     Attributes:
         constant: its best constant.
         reached: loss per row that the model has reached; it only falls.
+        steps: steps since it was last held against the largest loss; not step 1.
+        peak: the largest loss per row of these steps, at least that of an untrained model.
         evidence: nats by which the last losses were too large.
         above: steps of the present rise that were too large.
         sound: the last step whose loss was sound.
@@ -125,6 +127,8 @@ class _Level:
 
     constant: BinaryConstant = field(default_factory=BinaryConstant)
     reached: float = 0.0
+    steps: int = 0
+    peak: float = 0.0
     evidence: float = 0.0
     above: int = 0
     sound: int = 0
@@ -136,10 +140,11 @@ class ExplosionGuard:
 
     A loss is too large above `factor` times the reference. That is the constant's loss, or the
     level that the model has reached where this is higher: in the beginning that of an untrained
-    model, from which it only falls. The evidence for an explosion is the sum of the losses' excess
-    over this threshold, as in a CUSUM chart: smaller losses take theirs off again, down to zero,
-    and one step adds about as much as the threshold at most. So a single batch is no alarm, however
-    large its loss; `patience` of them are, unless others outweigh them.
+    model, from which it only falls: slowly, and every `window` steps at least to the largest loss
+    among them. The evidence for an explosion is the sum of the losses' excess over this threshold,
+    as in a CUSUM chart: smaller losses take theirs off again, down to zero, and one step adds about
+    as much as the threshold at most. So a single batch is no alarm, however large its loss;
+    `patience` of them are, unless others outweigh them.
 
     Args:
         tasks: names, in the order of the losses.
@@ -179,6 +184,8 @@ class ExplosionGuard:
         if not level.constant.rows:
             # Nothing has trained it yet: what it loses is what an untrained model loses.
             level.reached = max(UNTRAINED, loss / rows)
+        else:
+            self._end_block(level, max(UNTRAINED, loss / rows))
         constant = level.constant.loss(positives, rows)
         level.constant.learn(positives, rows, window=self._window)
         reference = max(constant, level.reached * rows, FLOOR * rows)
@@ -188,6 +195,20 @@ class ExplosionGuard:
         if level.above < self._patience or level.evidence < EVIDENCE:
             return None
         return Explosion(level.first, task, loss / rows, constant / rows)
+
+    def _end_block(self, level: _Level, loss: float) -> None:
+        """After each `window` steps, lower the level to the largest loss among them.
+
+        No healthy loss is far above that. Without it, one outlier in step 1 would keep the level
+        up for thousands of steps, because it falls by a share of itself only.
+
+        Args:
+            loss: of the step, per row, but at least that of an untrained model.
+        """
+        level.steps, level.peak = level.steps + 1, max(level.peak, loss)
+        if level.steps >= self._window:
+            level.reached = min(level.reached, level.peak)
+            level.steps, level.peak = 0, 0.0
 
     def _count(self, level: _Level, step: int, loss: float, reference: float) -> bool:
         """Bring what speaks for an explosion up to date; return whether the step is too large."""
@@ -238,7 +259,8 @@ class ExplosionGuard:
 
 def _parse(task: str, content: Any) -> _Level:
     """Return a level from the JSON values that `ExplosionGuard.state` wrote."""
-    parts = dict(content) if isinstance(content, Mapping) else {}
+    # Checkpoints from before these two do not have them.
+    parts = {"steps": 0, "peak": 0.0, **content} if isinstance(content, Mapping) else {}
     constant = parts.pop("constant", None)
     for kind, values in ((BinaryConstant, constant), (_Level, parts)):
         names = {part.name for part in fields(kind)} - {"constant"}

@@ -7,7 +7,7 @@ for each row 16 bytes for the order by time and 16 for finding duplicates.
 
 Rows that equal an earlier one in every column are events of their own unless a time says otherwise:
 in a log of `city,device,clicked` nearly all rows do. With --time, they are dropped as long as they
-are few; --duplicates decides otherwise.
+are few; --duplicates decides otherwise. Values are compared, not their texts: 0.5 equals .50.
 """
 
 import argparse
@@ -81,9 +81,8 @@ def prepare(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
         copy = Path(work) / "rows"
-        repeated = Duplicates()
-        size = _copy(files, columns, options, copy, block_bytes, repeated)
-        num_rows, policy = repeated.rows, _policy(repeated, options)
+        num_rows, size = _copy(files, columns, options, copy, block_bytes)
+        policy, kept = _policy(copy, columns, options, num_rows)
         labels = list(options.labels) or [column.name for column in columns if column.is_binary]
         schema = pa.schema([(column.name, column.type) for column in columns])
         ends, pieces = _ends(num_rows, options), -(-size // partition_bytes)
@@ -93,15 +92,11 @@ def prepare(
             tqdm(total=num_rows, desc="writing", unit=" rows", **_BAR) as bar,
         ):
             for first, rows in _in_order(copy, columns, options, num_rows, pieces):
-                converted = [c.convert(rows[c.name].combine_chunks()) for c in columns]
-                _add(writer, pa.table(converted, schema=schema), first, ends)
+                _add(writer, _converted(rows, columns), first, ends)
                 bar.update(len(rows))
             notes = _notes(files, labels, options)
             manifest = writer.finish(notes=notes)
-    remarks = _remarks(columns, labels, options)
-    if policy == "keep" and repeated.dropped:
-        remarks.append(_say_kept(repeated, options))
-    return manifest, remarks
+    return manifest, _remarks(columns, labels, options) + kept
 
 
 def _notes(files: Sequence[Path], labels: Sequence[str], options: Options) -> dict[str, Any]:
@@ -148,10 +143,9 @@ def _copy(
     options: Options,
     to: Path,
     block: int,
-    repeated: Duplicates,
-) -> int:
-    """Copies all rows as text, and counts those that equal an earlier one; returns their bytes."""
-    size = 0
+) -> tuple[int, int]:
+    """Copies all rows as text; returns their number and bytes."""
+    num_rows = size = 0
     schema = pa.schema([(column.name, pa.string()) for column in columns])
     with tqdm(desc="reading", unit=" rows", **_BAR) as bar, _new_file(to, schema) as copy:
         for file in files:
@@ -160,28 +154,44 @@ def _copy(
                 for column, array in zip(columns, batch.columns, strict=True):
                     column.look(array, file, row)
                 copy.write_batch(batch)
-                repeated.drop(pa.Table.from_batches([batch]))
                 row, size = row + len(batch), size + batch.nbytes
+                num_rows += len(batch)
                 bar.update(len(batch))
-    if not repeated.rows:
+    if not num_rows:
         raise ValueError(f"{files[0]}: expected rows below the column names, got none")
-    return size
+    return num_rows, size
 
 
-def _policy(repeated: Duplicates, options: Options) -> Policy:
-    """Returns what becomes of equal rows: what was asked for, or what the time suggests."""
+def _policy(
+    copy: Path, columns: Sequence[TextColumn], options: Options, num_rows: int
+) -> tuple[Policy, list[str]]:
+    """Returns what becomes of equal rows, and a note if some are kept without being asked for.
+
+    They are counted only where the count decides or is told, and as the writer sees them: .50 and
+    .5 are one number. What finds them is gone before the writer needs memory for the same.
+    """
     if options.duplicates:
-        return options.duplicates
-    return "few" if options.time and repeated.are_few else "keep"
-
-
-def _say_kept(repeated: Duplicates, options: Options) -> str:
-    share = f"{percent(repeated.dropped, repeated.rows)} of the rows ({repeated.dropped:,})"
-    line = f"note: {share} equal an earlier row in every column and are kept"
-    if options.duplicates:
-        return line
+        return options.duplicates, []
+    repeated = Duplicates()
+    with tqdm(total=num_rows, desc="comparing", unit=" rows", **_BAR) as bar:
+        for batch in _batches(copy):
+            repeated.drop(_converted(pa.Table.from_batches([batch]), columns))
+            bar.update(len(batch))
+    if not repeated.dropped:
+        return "keep", []
+    if options.time and repeated.are_few:
+        return "drop", []
+    share = f"{percent(repeated.dropped, num_rows)} of the rows ({repeated.dropped:,})"
     why = "so many are rather events that look alike" if options.time else "no --time tells events"
-    return f"{line}: {why}; --duplicates drop keeps one of each"
+    return "keep", [
+        f"note: {share} equal an earlier row in every column and are kept: {why}; "
+        "--duplicates drop keeps one of each"
+    ]
+
+
+def _converted(rows: pa.Table, columns: Sequence[TextColumn]) -> pa.Table:
+    """Returns rows of text as values of the columns' types."""
+    return pa.table({c.name: c.convert(rows[c.name].combine_chunks()) for c in columns})
 
 
 def _new_file(path: Path, schema: pa.Schema) -> pa.ipc.RecordBatchFileWriter:

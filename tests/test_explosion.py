@@ -80,6 +80,20 @@ def test_inputs_that_are_not_scaled_make_a_bad_beginning_and_no_explosion():
     assert first_alarm(guard(), (max(40.0 * 0.97**n, 0.5) for n in range(500))) is None
 
 
+@given(outlier=st.floats(10.0, 1e30), window=st.integers(20, 200))
+@settings(max_examples=30, deadline=None)
+def test_an_outlier_in_step_1_hides_no_explosion_after_a_window(outlier, window):
+    made = guard(window=window)
+    calm = [outlier] + [0.5] * window
+    assert first_alarm(made, [*calm, 50.0, 50.0]) is None
+    assert first_alarm(made, [50.0], start=window + 4) == window + 4
+
+
+def test_outliers_in_the_first_window_hide_no_explosion_after_two():
+    calm = [1e8 if number % 10 == 0 else 0.5 for number in range(101)] + [0.5] * 100
+    assert first_alarm(guard(window=100), [*calm, *[50.0] * 3]) == 204
+
+
 def test_a_single_batch_is_no_explosion_however_large_its_loss():
     values = [1e30 if number % 7 == 3 else 0.5 for number in range(400)]
     assert first_alarm(guard(), values) is None
@@ -187,6 +201,14 @@ def test_how_tasks_stand_outlives_a_resume_to_the_last_bit():
     assert after.suspicious
     alarms = [made.update(step(n, 50.0)) for n in (63, 64, 65) for made in (whole, before)]
     assert alarms[-2] == alarms[-1] is not None
+
+
+def test_a_state_from_before_it_counted_steps_is_taken():
+    made, state = guard(), guard(["ctr"])
+    assert first_alarm(state, [0.5] * 50) is None
+    old = {k: v for k, v in state.state()["ctr"].items() if k not in ("steps", "peak")}
+    made.load({"ctr": old})
+    assert made.state()["ctr"] == {**old, "steps": 0, "peak": 0.0}
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ HEALTHY = {
     "constant inputs": World(0.5, constant=True),
     "constant inputs and labels": World(0.0, constant=True),
     "constant labels": World(1.0),
+    "inputs that are not scaled": World(0.3, scale=100.0),
 }
 pytestmark = pytest.mark.faults  # for the nightly suite, which runs the long version
 # The default rates, and hasty ones.

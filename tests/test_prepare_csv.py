@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+import weakref
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from prepared import SCRIPTS, load_script
 
+from mbrec.data import writer
+from mbrec.data.duplicates import Duplicates
 from mbrec.data.manifest import load_folder
 from mbrec.data.verify import main as verify
 
@@ -314,7 +317,7 @@ def test_a_log_without_times_keeps_its_rows_and_says_how_many_are_equal(run):
         (10, "--time time", 990, "duplicates dropped 10 (1.00%)"),
         (11, "--time time", 1_000, "1.10% of the rows (11) equal an earlier row"),
         (500, "--time time --duplicates drop", 500, "duplicates dropped 500 (50.00%)"),
-        (4, "--time time --duplicates keep", 1_000, "0.40% of the rows (4) equal an earlier row"),
+        (4, "--time time --duplicates keep", 1_000, "duplicates dropped 0"),
         (4, "", 1_000, "are kept: no --time tells events"),
         (0, "", 1_000, "duplicates dropped 0"),
     ],
@@ -327,12 +330,53 @@ def test_more_than_one_percent_of_equal_rows_are_dropped_only_on_request(
     assert said in " ".join(printed.split())
 
 
-def test_rows_that_are_equal_as_numbers_alone_are_not_dropped_in_numbers(run):
-    log = "time,price,clicked\n" + "".join(f"{k},{k}.5,1\n{k},{k}.50,1\n" for k in range(100))
-    code, rows, printed = run(log, options="--time time")
-    assert (code, rows) == (2, [])
-    assert "at most 1% of the rows to equal an earlier one, got 50.00% (100 of 200)" in printed
-    assert len(run(log, options="--time time --duplicates keep")[1]) == 200
+@pytest.mark.parametrize(
+    ("repeated", "options", "kept", "said"),
+    [
+        (30, "--time time", 330, "9.09% of the rows (30) equal an earlier row in every column"),
+        (3, "--time time", 300, "duplicates dropped 3 (0.99%)"),
+        (30, "", 330, "9.09% of the rows (30) equal an earlier row in every column"),
+        (30, "--time time --duplicates drop", 300, "duplicates dropped 30 (9.09%)"),
+    ],
+)
+def test_rows_are_counted_as_equal_by_their_values_whatever_their_text(
+    run, repeated, options, kept, said
+):
+    lines = [f"{k},{k % 7}.50,{k % 2},b|a\n" for k in range(300)]
+    lines += [f"{k},{k % 7}.5,{k % 2},[b| a]\n" for k in range(repeated)]
+    log = "time,price,clicked,tags\n" + "".join(lines)
+    code, rows, printed = run(log, options=f"{options} --lists tags")
+    assert (code, len(rows)) == (0, kept)
+    assert said in " ".join(printed.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [
+        ("--time time", 2),  # one counts, the other drops
+        ("--time time --duplicates drop", 1),
+        ("--time time --duplicates keep", 0),
+        ("", 1),
+    ],
+)
+def test_equal_rows_are_looked_for_where_that_decides_alone_and_in_memory_once(
+    script, run, monkeypatch, options, times
+):
+    made: list[weakref.ref[Duplicates]] = []
+
+    class Watched(Duplicates):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(weakref.ref(self))
+
+        def drop(self, table: pa.Table) -> pa.Table:
+            assert [seen() for seen in made if seen() is not None] == [self]
+            return super().drop(table)
+
+    monkeypatch.setattr(script, "Duplicates", Watched)
+    monkeypatch.setattr(writer, "Duplicates", Watched)
+    assert run(log_of(996, 4), options=options)[0] == 0
+    assert len(made) == times
 
 
 def test_numbers_that_only_names_tell_apart_are_pointed_out(run):

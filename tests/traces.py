@@ -23,12 +23,14 @@ class World:
         strength: standard deviation of the logits.
         batch: rows per step.
         constant: all rows have the same inputs.
+        scale: multiple of the inputs that the model gets; those that make the labels stay.
     """
 
     rate: float
     strength: float = 1.0
     batch: int = 64
     constant: bool = False
+    scale: float = 1.0
 
     @property
     def entropy(self) -> float:
@@ -47,7 +49,7 @@ class World:
             varied_B = self.strength * (x_BD @ along + effects[ids_B]) / 2**0.5
             logits_B = middle + (0.0 if self.constant else varied_B)
             p_B = np.full(self.batch, self.rate) if sure else 1 / (1 + np.exp(-logits_B))
-            yield x_BD, ids_B, (rng.random(self.batch) < p_B).astype(float)
+            yield self.scale * x_BD, ids_B, (rng.random(self.batch) < p_B).astype(float)
 
 
 class Model:
