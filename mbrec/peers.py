@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from mbrec.collective_errors import is_of_collective
-from mbrec.processes import Processes, Store
+from mbrec.processes import Processes, Store, add
 
 if TYPE_CHECKING:
     from mbrec.distributed import Runtime
@@ -31,7 +31,7 @@ def report(store: Store, rank: int, reason: str) -> None:
         rank: this one.
         reason: empty if another rank has caused it.
     """
-    store.append("reports", json.dumps([rank, reason[:1000]]) + "\n")
+    add(store, "reports", json.dumps([rank, reason[:1000]]) + "\n")
 
 
 def reports(store: Store) -> dict[int, str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 # Of the table of processes in the store: a line a rank, so that one request reads all of them.
 KEY = "processes"
@@ -24,10 +24,6 @@ class Store(Protocol):
 
     def set(self, key: str, value: str) -> None:
         """Set a key."""
-        ...
-
-    def append(self, key: str, value: str) -> None:
-        """Add to the value of a key, which is empty if it is not there."""
         ...
 
     def get(self, key: str) -> bytes:
@@ -54,7 +50,12 @@ class Seen:
 
 def introduce(store: Store, rank: int) -> None:
     """Tell the other ranks which process this one is."""
-    store.append(KEY, entry(rank, os.getpid()))
+    add(store, KEY, entry(rank, os.getpid()))
+
+
+def add(store: Store, key: str, line: str) -> None:
+    """Add a line to the value of a key, which all ranks may add to."""
+    cast(Any, store).append(key, line)  # torch's type stubs lack it
 
 
 def entry(rank: int, pid: int) -> str:

@@ -119,14 +119,14 @@ def process(
     store: HashStore, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[int], "subprocess.Popen[bytes]"]]:
     """Starts a process that sleeps, as a rank which torchrun started beside this one."""
-    from mbrec.processes import KEY, entry
+    from mbrec.processes import KEY, add, entry
 
     monkeypatch.setattr(os, "getppid", os.getpid)
     started: list[subprocess.Popen[bytes]] = []
 
     def start(number: int) -> "subprocess.Popen[bytes]":
         started.append(subprocess.Popen(["sleep", "600"]))
-        store.append(KEY, entry(number, started[-1].pid))
+        add(store, KEY, entry(number, started[-1].pid))
         return started[-1]
 
     yield start

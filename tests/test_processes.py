@@ -9,7 +9,7 @@ import pytest
 from processes import gone, stop
 
 from mbrec import processes
-from mbrec.processes import KEY, Processes, Seen, entry, introduce
+from mbrec.processes import KEY, Processes, Seen, add, entry, introduce
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -44,16 +44,16 @@ def test_nothing_is_said_of_a_process_of_another_machine_or_namespace(store, par
         "boot_id": [rank, "0" + boot[1:] + "0", namespace],
         "namespace": [rank, boot, "pid:[7]"],
     }
-    store.append(KEY, " ".join([*other[part], pid, start]) + "\n")
+    add(store, KEY, " ".join([*other[part], pid, start]) + "\n")
     assert Processes(store, [1]).look() == NOTHING
-    store.append(KEY, line)
+    add(store, KEY, line)
     assert Processes(store, [1]).look() == Seen([1], [])
 
 
 def test_a_number_that_another_process_has_now_is_that_of_a_dead_one(store, process):
     stranger = process(2)
     rank, boot, namespace, pid, start = entry(1, stranger.pid).split()
-    store.append(KEY, f"{rank} {boot} {namespace} {pid} {int(start) - 1}\n")
+    add(store, KEY, f"{rank} {boot} {namespace} {pid} {int(start) - 1}\n")
     seen = Processes(store, [1, 2])
     assert seen.look() == Seen([1], [])
     seen.kill([1])
@@ -62,7 +62,7 @@ def test_a_number_that_another_process_has_now_is_that_of_a_dead_one(store, proc
 
 
 def test_where_the_kernel_shows_no_processes_nothing_is_known(store, monkeypatch):
-    store.append(KEY, of_gone(1))
+    add(store, KEY, of_gone(1))
     here = Processes(store, [1])
     assert here.look() == Seen([1], [])
     # No /proc, or that of another namespace.
@@ -100,7 +100,7 @@ def test_a_process_has_the_name_that_it_wants(store, process):
     try:
         assert named.stdout is not None
         named.stdout.readline()
-        store.append(KEY, entry(1, named.pid))
+        add(store, KEY, entry(1, named.pid))
         assert Processes(store, [1]).look() == NOTHING
     finally:
         named.kill()

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -109,7 +109,7 @@ class Counting(HashStore):
         self.asked = 0
 
     def clone(self) -> Any:
-        return SimpleNamespace(check=self.check, get=self.get, append=self.append)
+        return SimpleNamespace(check=self.check, get=self.get, append=cast(Any, self).append)
 
     def check(self, keys: list[str]) -> bool:
         self.asked += 1

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from processes import ROOT, as_root
-from torch.distributed import TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 # Both ranks are at work for many looks of the watch, which waits for nobody here.
 RANK = """
