@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from typing import BinaryIO
 UNFINISHED = ".tmp"
 # Read and write for all, less what the umask takes away: as `open` does it.
 MODE = 0o666
+_UNFINISHED = re.compile(rf"\.[0-9a-f]{{16}}\..+{re.escape(UNFINISHED)}", re.DOTALL)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
@@ -42,6 +44,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(FileNotFoundError):
             unfinished.unlink()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files in a folder that `replacing` has begun in a process that was killed.
+
+    Nobody else may write there meanwhile: see `mbrec.run_lock`.
+    """
+    with os.scandir(folder) as found:
+        for entry in found:
+            if _UNFINISHED.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with suppress(FileNotFoundError):
+                    os.unlink(entry.path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -23,7 +23,7 @@ from mbrec import loopback
 from mbrec.balance.ranks import start_sum
 from mbrec.data.batch import Batch
 from mbrec.data.loader import Stalled
-from mbrec.peers import introduce
+from mbrec.processes import introduce
 
 # Part of the contract of `init_tables`: another size gives other tables.
 CHUNK_ROWS = 4096

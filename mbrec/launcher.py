@@ -1,4 +1,7 @@
-"""torchrun that ends with the process that started it: `python -m mbrec.launcher [ARGUMENTS]`.
+"""torchrun that ends with the process that started it.
+
+`python -m mbrec.launcher PARENT [ARGUMENTS]`, where PARENT is the number of that process: it may be
+gone before Python has started.
 
 A script that is killed cannot pass the signal on; its job would run on, unseen. Here torchrun takes
 the end of its parent for a SIGTERM: its processes save the run and end.
@@ -15,7 +18,7 @@ POLL_S = 0.5
 
 def main() -> None:
     """Run torchrun as long as the parent lives."""
-    parent = os.getppid()
+    parent = int(sys.argv.pop(1))
     threading.Thread(target=_end_with, args=[parent], name="parent", daemon=True).start()
 
     from torch.distributed.run import main as torchrun

@@ -1,15 +1,13 @@
 """Names the rank that has failed or no longer answers, and ends the processes that hang."""
 
-import os
-import signal
-import socket
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mbrec.collective_errors import is_of_collective
+from mbrec.processes import Processes, Store, add
 
 if TYPE_CHECKING:
     from mbrec.distributed import Runtime
@@ -21,76 +19,8 @@ WAIT_S = 0.5
 POLL_S = 0.05
 
 
-class Store(Protocol):
-    """A store of torch.distributed."""
-
-    def set(self, key: str, value: str) -> None:
-        """Set a key."""
-        ...
-
-    def get(self, key: str) -> bytes:
-        """Return the value of a key, once it is there."""
-        ...
-
-    def check(self, keys: list[str]) -> bool:
-        """Return whether all keys are there."""
-        ...
-
-
 class PeerFailure(ConnectionError):
     """Another rank has failed, has died or no longer answers; this one is sound."""
-
-
-def introduce(store: Store, rank: int) -> None:
-    """Tell the other ranks which process this one is."""
-    store.set(f"process/{rank}", f"{socket.gethostname()} {os.getpid()}")
-
-
-def dead(store: Store, ranks: Sequence[int]) -> list[int]:
-    """Return those of the ranks whose process has surely ended; nothing is known of other hosts."""
-    return [rank for rank in ranks if state_of(store, rank) in ("gone", "Z")]
-
-
-def stopped(store: Store, ranks: Sequence[int]) -> list[int]:
-    """Return those of the ranks whose process on this host is stopped, as by SIGSTOP."""
-    return [rank for rank in ranks if state_of(store, rank) == "T"]
-
-
-def kill(store: Store, ranks: Sequence[int]) -> None:
-    """Kill those of the ranks that torchrun started beside this one.
-
-    The job is over, and torchrun would wait for one that is stopped. A process that torchrun did
-    not start, whose number one of them may have had, is left alone.
-    """
-    for rank in ranks:
-        pid = _process(store, rank)
-        with suppress(OSError):
-            if pid is not None and _stat(pid)[1] == str(os.getppid()):
-                os.kill(pid, signal.SIGKILL)
-
-
-def state_of(store: Store, rank: int) -> str:
-    """Return the state of a rank's process as the kernel calls it; "gone"; "" if unknown."""
-    pid = _process(store, rank)
-    if pid is None:
-        return ""
-    try:
-        return _stat(pid)[0]
-    except OSError:
-        return "gone"
-
-
-def _process(store: Store, rank: int) -> int | None:
-    """Return the number of a rank's process, if it is on this machine."""
-    if not store.check([f"process/{rank}"]):
-        return None
-    host, _, pid = store.get(f"process/{rank}").decode().rpartition(" ")
-    return int(pid) if host == socket.gethostname() else None
-
-
-def _stat(pid: int) -> list[str]:
-    """Return state, parent and more of a process."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def report(store: Store, rank: int, reason: str) -> None:
@@ -101,16 +31,21 @@ def report(store: Store, rank: int, reason: str) -> None:
         rank: this one.
         reason: empty if another rank has caused it.
     """
-    store.set(f"failed/{rank}", reason[:1000])
-    store.set("failure", "")
+    add(store, "reports", json.dumps([rank, reason[:1000]]) + "\n")
+
+
+def reports(store: Store) -> dict[int, str]:
+    """Return the ranks that have failed, and what each has said last."""
+    if not store.check(["reports"]):
+        return {}
+    return dict(json.loads(line) for line in store.get("reports").decode().splitlines())
 
 
 def reported(store: Store, ranks: Sequence[int]) -> str:
     """Return what a rank that has failed by itself has reported; empty if none has."""
-    for rank in ranks:
-        if store.check([f"failed/{rank}"]) and (text := store.get(f"failed/{rank}").decode()):
-            return f"rank {rank} has failed: {text}"
-    return ""
+    found = reports(store)
+    failed = [rank for rank in ranks if found.get(rank)]
+    return f"rank {failed[0]} has failed: {found[failed[0]]}" if failed else ""
 
 
 def after_rank_0(
@@ -134,10 +69,11 @@ def after_rank_0(
         work()
         store.set(f"done/{name}", "")
         return
+    processes = Processes(store, [0])
     while not store.check([f"done/{name}"]):
         if reason := reported(store, [0]):
             raise PeerFailure(reason)
-        if dead(store, [0]) and not store.check([f"done/{name}"]):
+        if processes.look().dead and not store.check([f"done/{name}"]):
             raise PeerFailure("rank 0 no longer answers: it has died")
         time.sleep(poll_s)
 
@@ -184,7 +120,8 @@ def named_failures(
             with suppress(RuntimeError):  # without a store nobody can be told
                 report(store, rank, str(raised or error) or type(error).__name__)
                 # They cannot end by themselves, as all others do.
-                kill(store, stopped(store, [r for r in range(runtime.world_size) if r != rank]))
+                processes = Processes(store, set(range(runtime.world_size)) - {rank})
+                processes.kill(processes.look().stopped)
         if raised is None or raised is error:
             raise
         raise raised from error
@@ -209,15 +146,17 @@ def _failure_of_another(
     others = [other for other in range(world_size) if other != rank]
     try:
         report(store, rank, "")
-        silent = _silent(store, others)
+        processes = Processes(store, others)
+        silent = _silent(store, processes, others)
         if text := reported(store, others):
             return PeerFailure(text)
-        gone = dead(store, others)
-        found = [*gone, *stopped(store, others)] or silent or _late(store, others)
+        seen = processes.look()
+        late = [other for other in others if other not in reports(store)]
+        found = [*seen.dead, *seen.stopped] or silent or late
         if not found:
             return None
         # Those that answer end by themselves.
-        kill(store, [other for other in found if other in silent])
+        processes.kill([other for other in found if other in silent])
         names = ", ".join(map(str, sorted(set(found))))
         text = (
             f"rank {names} no longer answers: it has died, is stopped, or took longer than "
@@ -231,27 +170,19 @@ def _failure_of_another(
         )
 
 
-def _silent(store: Store, others: Sequence[int]) -> list[int]:
+def _silent(store: Store, processes: Processes, others: Sequence[int]) -> list[int]:
     """Return the ranks that neither noticed a failure nor have a watch that has heard of it.
 
     Whoever is alive answers soon; a process that hangs, is stopped or is gone does not.
     """
-    start = time.monotonic()
+    start, silent = time.monotonic(), list(others)
     while True:
-        silent = [r for r in others if not _answers(store, r)]
+        found = reports(store)
+        silent = [r for r in silent if r not in found and not store.check([f"heard/{r}"])]
         waited = time.monotonic() - start
-        if reported(store, others) or waited > ANSWER_S:
+        if any(found.get(other) for other in others) or waited > ANSWER_S:
             return silent
-        known = len(dead(store, silent)) + len(stopped(store, silent)) == len(silent)
-        if known and waited > WAIT_S:
+        seen = processes.look()
+        if waited > WAIT_S and {*silent} <= {*seen.dead, *seen.stopped}:
             return silent
         time.sleep(POLL_S)
-
-
-def _answers(store: Store, rank: int) -> bool:
-    return store.check([f"failed/{rank}"]) or store.check([f"heard/{rank}"])
-
-
-def _late(store: Store, others: Sequence[int]) -> list[int]:
-    """Return the ranks that are alive and have not met the failure: they came too late for it."""
-    return [rank for rank in others if not store.check([f"failed/{rank}"])]

@@ -18,6 +18,8 @@ _held: dict[Path, int] = {}
 def take(folder: Path) -> bool:
     """Keep other processes out of a folder, until `released_after` or the end of this one.
 
+    What killed processes have not finished writing there is removed.
+
     Returns:
         whether no other process has it. Where the file system knows no locks: true, and a warning.
 
@@ -34,6 +36,8 @@ def take(folder: Path) -> bool:
         return False
     except OSError as error:
         log.warning("%s cannot be locked against other jobs: %s", folder, error)
+    else:
+        atomic.remove_unfinished(folder)
     _held[folder] = descriptor
     return True
 

@@ -21,7 +21,8 @@ from mbrec.collective_errors import is_of_collective
 from mbrec.distributed import Runtime
 from mbrec.errors import tell
 from mbrec.interrupt import Interrupt, Interrupted
-from mbrec.peers import PeerFailure, dead, introduce
+from mbrec.peers import PeerFailure
+from mbrec.processes import Processes, introduce
 
 T = TypeVar("T")
 
@@ -79,6 +80,7 @@ class Turns:
         self._timeout_s = timeout_s
         self.rank, self.world_size, _ = distributed.place()
         introduce(self._store, self.rank)
+        self._processes = Processes(self._store, range(self.world_size))
         self._turn = 0
         self._wish = ""
 
@@ -180,7 +182,7 @@ class Turns:
         deadline = time.monotonic() + timeout_s
         while missing := _missing(store, key, ranks):
             time.sleep(POLL_S)
-            gone = dead(self._store, missing)
+            gone = [rank for rank in self._processes.look().dead if rank in missing]
             names = ", ".join(map(str, gone or missing))
             if gone and _missing(store, key, gone):
                 raise TurnsOver(f"rank {names} has died, and no further job can run")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mbrec import peers
 from mbrec.errors import tell
+from mbrec.processes import Processes, Store
 
 if TYPE_CHECKING:
     from mbrec.distributed import Runtime
@@ -44,9 +45,10 @@ class Watch:
         end: Callable[[int], object] = os._exit,
     ) -> None:
         # A thread that shared the main thread's connection would wait for its answers.
-        self._store: peers.Store = cast(Any, runtime.store).clone()  # torch's type stubs lack it
+        self._store: Store = cast(Any, runtime.store).clone()  # torch's type stubs lack it
         self._rank = runtime.rank
         self._others = [rank for rank in range(runtime.world_size) if rank != runtime.rank]
+        self._processes = Processes(self._store, self._others)
         self._timeout_s, self._patience_s = runtime.timeout_s, runtime.patience_s
         self._last_words, self._end = last_words, end
         self._stopped_since: dict[int, float] = {}
@@ -86,14 +88,14 @@ class Watch:
 
     def _trouble(self) -> str | None:
         """Return what is wrong with the job, if anything is."""
-        if self._store.check(["failure"]):
+        if peers.reports(self._store):
             self._store.set(f"heard/{self._rank}", "")
             return self._known() or "another rank no longer answers"
-        gone = [r for r in peers.dead(self._store, self._others) if not self._has_left(r)]
-        if gone:
+        seen = self._processes.look()
+        if gone := self._without_a_word(seen.dead):
             return f"rank {', '.join(map(str, gone))} no longer answers: it has died"
-        if hung := self._hung():
-            peers.kill(self._store, hung)
+        if hung := self._hung(seen.stopped):
+            self._processes.kill(hung)
             names = ", ".join(map(str, hung))
             return f"rank {names} no longer answers: it was stopped for {self._timeout_s} s"
         return None
@@ -103,11 +105,14 @@ class Watch:
             return text
         return self._store.get("blamed").decode() if self._store.check(["blamed"]) else ""
 
-    def _has_left(self, rank: int) -> bool:
-        return self._store.check([f"left/{rank}"]) or self._store.check([f"failed/{rank}"])
+    def _without_a_word(self, dead: list[int]) -> list[int]:
+        """Return those of dead ranks that had neither finished nor reported a failure."""
+        if not dead or self._store.check([f"left/{rank}" for rank in dead]):
+            return []
+        reports = peers.reports(self._store)
+        return [r for r in dead if r not in reports and not self._store.check([f"left/{r}"])]
 
-    def _hung(self) -> list[int]:
+    def _hung(self, stopped: list[int]) -> list[int]:
         now = time.monotonic()
-        still = peers.stopped(self._store, self._others)
-        self._stopped_since = {rank: self._stopped_since.get(rank, now) for rank in still}
+        self._stopped_since = {rank: self._stopped_since.get(rank, now) for rank in stopped}
         return [r for r, since in self._stopped_since.items() if now - since > self._timeout_s]

@@ -30,6 +30,7 @@ REASONS_TO_SKIP = (
     "another system may have that address",  # Linux
     "the counts are known for the log of",  # another part of KuaiRand
     "reads /proc",  # Linux
+    "makes namespaces, which needs root",
 )
 FIGURES: dict[str, dict[str, object]] = {}
 
@@ -122,16 +123,14 @@ def process(
     store: HashStore, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[int], "subprocess.Popen[bytes]"]]:
     """Starts a process that sleeps, as a rank which torchrun started beside this one."""
-    from mbrec.peers import introduce
+    from mbrec.processes import KEY, add, entry
 
     monkeypatch.setattr(os, "getppid", os.getpid)
     started: list[subprocess.Popen[bytes]] = []
 
     def start(number: int) -> "subprocess.Popen[bytes]":
         started.append(subprocess.Popen(["sleep", "600"]))
-        introduce(store, number)
-        text = store.get(f"process/{number}").decode()
-        store.set(f"process/{number}", text.replace(str(os.getpid()), str(started[-1].pid)))
+        add(store, KEY, entry(number, started[-1].pid))
         return started[-1]
 
     yield start

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 TORCHRUN = ["-m", "torch.distributed.run", "--rdzv-backend", "mbrec-loopback"]
 TORCHRUN += ["--rdzv-endpoint", "127.0.0.1:0", "--nproc-per-node", "2"]
+
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None,
+    reason="makes namespaces, which needs root",
+)
 
 
 class Job:

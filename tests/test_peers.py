@@ -14,7 +14,7 @@ from torch._C._distributed_c10d import HashStore
 
 from mbrec import peers
 from mbrec.distributed import Runtime
-from mbrec.peers import PeerFailure, after_rank_0, dead, introduce, kill, named_failures, stopped
+from mbrec.peers import PeerFailure, after_rank_0, named_failures
 
 GLOO = "[/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234"
 DEADLINE_S = 60
@@ -120,15 +120,6 @@ def test_the_rank_that_is_surely_gone_is_named_and_not_a_busy_one(store, process
     assert busy.poll() is None
 
 
-def test_only_a_process_that_has_ended_is_dead(store, process):
-    introduce(store, 1)
-    gone(process(2))
-    store.set("process/3", "another.host 1")
-    stop(process(5))
-    assert dead(store, [1, 2, 3, 4, 5]) == [2]
-    assert stopped(store, [1, 2, 3, 4, 5]) == [5]
-
-
 def test_a_reader_that_was_killed_is_told(store):
     with pytest.raises(ChildProcessError, match="num_workers"), named_failures(rank(store)):
         raise RuntimeError("DataLoader worker (pid 17) is killed by signal: Killed. ")
@@ -137,15 +128,6 @@ def test_a_reader_that_was_killed_is_told(store):
 def test_a_reader_that_met_the_end_of_shared_memory_is_told(store):
     with pytest.raises(ChildProcessError, match="shm-size"), named_failures(rank(store)):
         raise RuntimeError("DataLoader worker (pid 17) is killed by signal: Bus error. ")
-
-
-def test_a_process_that_torchrun_did_not_start_is_left_alone(store, process, monkeypatch):
-    stranger = process(1)
-    monkeypatch.undo()  # a child of this process is no child of its parent
-    store.set("process/2", "another.host 1")
-    kill(store, [1, 2, 3])
-    with pytest.raises(subprocess.TimeoutExpired):
-        stranger.wait(0.5)
 
 
 def test_ranks_wait_for_long_work_of_rank_0_until_it_is_done(store, process):

@@ -54,6 +54,28 @@ def test_after_the_job_others_may_enter_and_nothing_stays_open(tmp_path):
     assert _open_files() == before
 
 
+def test_what_a_killed_process_has_not_finished_is_removed_and_nothing_else(tmp_path):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    mark = "0123456789abcdef"
+    stale = [folder / f".{mark}.status.json.tmp", folder / f".{mark}.a\nb.tmp"]
+    kept = [f".{mark}.tmp", f".{mark}.status.json", f"{mark}.a.tmp", ".0123.a.tmp", "a.tmp"]
+    (folder / "sub").mkdir(parents=True)
+    for path in (*stale, *(folder / name for name in kept), elsewhere):
+        path.touch()
+    (folder / f".{mark}.link.tmp").symlink_to(elsewhere)
+    (folder / f".{mark}.folder.tmp").mkdir()
+    before = set(folder.iterdir())
+    with run_lock.released_after(folder):
+        assert run_lock.take(folder)
+        assert set(folder.iterdir()) == (before - set(stale)) | {folder / ".lock"}
+        # No process may tidy up what this one, which has the folder, is writing.
+        stale[0].touch()
+        subprocess.run([sys.executable, "-c", TRY, str(folder)], check=True)
+        assert run_lock.take(folder)
+        assert stale[0].exists()
+    assert elsewhere.exists()
+
+
 def test_a_rank_that_never_took_the_folder_releases_nothing(tmp_path):
     with run_lock.released_after(tmp_path):
         pass

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from torch._C._distributed_c10d import HashStore
 
 from mbrec import peers, watch
 from mbrec.distributed import Runtime
-from mbrec.peers import introduce
+from mbrec.processes import introduce
 
 DEADLINE_S = 60
 
@@ -99,6 +99,39 @@ def test_who_is_to_blame_is_told_by_the_rank_that_knows(store):
     store.set("blamed", "rank 0 no longer answers: it took longer")
     peers.report(store, 1, "")
     assert watched.ends() == "PeerFailure: rank 0 no longer answers: it took longer"
+
+
+class Counting(HashStore):
+    """A store that counts what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def clone(self) -> Any:
+        return SimpleNamespace(check=self.check, get=self.get, append=cast(Any, self).append)
+
+    def check(self, keys: list[str]) -> bool:
+        self.asked += 1
+        return super().check(keys)
+
+    def get(self, key: str) -> bytes:
+        self.asked += 1
+        return super().get(key)
+
+
+@pytest.mark.parametrize("world_size", [2, 64])
+def test_a_watch_asks_the_store_once_a_poll_however_many_ranks_there_are(world_size):
+    store = Counting()
+    for rank in range(world_size):
+        introduce(store, rank)
+    watched = watch.Watch(Runtime(0, world_size, world_size, torch.device("cpu"), store))
+    asked = []
+    for _ in range(3):
+        before = store.asked
+        assert watched._trouble() is None
+        asked.append(store.asked - before)
+    assert asked == [3, 1, 1]  # the first one reads who the others are
 
 
 def test_a_store_that_is_gone_ends_a_rank():

@@ -89,7 +89,7 @@ def start(module: str, arguments: Sequence[str], folder: Path, *, processes: int
         ValueError: if they failed.
     """
     # torchrun, which ends with this process; --standalone would listen on all interfaces.
-    command = [sys.executable, "-m", "mbrec.launcher"]
+    command = [sys.executable, "-m", "mbrec.launcher", str(os.getpid())]
     command += ["--rdzv-backend", "mbrec-loopback", "--rdzv-endpoint", "127.0.0.1:0"]
     command += ["--nproc-per-node", str(processes), "-m", module, *arguments]
     console = folder / "console.log"

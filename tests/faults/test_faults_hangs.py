@@ -9,15 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import ROOT, TORCHRUN, Job, with_signal
+from processes import ROOT, TORCHRUN, Job, as_root, with_signal
 
 from mbrec.checkpoint import folder
 
 LONG = ["trainer.epochs=1000", "checkpoint.every=10", "checkpoint.keep=3"]
-as_root = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("unshare") is None,
-    reason="makes namespaces, which needs root",
-)
 
 STALLING = """
 import os, time
