@@ -324,9 +324,11 @@ def commands(run: str, seed: int, flips: int) -> dict[str, Any]:
             after: list[Any] = []
             reason = refused(lambda after=after: after.extend(outputs()))
             path.write_bytes(whole)
-            if (path.parent.name if path.name == folder.MANIFEST else path.name) in reason:
+            # A manifest that lies about a file shows as a checkpoint whose file is not as it says.
+            name = path.parent.name if path.name == folder.MANIFEST else path.name
+            if name in reason:
                 outcomes["refused"] += 1
-            elif any(path.name in text for text in texts) or "damaged" in "".join(after[2:3]):
+            elif any(name in text for text in texts) or "damaged" in "".join(after[2:3]):
                 outcomes["reported"] += 1
             elif after == expected:
                 outcomes["harmless"] += 1

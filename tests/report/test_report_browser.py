@@ -55,7 +55,7 @@ def test_a_browser_shows_every_picture_of_the_page(tmp_path):
     titled = re.search("<title>(.*?)</title>", look_at(page, shot))
     assert titled
     found = json.loads(unescape(titled[1]))
-    assert len(found["boxes"]) == html.count("<img") == 9
+    assert len(found["boxes"]) == html.count("<img") == 10
     assert found["size"][0] == WIDTH, "the page is wider than the window"
     assert found["size"][1] <= HEIGHT, "the page is higher than the picture of it"
     pixels = imread(shot)[:, :, :3]
