@@ -16,7 +16,7 @@ from mbrec.report.__main__ import write
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), "")
-WIDTH, HEIGHT = 1100, 7000
+WIDTH, HEIGHT = 1100, 8000
 # Writes into the title where the pictures are. The page itself forbids all scripts; its copy for
 # this test allows this one, and nothing else more.
 LOOK = """<script>addEventListener("load", () => {
