@@ -45,14 +45,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The fault suite runs when it is asked for: by its mark, or by its path. Slow files first."""
+    """The fault suite runs when it is asked for: by its mark, or by its path. Slow files first.
+
+    Its tests outside of its folder carry the mark themselves; they run with it, once, or where
+    their file or folder is named.
+    """
     wanted = "faults" in config.option.markexpr or any("faults" in a for a in config.args)
+    named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
+    named.discard(FAULTS.parent)
     left = []
     for item in items:
         if FAULTS in item.path.parents:
             item.add_marker(pytest.mark.faults)
-            if not wanted:
-                continue
+        asked = wanted or named & {item.path, *item.path.parents}
+        if item.get_closest_marker("faults") and not asked:
+            continue
         if config.option.nightly or not item.get_closest_marker("nightly"):
             left.append(item)
     if len(left) < len(items):
