@@ -138,7 +138,7 @@ SHORT, CUT = 6, 3
 # On two ranks sums do not depend on the order of the ranks; from three on they do.
 MIXED = "{user: data_parallel, item: row_wise, tags: data_parallel}"
 MORE_RANKS = [
-    pytest.param(3, 0, MIXED, marks=pytest.mark.faults, id="3-mixed-0"),
+    pytest.param(3, 0, MIXED, id="3-mixed-0"),
     pytest.param(3, 2, MIXED, marks=pytest.mark.nightly, id="3-mixed-2"),
     *(
         pytest.param(
@@ -162,6 +162,7 @@ def saved_state(run_folder: Path) -> dict[str, Any]:
     return state
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "workers", "sharding"), MORE_RANKS)
 def test_more_than_two_ranks_resume_to_the_last_bit(tiny_data, tmp_path, ranks, workers, sharding):

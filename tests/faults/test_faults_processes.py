@@ -177,6 +177,7 @@ def test_a_killed_reader_process_is_named(tiny_data, tmp_path):
         assert gone(job)
 
 
+@pytest.mark.timeout(1200)  # thirty jobs, nightly
 def test_a_restart_after_a_kill_goes_on_at_the_first_try_and_ends_as_if_nothing_had_been(
     tiny_data, tmp_path, figure, nightly, fault_seed
 ):
