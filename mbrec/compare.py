@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from mbrec import run_lock
+from mbrec.job import run_lock
 from mbrec.study.launch import resumable
 
 USAGE = """usage: python -m mbrec.compare [experiment=NAME] [key=value ...]
@@ -108,16 +108,17 @@ def tasks_of(
     """
     from hydra import compose, initialize_config_module
 
-    from mbrec import check, config
+    from mbrec.config import settings as config
+    from mbrec.job.check import check
     from mbrec.study.comparison import STATIC_GRID, setting
 
     measuring = ["trainer.measure_overhead=true"] if measure else []
-    check.check([*overrides, *measuring])
+    check([*overrides, *measuring])
     arguments(tuning)
-    check.check([*overrides, *tuning])
+    check([*overrides, *tuning])
     for word in balancers:
         if word != STATIC_GRID:
-            check.check([*overrides, *setting(word).overrides, *measuring])
+            check([*overrides, *setting(word).overrides, *measuring])
     with initialize_config_module("mbrec.configs", version_base="1.3"):
         found, tuned = (
             list(config.parse(compose("train", overrides=words)).tasks)

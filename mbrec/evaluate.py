@@ -6,12 +6,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbrec import config as configuration
-from mbrec import plain_yaml
-from mbrec.errors import plain_errors
+from mbrec.config import plain_yaml
+from mbrec.config import settings as configuration
+from mbrec.config.errors import plain_errors
 
 if TYPE_CHECKING:  # --help must not wait for torch
-    from mbrec.distributed import Runtime
+    from mbrec.distributed.process import Runtime
 
 USAGE = """usage: python -m mbrec.evaluate RUN [predictions=DIR] [key=value ...]
        torchrun --nproc-per-node N -m mbrec.evaluate RUN [predictions=DIR] [key=value ...]
@@ -39,10 +39,10 @@ def evaluate(run: Path, overrides: list[str], predictions: Path | None) -> None:
 
     import torch.distributed as dist
 
-    from mbrec import distributed
-    from mbrec.peers import named_failures
+    from mbrec.distributed import process
+    from mbrec.distributed.failures import named_failures
 
-    runtime = distributed.start(timeout_s=config.runtime.timeout_s)
+    runtime = process.start(timeout_s=config.runtime.timeout_s)
     with named_failures(runtime):
         _score(config, saved, runtime, path, run, overrides, predictions)
         dist.barrier()
@@ -58,16 +58,18 @@ def _score(
     overrides: list[str],
     predictions: Path | None,
 ) -> None:
-    from mbrec import build, resume, sealed, sources, summary
     from mbrec.checkpoint import restore, state
-    from mbrec.predictions import writer
+    from mbrec.files import sealed
+    from mbrec.job import build, readers, resume
+    from mbrec.monitor import summary
+    from mbrec.training.predictions import writer
 
     source = restore.choose(str(path), run)
     assert source is not None
     learned = state.read(source)
     # The settings of an earlier version's run have no digest; those of its checkpoints do.
     resume.check_features(learned, saved)
-    reader = sources.evaluation_reader(config, runtime, run, learned.vocabularies)
+    reader = readers.evaluation_reader(config, runtime, run, learned.vocabularies)
     sharded = build.shard(config, runtime)
     now = resume.layout(config, sharded)
     restore.load(source, sharded.model, sharded.hook, None, now)

@@ -8,9 +8,9 @@ The panels are those of Figure 2 c-e in He et al. 2024: gradient norms, weights,
 import sys
 from pathlib import Path
 
-from mbrec import atomic
-from mbrec.report import plots
-from mbrec.report.run import load
+from mbrec.files import atomic
+from mbrec.study.report import plots
+from mbrec.study.report.run import load
 
 
 def draw(path: Path, out: Path) -> None:

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mbrec.data.aliccp import LABELS, SCHEMA, Counts, read_split
-from mbrec.data.delimited import BLOCK_BYTES
-from mbrec.data.hashing import hash_ids
-from mbrec.data.script import run
-from mbrec.data.writer import DatasetWriter, summary
+from mbrec.columns.hashing import hash_ids
+from mbrec.prepare.delimited import BLOCK_BYTES
+from mbrec.prepare.recipes.aliccp import LABELS, SCHEMA, Counts, read_split
+from mbrec.prepare.script import run
+from mbrec.prepare.writer import DatasetWriter, summary
 
 _ORIGIN = {"data_set": "Ali-CCP", "source": "https://tianchi.aliyun.com/dataset/408"}
 PUBLISHED = """Published (AITM's files; after the impressions with a conversion but no click, 230 of

@@ -28,12 +28,12 @@ import numpy as np
 import pyarrow as pa
 from pyarrow.compute import SetLookupOptions, call_function
 
-from mbrec.data.delimited import BLOCK_BYTES, Piece, find_file, read_delimited
-from mbrec.data.duplicates import Policy
-from mbrec.data.files import is_hidden
-from mbrec.data.hashing import hash_ids
-from mbrec.data.script import add_duplicates, run
-from mbrec.data.writer import DatasetWriter, summary
+from mbrec.columns.hashing import hash_ids
+from mbrec.prepare.delimited import BLOCK_BYTES, Piece, find_file, read_delimited
+from mbrec.prepare.duplicates import Policy
+from mbrec.prepare.script import add_duplicates, run
+from mbrec.prepare.writer import DatasetWriter, summary
+from mbrec.reader.source import is_hidden
 
 SEARCH = "search_id"
 LABELS = ("click", "conversion")

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mbrec.data.delimited import BLOCK_BYTES, Piece, find_file, read_delimited
-from mbrec.data.duplicates import Policy
-from mbrec.data.hashing import hash_ids
-from mbrec.data.script import add_duplicates, run
-from mbrec.data.writer import DatasetWriter, summary
+from mbrec.columns.hashing import hash_ids
+from mbrec.prepare.delimited import BLOCK_BYTES, Piece, find_file, read_delimited
+from mbrec.prepare.duplicates import Policy
+from mbrec.prepare.script import add_duplicates, run
+from mbrec.prepare.writer import DatasetWriter, summary
 
 NUMERICAL = (
     "age",

@@ -23,11 +23,11 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from mbrec.data.csv_files import NULLS, Dialect, find_files, read_header, read_text
-from mbrec.data.duplicates import Duplicates, Policy, percent
-from mbrec.data.script import add_duplicates
-from mbrec.data.text_columns import TextColumn
-from mbrec.data.writer import DatasetWriter, check_folder, summary
+from mbrec.prepare.csv_files import NULLS, Dialect, find_files, read_header, read_text
+from mbrec.prepare.duplicates import Duplicates, Policy, percent
+from mbrec.prepare.script import add_duplicates
+from mbrec.prepare.text_columns import TextColumn
+from mbrec.prepare.writer import DatasetWriter, check_folder, summary
 
 SPLITS = ("train", "validation", "test")
 _BAR: dict[str, Any] = {"unit_scale": True, "mininterval": 1, "disable": None}
@@ -349,7 +349,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"prepare_csv: {error}", file=sys.stderr)
         return 2
     print("\n".join([*remarks, summary(manifest)]))
-    print(f"written to {out}; next: python -m mbrec.data.describe {out}")
+    print(f"written to {out}; next: python -m mbrec.prepare.describe {out}")
     return 0
 
 

@@ -26,8 +26,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mbrec.data.history import History
-from mbrec.data.kuairand import (
+from mbrec.prepare.history import History
+from mbrec.prepare.recipes.kuairand import (
     FILE_NAME,
     HOURS,
     LABELS,
@@ -40,9 +40,9 @@ from mbrec.data.kuairand import (
     load_users,
     load_videos,
 )
-from mbrec.data.kuairand_days import EVENTS, Day, UserHistories, read_day, spill_days
-from mbrec.data.script import run
-from mbrec.data.writer import ROW_GROUP_ROWS, DatasetWriter, check_folder, summary
+from mbrec.prepare.recipes.kuairand_days import EVENTS, Day, UserHistories, read_day, spill_days
+from mbrec.prepare.script import run
+from mbrec.prepare.writer import ROW_GROUP_ROWS, DatasetWriter, check_folder, summary
 
 SPLITS = ("train", "validation", "test")
 _JOIN_ROWS = 8 * ROW_GROUP_ROWS

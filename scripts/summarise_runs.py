@@ -9,7 +9,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from mbrec.sealed import read_json
+from mbrec.files.sealed import read_json
 
 FIGURES = {"auc": "AUC", "ne": "NE", "calibration": "calibration"}
 

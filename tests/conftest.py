@@ -18,6 +18,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, str(Path(__file__).parent))
 
 FAULTS = Path(__file__).parent / "faults"
+pytest_plugins = ["logs"]
 # What a machine may lack. A test that skips itself for any other reason fails.
 REASONS_TO_SKIP = (
     "no chromium on PATH",  # draws a report's page
@@ -130,7 +131,7 @@ def process(
     store: HashStore, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[int], "subprocess.Popen[bytes]"]]:
     """Starts a process that sleeps, as a rank which torchrun started beside this one."""
-    from mbrec.processes import KEY, add, entry
+    from mbrec.distributed.processes import KEY, add, entry
 
     monkeypatch.setattr(os, "getppid", os.getpid)
     started: list[subprocess.Popen[bytes]] = []
@@ -159,7 +160,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder that holds the tiny synthetic data set, as `data.path` expects it."""
     from jobs import compose
 
-    from mbrec.data.synthetic.files import write
+    from mbrec.prepare.synthetic.files import write
 
     folder = tmp_path_factory.mktemp("synthetic")
     settings = compose(folder).data.synthetic

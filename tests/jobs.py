@@ -10,7 +10,7 @@ from hydra import initialize_config_module
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from mbrec.config import Config, parse
+from mbrec.config.settings import Config, parse
 
 
 def compose(data: Path, *overrides: str) -> Config:
@@ -35,10 +35,11 @@ def train(
         overrides: of the configuration.
         each_step: called with the trainer's hook and the outputs after each step.
     """
-    from mbrec import build, distributed
+    from mbrec.distributed import process
+    from mbrec.job import build
 
     config = compose(Path(data), *overrides)
-    runtime = distributed.start()
+    runtime = process.start()
     trainer, sharded = build.trainer(config, runtime, Path(folder))
     trace = []
     record = trainer.monitor.record

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 from hydra import compose, initialize_config_module
 
-from mbrec import config
-from mbrec.data.batch import Batch
-from mbrec.data.expression import parse
-from mbrec.data.files import open_store
-from mbrec.data.manifest import load_folder
-from mbrec.data.parquet import ParquetReader
-from mbrec.data.schema import Columns
-from mbrec.data.stored import load_vocabularies, resolve
+from mbrec.columns.expression import parse
+from mbrec.columns.manifest import load_folder
+from mbrec.columns.schema import Columns
+from mbrec.config import settings as config
+from mbrec.reader.batch import Batch
+from mbrec.reader.dataset import load_vocabularies, resolve
+from mbrec.reader.parquet import ParquetReader
+from mbrec.reader.source import open_store
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 # A server that has imported torchrec once forks each rank in a fraction of a second.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["mbrec.build"])
+_context.set_forkserver_preload(["mbrec.job.build"])
 
 
 def run_ranks(
@@ -89,7 +89,7 @@ def _rank(
     import torch
     import torch.distributed as dist
 
-    from mbrec import distributed
+    from mbrec.distributed import process as distributed
 
     os.environ.update(
         RANK=str(rank),

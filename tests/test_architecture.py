@@ -15,18 +15,29 @@ import yaml
 
 import mbrec.balance
 from mbrec.balance import Balancer
-from mbrec.config import Config
+from mbrec.config.settings import Config
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "mbrec").rglob("*.py"))
-SOURCES = MODULES + sorted((ROOT / "scripts").glob("*.py"))
+RESEARCH = sorted((ROOT / "research").rglob("*.py"))
+SOURCES = MODULES + RESEARCH + sorted((ROOT / "scripts").glob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-ENTRY_POINTS = {"mbrec/train.py", "mbrec/evaluate.py", "mbrec/report/__main__.py"}
-ENTRY_POINTS |= {"mbrec/compare.py", "mbrec/study/worker.py"}
-ENTRY_POINTS |= {"mbrec/reproduce/table1.py", "mbrec/reproduce/worker.py"}
-ENTRY_POINTS |= {f"mbrec/bench/{name}.py" for name in ("contest", "data", "job")}
-FOLDERS = ("mbrec", "configs", "scripts", "tests", "docs", "docker", ".ci", "requirements")
+# A package imports only those that stand before it. An entry point, a module beside the packages,
+# imports any of them, and is imported by none.
+PACKAGES = ("files", "balance", "columns", "config", "distributed", "metrics", "reader", "model")
+PACKAGES += ("checkpoint", "training", "monitor", "prepare", "job", "study")
+FOLDERS = (
+    "mbrec",
+    "research",
+    "configs",
+    "scripts",
+    "tests",
+    "docs",
+    "docker",
+    ".ci",
+    "requirements",
+)
 GENERATED = re.compile(r"__pycache__|\.egg-info|\.(pyc|png|gz|parquet)$")
 # Put together from parts, so that this file passes its own test.
 MACHINE_PATHS = ["/" + "work/", "../" + "shared"]
@@ -150,31 +161,65 @@ def test_the_only_unpickler_is_one_that_knows_what_it_may_make():
 
 
 def test_the_balance_library_imports_torch_and_the_standard_library_alone():
-    folder = [path for path in MODULES if path.parent.name == "balance"]
-    assert len(folder) >= 5
+    folder = [path for path in MODULES if package_of(path) == "balance"]
+    assert len(folder) >= 30
     names = {name for path in folder for name in imports(path)}
     own = {name for name in names if f"{name}.".startswith("mbrec.balance.")}
     others = {name.split(".")[0] for name in names - own} - set(sys.stdlib_module_names)
     assert others == {"torch"}
 
 
-@pytest.mark.parametrize("upper", ["model", "trainer", "build", "config"])
-def test_modules_tasks_losses_and_data_do_not_import_what_is_built_of_them(upper):
-    lower = ("mbrec/modules/", "mbrec/tasks.py", "mbrec/losses.py", "mbrec/data/")
-    assert all(any(name_of(path).startswith(prefix) for path in MODULES) for prefix in lower)
-    importing = importers(f"mbrec.{upper}")
-    assert importing
-    assert [name for name in importing if name.startswith(lower)] == []
+def package_of(path: Path) -> str:
+    """Return the package of mbrec that a module lies in; empty for an entry point."""
+    parts = path.relative_to(ROOT / "mbrec").parts
+    return parts[0] if len(parts) > 1 else ""
 
 
-def test_only_entry_points_import_build():
-    assert {"mbrec/train.py", "mbrec/evaluate.py"} <= importers("mbrec.build") <= ENTRY_POINTS
+def packages_imported() -> set[tuple[str, str]]:
+    """Return the pairs of different packages of which the first imports the second."""
+    found = set()
+    for path in MODULES:
+        for name in imports(path):
+            first, _, rest = name.partition(".")
+            other = rest.partition(".")[0]
+            if first == "mbrec" and other and other != package_of(path):
+                found.add((package_of(path), other))
+    return found
 
 
-def test_only_build_and_entry_points_import_config():
-    names = ("build", "sources", "resume", "check", "sweep_plan", "evaluate")
-    readers = {f"mbrec/{name}.py" for name in names}
-    assert readers <= importers("mbrec.config") <= {*readers, *ENTRY_POINTS}
+def test_the_packages_are_those_that_have_an_order():
+    folders = {path.parent.name for path in (ROOT / "mbrec").glob("*/__init__.py")}
+    assert folders == set(PACKAGES)
+
+
+def test_a_package_imports_only_packages_that_stand_before_it():
+    pairs = {(a, b) for a, b in packages_imported() if a}
+    assert len(pairs) > 30
+    assert {
+        (a, b) for a, b in pairs if b not in PACKAGES or PACKAGES.index(b) > PACKAGES.index(a)
+    } == set()
+
+
+def test_nothing_loose_lies_beside_the_packages_but_entry_points():
+    loose = {path for path in (ROOT / "mbrec").glob("*.py") if path.name != "__init__.py"}
+    assert {path.name for path in loose} > {"train.py", "evaluate.py", "compare.py", "report.py"}
+    without_main = {p.name for p in loose if '__name__ == "__main__"' not in p.read_text()}
+    assert without_main == set()
+
+
+def test_mbrec_imports_nothing_of_research():
+    assert importers("research")
+    assert not [name for name in importers("research") if name.startswith("mbrec/")]
+
+
+def test_columns_read_no_configuration_and_no_torch():
+    folder = [path for path in MODULES if package_of(path) == "columns"]
+    assert len(folder) >= 5
+    names = {name for path in folder for name in imports(path)}
+    own = {name.split(".")[1] for name in names if name.startswith("mbrec.")}
+    others = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"mbrec"}
+    assert own == {"columns", "files"}
+    assert others == {"numpy", "pyarrow"}
 
 
 def test_the_trainer_names_no_task_balancer_or_label():
@@ -185,7 +230,7 @@ def test_the_trainer_names_no_task_balancer_or_label():
     names |= set(balancers())
     assert names >= {"ctr", "cvr", "click", "conversion", "multibalance", "MultiBalance"}
     assert {"click", "conversion"} <= set(mentioned(names, ROOT / "configs/tasks/cvr.yaml"))
-    assert mentioned(names, ROOT / "mbrec/trainer.py") == []
+    assert mentioned(names, ROOT / "mbrec/training/trainer.py") == []
 
 
 def test_every_package_is_listed_in_pyproject():
@@ -248,27 +293,27 @@ WRITERS |= {
     "OmegaConf.save",
 }
 WRITERS |= {f"shutil.{name}" for name in ("copy", "copy2", "copyfile", "copytree", "move")}
-# Why these need not go through mbrec/atomic.py. "New folder": what is written there appears as a
-# whole, or is temporary, and nobody can have put a link into it.
+# Why these need not go through mbrec/files/atomic.py. "New folder": what is written there appears
+# as a whole, or is temporary, and nobody can have put a link into it.
 MAY_WRITE = {
-    "mbrec/atomic.py": "it is the writer",
+    "mbrec/files/atomic.py": "it is the writer",
     "mbrec/checkpoint/tensors.py FileSystemWriter": "new folder",
-    "mbrec/data/manifest.py write_text": "new folder",
-    "mbrec/data/synthetic/files.py write_text": "new folder",
-    "mbrec/data/synthetic/parts.py ParquetWriter": "new folder",
-    "mbrec/data/synthetic/parts.py write_table": "new folder",
-    "mbrec/data/synthetic/world.py save": "new folder",
-    "mbrec/data/writer.py ParquetWriter": "new folder",
-    "mbrec/data/writer.py write_table": "new folder",
-    "mbrec/data/kuairand_days.py new_file": "new folder",
-    "mbrec/data/kuairand_days.py write_table": "new folder",
-    "mbrec/bench/contest.py write_table": "new folder",
-    "mbrec/hparams.py FileWriter": "a name that cannot be guessed",
-    "mbrec/monitor.py FileWriter": "a name that cannot be guessed",
-    "mbrec/predictions.py ParquetWriter": "writes into an atomic file",
-    "mbrec/predictions.py write_table": "writes into an atomic file",
-    "mbrec/report/plots.py savefig": "writes into memory",
-    "mbrec/data/describe/plots.py savefig": "writes into an atomic file",
+    "mbrec/columns/manifest.py write_text": "new folder",
+    "mbrec/prepare/synthetic/files.py write_text": "new folder",
+    "mbrec/prepare/synthetic/parts.py ParquetWriter": "new folder",
+    "mbrec/prepare/synthetic/parts.py write_table": "new folder",
+    "mbrec/prepare/synthetic/world.py save": "new folder",
+    "mbrec/prepare/writer.py ParquetWriter": "new folder",
+    "mbrec/prepare/writer.py write_table": "new folder",
+    "mbrec/prepare/recipes/kuairand_days.py new_file": "new folder",
+    "mbrec/prepare/recipes/kuairand_days.py write_table": "new folder",
+    "research/bench/contest.py write_table": "new folder",
+    "mbrec/monitor/hparams.py FileWriter": "a name that cannot be guessed",
+    "mbrec/monitor/monitor.py FileWriter": "a name that cannot be guessed",
+    "mbrec/training/predictions.py ParquetWriter": "writes into an atomic file",
+    "mbrec/training/predictions.py write_table": "writes into an atomic file",
+    "mbrec/study/report/plots.py savefig": "writes into memory",
+    "mbrec/prepare/describe/plots.py savefig": "writes into an atomic file",
     "mbrec/study/plots.py print_figure": "writes into an atomic file",
 }
 
@@ -291,7 +336,7 @@ def may_write(call: ast.Call) -> bool:
 def test_files_are_written_whole_and_through_no_link():
     found = set()
     for path, call in nodes(ast.Call):
-        if path in MODULES and may_write(call):
+        if path in MODULES + RESEARCH and may_write(call):
             where = name_of(path)
             name = ast.unparse(call.func).rpartition(".")[2]
             found.add(where if where in MAY_WRITE else f"{where} {name}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mbrec.config import TrainerSettings
+from mbrec.config.settings import TrainerSettings
 
 ROOT = Path(__file__).parents[1]
 # Python runs it at each start of a process that has its folder on the path.
@@ -132,7 +132,7 @@ def test_the_balance_library_runs_where_only_torch_is_installed(site, blocked):
     assert result.stdout.split() == [str(site / "mbrec/__init__.py")]
 
 
-@pytest.mark.parametrize("module", ["mbrec.train", "mbrec.evaluate", "mbrec.bench"])
+@pytest.mark.parametrize("module", ["mbrec.train", "mbrec.evaluate", "research.bench"])
 def test_help_does_not_load_torch(module, site, blocked):
     packages = ["torch", "torchrec", "fbgemm_gpu", "pyarrow", "tensorboard"]
     assert "torch is blocked" in blocked(packages, "-c", "import torch").stderr

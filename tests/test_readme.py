@@ -8,8 +8,8 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from mbrec import compare
-from mbrec.config import parse
-from mbrec.reproduce import __main__ as reproduce
+from mbrec.config.settings import parse
+from research.paper import __main__ as reproduce
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", "results/settings.md", "results/kuairand.md"]

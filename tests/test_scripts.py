@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mbrec.sealed import read_json, write_json
+from mbrec.files.sealed import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
@@ -164,14 +164,15 @@ def test_training_starts_the_processes_asked_for_with_the_arguments_given(train)
     assert started[0] == "setup"
     assert started[1] == "-m mbrec.check run.name=a b"
     assert [re.sub("launcher [0-9]+ ", "launcher PARENT ", line) for line in started[2:]] == [
-        "-m mbrec.launcher PARENT --rdzv-backend mbrec-loopback --rdzv-endpoint 127.0.0.1:0 "
-        "--nproc-per-node 3 --max-restarts 0 -m mbrec.train run.name=a b",
+        "-m mbrec.distributed.launcher PARENT --rdzv-backend mbrec-loopback "
+        "--rdzv-endpoint 127.0.0.1:0 --nproc-per-node 3 --max-restarts 0 "
+        "-m mbrec.train run.name=a b",
     ]
 
 
 FAKE_JOB = """#!/bin/sh
 case "$*" in
-*mbrec.check*) echo run ;;
+*mbrec.config.composer*) echo run ;;
 *mbrec.train*) mkdir -p run; {status} exit ${{CODE:-1}} ;;
 esac
 """
@@ -208,7 +209,7 @@ def test_a_job_whose_processes_are_gone_without_a_word_is_marked_as_failed(tmp_p
     executable(root / "scripts/train.sh", (ROOT / "scripts/train.sh").read_text())
     executable(root / "scripts/setup.sh", "#!/bin/sh\n")
     job = FAKE_JOB.format(status="cp begun run/status.json;")
-    real = f'*mbrec.status*) exec {sys.executable} -P "$@" ;;'
+    real = f'*mbrec.job.status*) exec {sys.executable} -P "$@" ;;'
     executable(root / ".venv/bin/python", job.replace("esac", f"{real}\nesac"))
     write_json(tmp_path / "begun", {"state": state, "step": 3, "reason": ""})
     assert run(root / "scripts/train.sh", cwd=tmp_path).returncode == 1

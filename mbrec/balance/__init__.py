@@ -15,33 +15,28 @@ Needs torch alone, and works in any model that has a shared bottom and K task he
 1.0
 """
 
-from mbrec.balance.alignedmtl import AlignedMTL
-from mbrec.balance.balancer import (
-    Balancer,
-    ElementwiseBalancer,
-    GramianBalancer,
-    ParameterBalancer,
-)
-from mbrec.balance.cagrad import CAGrad
-from mbrec.balance.conflictfree import ConFIG
-from mbrec.balance.dbmtl import DBMTL
-from mbrec.balance.equal import Equal
-from mbrec.balance.famo import FAMO
-from mbrec.balance.gradcraft import GradCraft
-from mbrec.balance.graddrop import GradDrop
-from mbrec.balance.gradvac import GradVac
+from mbrec.balance.balancer import Balancer, ElementwiseBalancer, GramianBalancer, ParameterBalancer
 from mbrec.balance.hook import BalanceHook
-from mbrec.balance.imtlg import IMTLG
-from mbrec.balance.mgda import MGDA
-from mbrec.balance.moco import MoCo
-from mbrec.balance.multibalance import MultiBalance
-from mbrec.balance.nashmtl import NashMTL
-from mbrec.balance.pcgrad import PCGrad
-from mbrec.balance.sdmgrad import SDMGrad
-from mbrec.balance.static import Static
-from mbrec.balance.torchjd import TorchJD
-from mbrec.balance.uncertainty import Uncertainty
-from mbrec.balance.upgrad import UPGrad
+from mbrec.balance.methods.alignedmtl import AlignedMTL
+from mbrec.balance.methods.cagrad import CAGrad
+from mbrec.balance.methods.conflictfree import ConFIG
+from mbrec.balance.methods.dbmtl import DBMTL
+from mbrec.balance.methods.equal import Equal
+from mbrec.balance.methods.famo import FAMO
+from mbrec.balance.methods.gradcraft import GradCraft
+from mbrec.balance.methods.graddrop import GradDrop
+from mbrec.balance.methods.gradvac import GradVac
+from mbrec.balance.methods.imtlg import IMTLG
+from mbrec.balance.methods.mgda import MGDA
+from mbrec.balance.methods.moco import MoCo
+from mbrec.balance.methods.multibalance import MultiBalance
+from mbrec.balance.methods.nashmtl import NashMTL
+from mbrec.balance.methods.pcgrad import PCGrad
+from mbrec.balance.methods.sdmgrad import SDMGrad
+from mbrec.balance.methods.static import Static
+from mbrec.balance.methods.torchjd import TorchJD
+from mbrec.balance.methods.uncertainty import Uncertainty
+from mbrec.balance.methods.upgrad import UPGrad
 
 __all__ = [
     "DBMTL",

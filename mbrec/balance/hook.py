@@ -10,16 +10,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mbrec.balance import graph, merge
 from mbrec.balance.arguments import check_choice, check_count
-from mbrec.balance.backward import Observed
+from mbrec.balance.backward import gramian, graph
+from mbrec.balance.backward.choice import choose_way
+from mbrec.balance.backward.fanout import FanOut
+from mbrec.balance.backward.merging import Observed
+from mbrec.balance.backward.spans import Marks
+from mbrec.balance.backward.step import Step, inside_backward
 from mbrec.balance.balancer import Balancer, Row
-from mbrec.balance.fanout import FanOut
-from mbrec.balance.marks import Marks
-from mbrec.balance.spectrum import cosine_matrix
-from mbrec.balance.step import Step, inside_backward
+from mbrec.balance.solvers.spectrum import cosine_matrix
 from mbrec.balance.values import KeptValues
-from mbrec.balance.ways import choose_way
 
 Representation = Tensor | tuple[Tensor, ...]
 
@@ -293,7 +293,7 @@ class BalanceHook(KeptValues):
         constant = self.balancer.constant_weights
         if constant is not None and not self.statistics:
             parts_K = zip(*rows_K, strict=True)
-            merged = tuple(merge.constant_sum(grads_K, constant) for grads_K in parts_K)
+            merged = tuple(gramian.constant_sum(grads_K, constant) for grads_K in parts_K)
             self._way.mark("merge")
             return merged
         step.saved = self._way.saved(), self._shown()

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mbrec.checkpoint import folder, state
-from mbrec.checkpoint.settings import FIGURES
-from mbrec.errors import plain_errors
+from mbrec.config.checkpoints import FIGURES
+from mbrec.config.errors import plain_errors
 
 USAGE = """usage: python -m mbrec.checkpoint ls DIR       the checkpoints of a run
        python -m mbrec.checkpoint verify DIR   read every byte and compare with the manifest

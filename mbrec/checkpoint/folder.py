@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mbrec import atomic, sealed
-from mbrec.atomic import UNFINISHED
+from mbrec.files import atomic, sealed
+from mbrec.files.atomic import UNFINISHED
 
 MANIFEST, STATE, METADATA = "manifest.json", "state.json", ".metadata"
 BEST = "best.json"

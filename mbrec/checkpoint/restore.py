@@ -24,7 +24,7 @@ def choose(path: str, run: Path) -> Path | None:
     Newer ones that do not verify are put aside, and are told loudly.
 
     Args:
-        path: see `mbrec.checkpoint.settings.Resume`.
+        path: see `mbrec.config.checkpoints.Resume`.
         run: folder of this run.
 
     Raises:

@@ -16,9 +16,9 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
 from mbrec.checkpoint import folder, tensors
-from mbrec.checkpoint.settings import Best
 from mbrec.checkpoint.state import RunState
 from mbrec.checkpoint.tensors import Tensors
+from mbrec.config.checkpoints import Best
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mbrec import atomic
 from mbrec.checkpoint.folder import STATE, verify
-from mbrec.sealed import read_text
+from mbrec.config import renamed
+from mbrec.files import atomic
+from mbrec.files.sealed import read_text
 
 VERSION = 2
 # Of before it said what the model has learned the meaning of, and was evaluated on.
@@ -28,7 +29,7 @@ class RunState:
 
     Attributes:
         step: steps done.
-        position: which rows are unread, in all readers; see `mbrec.data.position`.
+        position: which rows are unread, in all readers; see `mbrec.reader.position`.
         tasks: names, in row order.
         inputs, tables, plan: see `mbrec.checkpoint.match.Layout`.
         world_size: ranks that wrote it.
@@ -40,8 +41,8 @@ class RunState:
         config: the settings of the run.
         schema_hash: of the columns that the model reads.
         vocabularies: feature -> number and hash of its values; see
-            `mbrec.data.stored.identify_vocabularies`.
-        evaluation: what the rows of the evaluations hold; see `mbrec.data.identity.Content`.
+            `mbrec.reader.dataset.identify_vocabularies`.
+        evaluation: what the rows of the evaluations hold; see `mbrec.reader.content.Content`.
         versions: of the packages that wrote it.
         time: when, in seconds since 1970.
     """
@@ -124,6 +125,7 @@ def _parse(path: Path, content: Any) -> RunState:
     found = RunState(**content)
     if found.config_hash != fingerprint(found.config):
         raise ValueError(f"{path}: expected the config that config_hash belongs to, got another")
+    found.config = renamed.current(found.config)
     return found
 
 

@@ -19,7 +19,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from mbrec.checkpoint.folder import read_manifest
 from mbrec.checkpoint.metadata import read_index
-from mbrec.checkpoint.stored import Reader, TensorsOnly
+from mbrec.checkpoint.tensor_files import Reader, TensorsOnly
 
 Tensors = dict[str, Any]
 

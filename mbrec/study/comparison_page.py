@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mbrec.report.verdicts import of_results
-from mbrec.sealed import write_json
+from mbrec.files.sealed import write_json
 from mbrec.study.comparison import TUNED, Comparison
 from mbrec.study.contrast import EXPLODED, Contrast, has_exploded
 from mbrec.study.pages import Table, write
 from mbrec.study.paired import Estimate
 from mbrec.study.plots import gain_bars, pareto, save
+from mbrec.study.report.verdicts import of_results
 from mbrec.study.worlds import EQUAL, Setting, job, static_grid
 
 SINGLE = "single-task models"

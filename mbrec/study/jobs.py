@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mbrec.sealed import read_json, write_json
+from mbrec.files.sealed import read_json, write_json
 
 FAILURE = "failed.json"
 # How the reason of a run begins that a guard has ended: the paper's NEX.

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mbrec import atomic
-from mbrec.errors import plain_errors
-from mbrec.status import RESUMABLE_EXIT_CODE
+from mbrec.config.errors import plain_errors
+from mbrec.files import atomic
+from mbrec.job.status import RESUMABLE_EXIT_CODE
 from mbrec.study.jobs import Job, Result, load, write_plan
 
 
@@ -89,7 +89,7 @@ def start(module: str, arguments: Sequence[str], folder: Path, *, processes: int
         ValueError: if they failed.
     """
     # torchrun, which ends with this process; --standalone would listen on all interfaces.
-    command = [sys.executable, "-m", "mbrec.launcher", str(os.getpid())]
+    command = [sys.executable, "-m", "mbrec.distributed.launcher", str(os.getpid())]
     command += ["--rdzv-backend", "mbrec-loopback", "--rdzv-endpoint", "127.0.0.1:0"]
     command += ["--nproc-per-node", str(processes), "-m", module, *arguments]
     console = folder / "console.log"

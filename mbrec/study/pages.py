@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mbrec import atomic
+from mbrec.files import atomic
 
 PACKAGES = ("mbrec", "torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "numpy", "scipy")
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mbrec import atomic
+from mbrec.files import atomic
 from mbrec.study.contrast import EXPLODED, Contrast
 
 

@@ -15,16 +15,16 @@ from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from mbrec import config as configuration
-from mbrec import run_lock
-from mbrec.errors import MENDABLE, plain_errors
-from mbrec.interrupt import Interrupt
-from mbrec.sealed import write_json
-from mbrec.status import RESUMABLE_EXIT_CODE
+from mbrec.config import settings as configuration
+from mbrec.config.errors import MENDABLE, plain_errors
+from mbrec.distributed.interrupt import Interrupt
+from mbrec.files.sealed import write_json
+from mbrec.job import run_lock
+from mbrec.job.status import RESUMABLE_EXIT_CODE
 from mbrec.study.jobs import EXPLOSION, FAILURE, Job, found, read_plan
 
 if TYPE_CHECKING:
-    from mbrec.distributed import Runtime
+    from mbrec.distributed.process import Runtime
 
 # A run of a study is ordinary, but quiet; a job that is interrupted begins anew.
 QUIET = ("monitor.progress=false", "checkpoint.enabled=false")
@@ -60,7 +60,7 @@ def train(
     config: configuration.Config, job: Job, interrupt: Interrupt, runtime: "Runtime"
 ) -> dict[str, Any]:
     """Train one job, in the process group that is there; return its metrics."""
-    from mbrec.train import train_one
+    from mbrec.job.fit import train_one
 
     run = Path(config.run.folder, str(config.run.name))
     if runtime.rank == 0:
@@ -79,7 +79,7 @@ def work(plan: Path, folder: Path) -> int:
     A job that a guard ends is a result. Any other failure ends the study: it would meet the jobs
     that follow as well, or leave a gap in the tables.
     """
-    from mbrec.turns import Turns
+    from mbrec.study.job_groups import Turns
 
     interrupt = Interrupt()
     interrupt.install()

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mbrec.balance import BalanceHook, GradDrop, graddrop
+from mbrec.balance import BalanceHook, GradDrop
+from mbrec.balance.methods import graddrop
 
 J = [[3.0, 0.0, 1.0, -1.0], [-1.0, 2.0, 0.0, 1.0], [1.0, 1.0, -2.0, 0.0]]
 

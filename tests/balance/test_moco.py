@@ -4,7 +4,7 @@ from test_solvers import exact_minimum
 from torch import Tensor, nn
 
 from mbrec.balance import BalanceHook, MoCo
-from mbrec.balance.simplex import project_to_simplex
+from mbrec.balance.solvers.simplex import project_to_simplex
 
 K, B, H, D = 3, 4, 5, 2
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 
 from mbrec.balance import BalanceHook, ElementwiseBalancer, GramianBalancer, MoCo
-from mbrec.balance.simplex import project_to_simplex
+from mbrec.balance.solvers.simplex import project_to_simplex
 
 K = len(TASKS)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from ranks import run_ranks
 
-from mbrec.balance import ranks as under_test
+from mbrec.balance.backward import ranks as under_test
 
 
 def sums(gathered: bool):

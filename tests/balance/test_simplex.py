@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mbrec.balance.simplex import project_to_simplex
+from mbrec.balance.solvers.simplex import project_to_simplex
 
 points = arrays("float64", st.integers(1, 8), elements=st.floats(-5, 5, allow_nan=False))
 untimed = settings(deadline=None)

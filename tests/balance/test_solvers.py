@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mbrec.balance.counter import pair_keys, task_keys, uniform
-from mbrec.balance.interior import isolate, minimise
-from mbrec.balance.order import PairOrder
-from mbrec.balance.spectrum import jacobi, pseudo_inverse_times
+from mbrec.balance.methods.task_order import PairOrder
+from mbrec.balance.solvers.counter import pair_keys, task_keys, uniform
+from mbrec.balance.solvers.interior import isolate, minimise
+from mbrec.balance.solvers.spectrum import jacobi, pseudo_inverse_times
 
 proven = settings(max_examples=60, deadline=None, derandomize=True)
 seeds = st.integers(0, 10_000)

@@ -8,9 +8,7 @@ import pytest
 import torch
 from methods import TASKS, Model, backward, make, methods
 
-from mbrec.balance import (
-    GramianBalancer,
-)
+from mbrec.balance import GramianBalancer
 
 
 def lags(label: str) -> tuple[int, ...]:

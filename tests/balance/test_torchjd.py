@@ -28,8 +28,8 @@ from mbrec.balance import (
     TorchJD,
     UPGrad,
 )
-from mbrec.balance.counter import uniform
-from mbrec.balance.order import PairOrder
+from mbrec.balance.methods.task_order import PairOrder
+from mbrec.balance.solvers.counter import uniform
 
 SIZES = (2, 3, 5, 8)
 PER_SIZE = 50

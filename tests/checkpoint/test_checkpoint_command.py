@@ -14,12 +14,13 @@ from mbrec.checkpoint import folder
 def make(data: str, run: str) -> None:
     from jobs import compose
 
-    from mbrec import build, distributed
+    from mbrec.distributed import process
+    from mbrec.job import build
 
     options = ["trainer.global_batch_size=64", "trainer.steps=8", "trainer.evaluate_every=4"]
     options += ["checkpoint.every=4", "checkpoint.best=ctr.log_loss", "checkpoint.keep=1"]
     config = compose(Path(data), *options)
-    trainer, _ = build.trainer(config, distributed.start(), Path(run))
+    trainer, _ = build.trainer(config, process.start(), Path(run))
     trainer.fit()
 
 

@@ -300,7 +300,7 @@ class Pairs(nn.Module):
     ],
 )
 def test_the_dimensions_that_follow_the_input_are_found_whatever_their_size(settings, expected):
-    from mbrec.resume import input_dims
+    from mbrec.job.resume import input_dims
 
     found = input_dims(compose(Path("nowhere"), *settings), 112)
     found["projection"] = found["projection._mlp.0._linear.weight"]
@@ -310,7 +310,7 @@ def test_the_dimensions_that_follow_the_input_are_found_whatever_their_size(sett
 
 @pytest.mark.parametrize("kind", [Alongside, Pairs])
 def test_an_interaction_in_which_more_follows_the_width_keeps_its_inputs(kind):
-    from mbrec.resume import input_dims
+    from mbrec.job.resume import input_dims
 
     config = compose(Path("nowhere"), f"runtime.plugins=[{__name__}]")
     config.model.interaction = {"_target_": f"{__name__}.{kind.__name__}"}

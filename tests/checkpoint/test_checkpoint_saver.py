@@ -12,7 +12,7 @@ import torch
 from saving import Plain, alone, run_state, save, saver
 
 from mbrec.checkpoint import folder, state, tensors
-from mbrec.checkpoint.settings import Best
+from mbrec.config.checkpoints import Best
 
 Usage = namedtuple("Usage", "total used free")
 BOTH = pytest.mark.parametrize("background", [False, True])

@@ -110,14 +110,15 @@ def watch_lookups(runs: list[list]):
 
 def job(data: str, overrides: list[str], loss_scale: float = 1.0):
     """Run some steps; return how often each lookup was undone, and the parameters."""
-    from mbrec import build, distributed, sources
-    from mbrec.data.loader import Loader
+    from mbrec.distributed import process
+    from mbrec.job import build, readers
+    from mbrec.reader.loader import Loader
 
-    config, runtime, runs = compose(Path(data), *overrides), distributed.start(), []
+    config, runtime, runs = compose(Path(data), *overrides), process.start(), []
     sharded = build.shard(config, runtime)
     sharded.hook.loss_scale = loss_scale
     sharded.model.module.bottom.interaction.register_forward_pre_hook(watch_lookups(runs))
-    batches = iter(Loader(sources.train_reader(config, runtime)))
+    batches = iter(Loader(readers.train_reader(config, runtime)))
     try:
         for _ in range(STEPS):
             sharded.pipeline.progress(batches)

@@ -11,15 +11,17 @@ STEPS = 20
 
 
 def trained(data: str, *, with_hook: bool, statistics: bool):
-    from mbrec import build, distributed, sources
-    from mbrec.data.loader import Loader
+    from mbrec.distributed import process
+    from mbrec.distributed.lockstep import Lockstep
+    from mbrec.job import build, readers
+    from mbrec.reader.loader import Loader
 
     config = compose(Path(data), "balancer=equal", f"monitor.balance={statistics}".lower())
-    runtime = distributed.start()
-    reader = sources.train_reader(config, runtime)
+    runtime = process.start()
+    reader = readers.train_reader(config, runtime)
     sharded = build.shard(config, runtime, with_hook=with_hook)
     batches = iter(Loader(reader))
-    segment = distributed.Lockstep(batches, reader.empty_batch, limit=STEPS)
+    segment = Lockstep(batches, reader.empty_batch, limit=STEPS)
     losses = []
     try:
         while True:

@@ -22,10 +22,11 @@ JOB += ["monitor.every=5", "checkpoint.enabled=false"]
 
 def train(data: str, run: str) -> list[dict[str, Any]]:
     """Return, for each writing, what this rank's rows ask for and whether the state stayed."""
-    from mbrec import build, distributed
+    from mbrec.distributed import process
+    from mbrec.job import build
 
     config = compose(Path(data), *JOB)
-    trainer, sharded = build.trainer(config, distributed.start(), Path(run))
+    trainer, sharded = build.trainer(config, process.start(), Path(run))
     hook, flush, written = sharded.hook, trainer.monitor.flush, []
     assert hook is not None
 

@@ -25,12 +25,13 @@ JOB = [
 
 def run(data: str, run_folder: str, overrides: list[str], stop_at: int | None) -> dict[str, Any]:
     """Train until a step, then ask to stop as a signal would; return what training changed."""
-    from mbrec import build, distributed, resume
     from mbrec.checkpoint import tensors
-    from mbrec.interrupt import Interrupt, Interrupted
+    from mbrec.distributed import process
+    from mbrec.distributed.interrupt import Interrupt, Interrupted
+    from mbrec.job import build, resume
 
     config = compose(Path(data), *overrides)
-    runtime = distributed.start()
+    runtime = process.start()
     # What a process that was just started would have.
     torch.manual_seed(runtime.rank)
     interrupt = Interrupt(runtime.store if runtime.world_size > 1 else None)

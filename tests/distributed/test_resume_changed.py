@@ -14,7 +14,7 @@ import pytest
 from jobs import compose, gather
 from ranks import run_ranks
 
-from mbrec.data.schema import Categorical
+from mbrec.columns.schema import Categorical
 
 SAVED, CUT, END = 6, 9, 12
 WIDTH, NUMERICAL = 16, 8
@@ -92,8 +92,9 @@ def composed(data: str, options: tuple[str, ...]) -> Any:
 
 def build(data: str, run: str, change: Change, path: str = "auto") -> tuple[Any, Any]:
     """Return the trainer of a job and its model."""
-    from mbrec import build, distributed, resume
-    from mbrec.checkpoint.settings import Resume
+    from mbrec.config.checkpoints import Resume
+    from mbrec.distributed import process
+    from mbrec.job import build, resume
 
     config = deepcopy(composed(data, tuple(change.options)))
     config.tasks = {name: config.tasks[name] for name in change.tasks}
@@ -101,7 +102,7 @@ def build(data: str, run: str, change: Change, path: str = "auto") -> tuple[Any,
         name: replace(KNOWN[name], **change.columns.get(name, {})) for name in change.features
     }
     config.resume = Resume(path, change.new, change.dropped)
-    runtime = distributed.start()
+    runtime = process.start()
     source = resume.source(config, Path(run))
     trainer, sharded = build.trainer(config, runtime, Path(run), source=source)
     trainer.evaluator.evaluate = lambda model: {}  # pyright: ignore
@@ -137,8 +138,8 @@ def first(data: str, folder: str, jobs: dict[str, Change]) -> dict[str, Any]:
 
 def go_on(data: str, folder: str, changes: dict[str, Change], twice: list[str]) -> dict[str, Any]:
     """Resume changed jobs and train them to their end, some of them in two pieces."""
-    from mbrec import resume
     from mbrec.checkpoint import tensors
+    from mbrec.job import resume
 
     found, load = {}, resume.load
     for name, change in changes.items():
@@ -303,8 +304,8 @@ def test_the_job_trains_on_to_its_end_and_again_after_a_crash(resumed, name):
 
 def refused(data: str, folder: str, changes: list[Change]) -> list[tuple[str, bool]]:
     """Return why each job cannot go on, and whether it was said before a tensor was changed."""
-    from mbrec import resume
     from mbrec.checkpoint import tensors
+    from mbrec.job import resume
 
     found, load = [], resume.load
     for change in changes:

@@ -34,10 +34,11 @@ def momentum(optimizer: Any) -> dict[str, Any]:
 
 
 def train(data: str, run: str, override: str) -> dict[str, Any]:
-    from mbrec import build, distributed
+    from mbrec.distributed import process
+    from mbrec.job import build
 
     config = compose(Path(data), *JOB, override)
-    trainer, sharded = build.trainer(config, distributed.start(), Path(run))
+    trainer, sharded = build.trainer(config, process.start(), Path(run))
     tables = dict(sharded.optimizer.optimizers)["tables"]
     record, trace = trainer.monitor.record, []
 

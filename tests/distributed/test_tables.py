@@ -12,8 +12,7 @@ import torch
 from jobs import compose, gather, parameters
 from ranks import run_ranks
 
-from mbrec.config import Config, Data
-from mbrec.data.schema import (
+from mbrec.columns.schema import (
     Categorical,
     Columns,
     MissingId,
@@ -23,7 +22,8 @@ from mbrec.data.schema import (
     OutOfVocabulary,
     Transform,
 )
-from mbrec.data.writer import DatasetWriter
+from mbrec.config.settings import Config, Data
+from mbrec.prepare.writer import DatasetWriter
 
 STEPS, BATCH, ROWS = 30, 64, 2_100
 OOV, ROW = OutOfVocabulary.oov, MissingId.row
@@ -88,9 +88,10 @@ def configure(folder: Path) -> Config:
 
 
 def train(folder: str, run: str) -> dict[str, Any]:
-    from mbrec import build, distributed
+    from mbrec.distributed import process
+    from mbrec.job import build
 
-    trainer, sharded = build.trainer(configure(Path(folder)), distributed.start(), Path(run))
+    trainer, sharded = build.trainer(configure(Path(folder)), process.start(), Path(run))
     record, hook, weights = trainer.monitor.record, sharded.hook, []
     assert hook is not None
 
@@ -164,7 +165,7 @@ def test_task_weights_of_two_ranks_equal_those_of_one(runs):
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_tables_begin_as_their_name_says_and_rows_move_that_any_feature_meets(runs, world_size):
-    from mbrec.distributed import _table_rows
+    from mbrec.distributed.table_init import _table_rows
 
     first, last = (tables(whole(runs, world_size, when)) for when in ("first", "last"))
     for name, table in first.items():

@@ -19,15 +19,19 @@ from jobs import compose
 from omegaconf import OmegaConf
 from torch import distributed as dist
 
-from mbrec import build, config, distributed, plain_yaml, sources
-from mbrec.config import Config, Data
-from mbrec.data import manifest, stored
-from mbrec.data.describe.__main__ import Options, describe
-from mbrec.data.expression import parse
-from mbrec.data.files import open_store
-from mbrec.data.schema import Categorical, Columns
-from mbrec.data.writer import DatasetWriter
-from mbrec.distributed import Runtime
+from mbrec.columns import manifest
+from mbrec.columns.expression import parse
+from mbrec.columns.schema import Categorical, Columns
+from mbrec.config import plain_yaml
+from mbrec.config import settings as config
+from mbrec.config.settings import Config, Data
+from mbrec.distributed import process
+from mbrec.distributed.process import Runtime
+from mbrec.job import build, readers
+from mbrec.prepare.describe.__main__ import Options, describe
+from mbrec.prepare.writer import DatasetWriter
+from mbrec.reader import dataset
+from mbrec.reader.source import open_store
 
 SECRET = "a_secret_that_no_error_may_tell"
 CANARIES = {"antigravity", "mbrec_canary"}
@@ -114,7 +118,7 @@ class Place:
     def use(self) -> Config:
         """Do what `mbrec.evaluate` does with a run, up to its model."""
         found = config.load(self.run / "config.yaml", ["runtime.plugins=[]"])
-        sources.evaluation_reader(found, self.runtime, self.run)
+        readers.evaluation_reader(found, self.runtime, self.run)
         build.balance_hook(found, build.bottom(found))
         return found
 
@@ -134,7 +138,7 @@ class Place:
         assert not self.marker.exists()
         assert sorted(self.outside.rglob("*")) == listing
         assert not CANARIES & set(sys.modules)
-        assert not {name for name in new if name.startswith(("mbrec.bench", "mbrec.data.synth"))}
+        assert not {name for name in new if name.startswith(("research.bench", "mbrec.data.synth"))}
         assert self.watch.started == []
         assert self.watch.written == []
         beyond = (str(self.outside), "/etc/passwd", "/etc/shadow")
@@ -153,7 +157,7 @@ def alone(tmp_path_factory) -> Iterator[Runtime]:
         if not dist.is_initialized():
             store = tmp_path_factory.mktemp("group") / "store"
             dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-        yield distributed.start()
+        yield process.start()
         dist.destroy_process_group()
 
 
@@ -179,11 +183,11 @@ def original(tmp_path_factory, watch, alone) -> Place:
     features = {"user": Categorical(), "city": Categorical()}
     columns = Columns(features, labels={"click": "click"})
     settings.data = Data(str(found.data), ["train/*.parquet"], ["test/*.parquet"], columns)
-    store = sources.open_data(settings, alone)
+    store = readers.open_data(settings, alone)
     found.run.mkdir()
     OmegaConf.save(OmegaConf.structured(settings), found.run / "config.yaml")
     columns = settings.data.columns
-    stored.save_vocabularies(columns, store, stored.load_vocabularies(columns, store), found.run)
+    dataset.save_vocabularies(columns, store, dataset.load_vocabularies(columns, store), found.run)
     (found.root / "path").mkdir()
     return found
 
@@ -238,7 +242,7 @@ TAGS = [
     '!!python/object/new:subprocess.Popen [["touch", "$MARKER"]]',
     "!!python/object/apply:builtins.exec [\"open('$MARKER', 'w')\"]",
     "!!python/object/apply:builtins.eval [\"open('$MARKER', 'w')\"]",
-    "!!python/object:mbrec.data.writer.DatasetWriter {folder: $MARKER}",
+    "!!python/object:mbrec.prepare.writer.DatasetWriter {folder: $MARKER}",
     "!!python/name:mbrec_canary.Thing ''",
     "!!python/module:antigravity ''",
     '!!python/object/apply:pathlib.PosixPath ["$MARKER"]',
@@ -311,27 +315,27 @@ TARGETS = [
     "hydra._internal.utils._locate",
     "antigravity.geohash",
     "mbrec_canary.Thing",
-    "mbrec.data.writer.DatasetWriter",
-    "mbrec.bench.__main__.main",
-    "mbrec.bench.job.main",
+    "mbrec.prepare.writer.DatasetWriter",
+    "research.bench.__main__.main",
+    "research.bench.job.main",
     "mbrec.check.main",
-    "mbrec.check.Path",
-    "mbrec.build.os.system",
-    "mbrec.build.torch.load",
+    "mbrec.config.composer.Path",
+    "mbrec.job.build.os.system",
+    "mbrec.job.build.torch.load",
     "mbrec.balance.hook.torch.load",
-    "mbrec.balance.torchjd.importlib.import_module",
-    "mbrec.balance.torchjd.Mapping",
+    "mbrec.balance.methods.torchjd.importlib.import_module",
+    "mbrec.balance.methods.torchjd.Mapping",
     "mbrec.balance.BalanceHook",
     "mbrec.balance.__loader__",
     "mbrec.balance.__class__",
-    "mbrec.instantiate.instantiate",
-    "mbrec.model.Ranker",
-    "mbrec.monitor.Monitor",
-    "mbrec.trainer.Trainer",
-    "mbrec.modules.interaction.nn.Linear",
-    "mbrec.modules.interaction.CrossNet",
-    "mbrec.modules.interaction.Sequence",
-    "mbrec.modulesque.Thing",
+    "mbrec.config.instantiate.instantiate",
+    "mbrec.model.ranker.Ranker",
+    "mbrec.monitor.monitor.Monitor",
+    "mbrec.training.trainer.Trainer",
+    "mbrec.model.interactions.dcn.nn.Linear",
+    "mbrec.model.interactions.dcn.CrossNet",
+    "mbrec.model.interactions.dcn.Sequence",
+    "mbrec.model.interactionsque.Thing",
     "mbrec..balance.Equal",
     ".mbrec.balance.Equal",
     "mbrec.balance.Equal.",
@@ -376,11 +380,11 @@ ARGUMENTS = [
     ("balancer", f"{{_target_: mbrec.balance.TorchJD, weighting: {NESTED}}}"),
     ("balancer", "{_target_: mbrec.balance.TorchJD, weighting: importlib.import_module}"),
     ("balancer", "{_target_: mbrec.balance.TorchJD, weighting: __import__}"),
-    ("model|interaction", "{_target_: mbrec.modules.interaction.DCN, _args_: [3]}"),
-    ("model|interaction", "{_target_: mbrec.modules.interaction.DCN, _partial_: true}"),
-    ("model|interaction", f"{{_target_: mbrec.modules.interaction.DCN, hidden: [{NESTED}]}}"),
-    ("model|interaction", f"{{_target_: mbrec.modules.interaction.DCN, hidden: {NESTED}}}"),
-    ("model|interaction", f"{{_target_: mbrec.modules.interaction.DCN, low_rank: {NESTED}}}"),
+    ("model|interaction", "{_target_: mbrec.model.interactions.dcn.DCN, _args_: [3]}"),
+    ("model|interaction", "{_target_: mbrec.model.interactions.dcn.DCN, _partial_: true}"),
+    ("model|interaction", f"{{_target_: mbrec.model.interactions.dcn.DCN, hidden: [{NESTED}]}}"),
+    ("model|interaction", f"{{_target_: mbrec.model.interactions.dcn.DCN, hidden: {NESTED}}}"),
+    ("model|interaction", f"{{_target_: mbrec.model.interactions.dcn.DCN, low_rank: {NESTED}}}"),
     ("data", NESTED),
     ("data|synthetic", NESTED),
     ("data|columns", NESTED),
@@ -696,7 +700,7 @@ def test_columns_of_any_name_are_quoted_in_a_draft(place, capsys):
     labels = {column for text in columns.labels.values() for column in parse(text).columns}
     assert labels == {label for label in names.values() if "`" not in label}
     store = open_store(str(folder))
-    assert stored.resolve(columns, None, store) == columns
+    assert dataset.resolve(columns, None, store) == columns
 
 
 def test_there_are_as_many_payloads_as_the_figures_say(figure):

@@ -15,10 +15,11 @@ import pytest
 from jobs import compose
 from ranks import run_ranks
 
-from mbrec import plain_yaml, sealed
-from mbrec import status as run_status
 from mbrec.checkpoint import folder, state
-from mbrec.report import events
+from mbrec.config import plain_yaml
+from mbrec.files import sealed
+from mbrec.job import status as run_status
+from mbrec.study.report import events
 
 STEPS = 8
 VICTIM = "precious"
@@ -36,9 +37,9 @@ def evaluate(run: Path, predictions: Path | None = None) -> None:
 
 def make(data: str, outputs: str) -> None:
     """Train and score a run."""
-    from mbrec import distributed
-    from mbrec.interrupt import Interrupt
-    from mbrec.train import train_one
+    from mbrec.distributed import process
+    from mbrec.distributed.interrupt import Interrupt
+    from mbrec.job.fit import train_one
 
     options = ["trainer.global_batch_size=64", f"trainer.steps={STEPS}", "monitor.every=2"]
     options += ["trainer.evaluate_every=4", "checkpoint.every=4", "checkpoint.best=ctr.ne"]
@@ -46,7 +47,7 @@ def make(data: str, outputs: str) -> None:
     # Hashed: another salt changes no size, and gives every user the row of another.
     features = config.data.columns.categorical
     features["user"] = replace(features["user"], cardinality=None, hash_size=500)
-    train_one(config, options, distributed.start(), Interrupt())
+    train_one(config, options, process.start(), Interrupt())
     evaluate(Path(outputs) / "run")
 
 
@@ -226,8 +227,8 @@ def refused(part: Callable[[], Any]) -> str:
 
 def with_links(run: str, outside: str) -> dict[str, Any]:
     """Score a run and write its page where links wait for the files."""
-    from mbrec.report import plots
-    from mbrec.report.__main__ import write as write_report
+    from mbrec.report import write as write_report
+    from mbrec.study.report import plots
 
     place, victim = Path(run), Path(outside) / "victim"
     kept = Path(outside) / "kept"
@@ -298,8 +299,8 @@ def commands(run: str, seed: int, flips: int) -> dict[str, Any]:
     A bit of an older checkpoint's tensors, which only `verify` reads, is harmless to the others.
     """
     from mbrec.checkpoint.__main__ import list_checkpoints, show
-    from mbrec.report import plots
-    from mbrec.report.__main__ import write as write_report
+    from mbrec.report import write as write_report
+    from mbrec.study.report import plots
 
     place, draw = Path(run), random.Random(seed)
     found, page = files(place), place.parent / "page.html"

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mbrec.data import manifest, stored, verify
-from mbrec.data.files import Store, open_store
-from mbrec.data.parquet import ParquetReader
-from mbrec.data.schema import Categorical, Columns, MissingId, Numerical
-from mbrec.data.writer import DatasetWriter
-from mbrec.tasks import Task
+from mbrec.columns import manifest
+from mbrec.columns.schema import Categorical, Columns, MissingId, Numerical
+from mbrec.config.tasks import Task
+from mbrec.prepare.writer import DatasetWriter
+from mbrec.reader import dataset, verify
+from mbrec.reader.parquet import ParquetReader
+from mbrec.reader.source import Store, open_store
 
 COLUMNS = Columns(
     {
@@ -59,13 +60,13 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path) -> tuple[Store, Columns]:
-    """Return a data set and its schema, as `mbrec.sources.open_data` does."""
+    """Return a data set and its schema, as `mbrec.job.readers.open_data` does."""
     store = open_store(str(folder))
     store = replace(store, manifest=manifest.load(store.filesystem, store.root))
     assert store.manifest is not None
     if problems := verify.check_sizes(store.filesystem, store.root, store.manifest):
         raise ValueError(problems)
-    return store, stored.resolve(COLUMNS, store.manifest, store)
+    return store, dataset.resolve(COLUMNS, store.manifest, store)
 
 
 def load(folder: Path) -> tuple[Columns, list[Any]]:
@@ -77,7 +78,7 @@ def load(folder: Path) -> tuple[Columns, list[Any]]:
         TASKS,
         global_batch_size=16,
         store=store,
-        vocabularies=stored.load_vocabularies(columns, store),
+        vocabularies=dataset.load_vocabularies(columns, store),
     )
     found = []
     for batch in reader:
@@ -88,7 +89,7 @@ def load(folder: Path) -> tuple[Columns, list[Any]]:
 
 
 def reported(folder: Path) -> bool:
-    """Return whether `python -m mbrec.data.verify` says that something is wrong."""
+    """Return whether `python -m mbrec.reader.verify` says that something is wrong."""
     try:
         known = manifest.load_folder(folder)
     except ValueError:
@@ -166,16 +167,16 @@ def test_no_flipped_bit_of_a_runs_vocabulary_gives_ids_another_meaning(
 ) -> None:
     flips, draw = 1000 if nightly else 150, random.Random(fault_seed)
     store, columns = opened(original)
-    values = stored.load_vocabularies(columns, store)
-    learned = stored.identify_vocabularies(columns, values)
-    stored.save_vocabularies(columns, store, values, tmp_path)
+    values = dataset.load_vocabularies(columns, store)
+    learned = dataset.identify_vocabularies(columns, values)
+    dataset.save_vocabularies(columns, store, values, tmp_path)
     (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
     whole, found = path.read_bytes(), Counter[str]()
     words = {file: words_of(loaded) for file, loaded in values.items()}
 
     def use() -> bool:
-        again = stored.load_vocabularies(columns, open_store(str(tmp_path)))
-        assert stored.check_vocabularies(columns, again, learned, "") == []
+        again = dataset.load_vocabularies(columns, open_store(str(tmp_path)))
+        assert dataset.check_vocabularies(columns, again, learned, "") == []
         # Bytes are the same words as text: they give each value the same id.
         return {file: words_of(loaded) for file, loaded in again.items()} == words
 

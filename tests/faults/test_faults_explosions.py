@@ -14,8 +14,8 @@ from jobs import compose
 from ranks import run_ranks
 
 from mbrec.checkpoint import folder
-from mbrec.config import Data
-from mbrec.data.schema import Categorical, Columns, Numerical
+from mbrec.columns.schema import Categorical, Columns, Numerical
+from mbrec.config.settings import Data
 
 STEPS = 110
 JOB = ["trainer.global_batch_size=64", f"trainer.steps={STEPS}", "trainer.epochs=9"]
@@ -40,10 +40,11 @@ def explode(trainer: Any, sharded: Any, kind: str, at: int) -> None:
 
 
 def attempt(data: str, run: str, seed: int, kind: str | None, options: list[str]) -> dict[str, Any]:
-    from mbrec import build, distributed
+    from mbrec.distributed import process
+    from mbrec.job import build
 
     config = compose(Path(data), *JOB, f"trainer.seed={seed}", *options)
-    trainer, sharded = build.trainer(config, distributed.start(), Path(run))
+    trainer, sharded = build.trainer(config, process.start(), Path(run))
     at, rolled_back = random.Random(seed).randint(40, 90), []
     if kind is not None:
         explode(trainer, sharded, kind, at)
@@ -148,9 +149,10 @@ def test_an_explosion_is_seen_where_each_rank_has_its_own_losses_alone(
 
 def resumed(data: str, run: str) -> dict[str, Any]:
     """Train and save, resume, and explode two steps later."""
-    from mbrec import build, distributed, resume
+    from mbrec.distributed import process
+    from mbrec.job import build, resume
 
-    runtime = distributed.start()
+    runtime = process.start()
     found: dict[str, Any] = {}
     for steps in (60, 110):
         config = compose(Path(data), *JOB, f"trainer.steps={steps}", "checkpoint.every=null")
@@ -199,7 +201,8 @@ def note_norm(hook: Any, norms: list[float]) -> None:
 
 def real_runs(data: str, folder: str, made: str, default: list[str]) -> list[dict[str, Any]]:
     """Train five jobs as `mbrec.train` does; return what came of each."""
-    from mbrec import build, distributed
+    from mbrec.distributed import process
+    from mbrec.job import build
 
     own = Columns(
         categorical={"user": Categorical(cardinality=100)},
@@ -226,7 +229,7 @@ def real_runs(data: str, folder: str, made: str, default: list[str]) -> list[dic
                 order=config.data.order,
                 shuffle_rows=config.data.shuffle_rows,
             )
-        trainer, sharded = build.trainer(config, distributed.start(), Path(folder) / str(number))
+        trainer, sharded = build.trainer(config, process.start(), Path(folder) / str(number))
         norms, message = [], ""
         trainer.monitor.flushed = partial(note_norm, sharded.hook, norms)
         try:

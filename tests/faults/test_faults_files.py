@@ -111,9 +111,10 @@ class Altered:
     """A checkpoint of a real model, and the model, either with a key less or a key more."""
 
     def __init__(self, config: Any, run: Path) -> None:
-        from mbrec import build, distributed, resume
+        from mbrec.distributed import process
+        from mbrec.job import build, resume
 
-        runtime = distributed.start()
+        runtime = process.start()
         build.open_data(config, runtime)
         self.built = build.shard(config, runtime)
         self.layout = resume.layout(config, self.built)

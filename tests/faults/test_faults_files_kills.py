@@ -65,9 +65,10 @@ def plain(run: str, background: bool, newest: Path | None) -> Saver:
 
 def real(config: Any, run: str, background: bool, newest: Path | None) -> Saver:
     """Return what saves the model of a job and its optimizers, loaded."""
-    from mbrec import build, distributed
+    from mbrec.distributed import process
+    from mbrec.job import build
 
-    runtime = distributed.start()
+    runtime = process.start()
     build.open_data(config, runtime)
     built = build.shard(config, runtime)
     if newest is not None:

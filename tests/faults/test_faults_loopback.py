@@ -17,7 +17,7 @@ from torch.distributed.elastic.rendezvous.api import (
     rendezvous_handler_registry,
 )
 
-from mbrec import loopback
+from mbrec.distributed import loopback
 
 LISTEN = "0A"
 # 127.0.0.1 and ::1 as the kernel writes them; the latter also as 127.0.0.1 in IPv6.
@@ -156,7 +156,7 @@ def test_torchrun_knows_it_by_its_name(endpoint):
 
 def test_importing_it_imports_nothing_heavy():
     code = (
-        "import sys; import mbrec.loopback;"
+        "import sys; import mbrec.distributed.loopback;"
         "assert not {'torch', 'numpy', 'hydra', 'omegaconf'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -59,7 +59,7 @@ def test_a_signal_saves_the_run_within_seconds_and_the_same_command_goes_on(
             assert job.end() == 75
             assert_resumable(job)
             assert gone(job)
-            assert "mbrec/trainer.py" not in job.text  # the traces are of torchrun alone
+            assert "mbrec/training/trainer.py" not in job.text  # the traces are of torchrun alone
     assert slowest < 30  # the figure tells how long; this only that it was not a time-out
     figure("R10", **{f"{name}_seconds": round(slowest, 2), f"{name}_signals": repeats})
     if name == "evaluation" and not nightly:

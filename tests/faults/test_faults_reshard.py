@@ -21,10 +21,11 @@ Case = tuple[int, str]
 
 def build_under(data: str, run: Path, plan: str) -> tuple[Any, Any, Any]:
     """Return a trainer whose tables are all placed in one way, its model and its layout."""
-    from mbrec import build, distributed, resume
-    from mbrec.model_settings import Sharding
+    from mbrec.config.model import Sharding
+    from mbrec.distributed import process
+    from mbrec.job import build, resume
 
-    config, runtime = compose(Path(data), *SMALL), distributed.start()
+    config, runtime = compose(Path(data), *SMALL), process.start()
     # Not by an override: the configuration refuses to train column-wise tables.
     config.model.sharding = dict.fromkeys(TABLES, Sharding[plan])
     trainer, sharded = build.trainer(config, runtime, run)
@@ -210,11 +211,12 @@ PLAN_ON = {
 
 def train_all(jobs: dict[str, list[str]], data: str, folder: str) -> dict[str, Any]:
     """Train some jobs one after another; return what each did at each step."""
-    from mbrec import build, distributed, resume
+    from mbrec.distributed import process
+    from mbrec.job import build, resume
 
     found = {}
     for name, overrides in jobs.items():
-        config, runtime = compose(Path(data), *overrides), distributed.start()
+        config, runtime = compose(Path(data), *overrides), process.start()
         run = Path(folder) / name
         source = resume.source(config, run)
         trainer, sharded = build.trainer(config, runtime, run, source=source)

@@ -34,13 +34,14 @@ def fit(data: str, run_folder: str, overrides: list[str], stall: dict[str, Any])
         stall: `rank` whose reader stalls, in which `loader`, after how many `batches`, and the
             rank that is `asked`; empty: none.
     """
-    from mbrec import build, distributed, resume
-    from mbrec.data.batch import Batch
-    from mbrec.data.parquet import ParquetReader
-    from mbrec.interrupt import Interrupt, Interrupted
+    from mbrec.distributed import process
+    from mbrec.distributed.interrupt import Interrupt, Interrupted
+    from mbrec.job import build, resume
+    from mbrec.reader.batch import Batch
+    from mbrec.reader.parquet import ParquetReader
 
     config = compose(Path(data), *overrides)
-    runtime = distributed.start()
+    runtime = process.start()
     torch.manual_seed(runtime.rank)
     interrupt = Interrupt(runtime.store if runtime.world_size > 1 else None)
     source = resume.source(config, Path(run_folder))

@@ -38,9 +38,10 @@ def write(source: Path, folder: Path, case: tuple[int, int, int]) -> None:
 def train_all(data: str, folder: str, cases: list[tuple[int, int, int]]) -> list[dict[str, Any]]:
     import torch.distributed as dist
 
-    from mbrec import build, distributed
+    from mbrec.distributed import process
+    from mbrec.job import build
 
-    results, runtime = [], distributed.start()
+    results, runtime = [], process.start()
     for number, case in enumerate(cases):
         own = Path(folder) / str(number)
         if runtime.rank == 0:

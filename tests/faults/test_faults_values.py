@@ -24,7 +24,7 @@ PLACES = {
 
 def poison(trainer: Any, sharded: Any, place: str, value: float) -> None:
     """Make batch STEP of this rank bad."""
-    from mbrec.data.loader import Loader
+    from mbrec.reader.loader import Loader
 
     heads, bottom = model_parts(sharded)
 
@@ -112,11 +112,12 @@ def values(sharded: Any) -> dict[str, bytes]:
 
 def attempt(data: str, run: str, place: str, value: float, options: list[str]) -> dict[str, Any]:
     """Train over a bad batch; tell what happened, and what it changed."""
-    from mbrec import build, distributed
+    from mbrec.distributed import process
+    from mbrec.job import build
 
     job = ["trainer.global_batch_size=128", f"trainer.steps={LAST}", "checkpoint.enabled=false"]
     config = compose(Path(data), *job, *options)
-    runtime = distributed.start()
+    runtime = process.start()
     trainer, sharded = build.trainer(config, runtime, Path(run))
     if runtime.rank == BAD_RANK or runtime.world_size == 1:
         poison(trainer, sharded, place, value)
@@ -124,7 +125,7 @@ def attempt(data: str, run: str, place: str, value: float, options: list[str]) -
     handler = logging.Handler()
     handler.emit = lambda record: warnings.append(record.getMessage())
     logging.disable(logging.NOTSET)
-    logging.getLogger("mbrec.guard").addHandler(handler)
+    logging.getLogger("mbrec.training.finite_guard").addHandler(handler)
     warm_up, before = trainer.warmup.step, {}
 
     def remembering(step: int) -> None:
@@ -138,7 +139,7 @@ def attempt(data: str, run: str, place: str, value: float, options: list[str]) -
         trainer.fit()
     except FloatingPointError as error:
         message, kind = str(error), type(error).__name__
-    logging.getLogger("mbrec.guard").removeHandler(handler)
+    logging.getLogger("mbrec.training.finite_guard").removeHandler(handler)
     return {
         "message": message,
         "kind": kind,
@@ -221,10 +222,11 @@ def test_batches_are_left_out_only_as_often_as_was_said(tiny_data, tmp_path):
 
 
 def many(data: str, run: str, options: list[str]) -> dict[str, Any]:
-    from mbrec import build, distributed
+    from mbrec.distributed import process
+    from mbrec.job import build
 
     config = compose(Path(data), "trainer.steps=9", "checkpoint.enabled=false", *options)
-    trainer, _ = build.trainer(config, distributed.start(), Path(run))
+    trainer, _ = build.trainer(config, process.start(), Path(run))
     read = type(trainer.loader).__iter__
 
     class Poisoned(type(trainer.loader)):

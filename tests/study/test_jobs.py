@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mbrec.sealed import write_json
+from mbrec.files.sealed import write_json
 from mbrec.study.contrast import EXPLODED, contrast, figures
 from mbrec.study.jobs import EXPLOSION, FAILURE, Job, load, read_plan, write_plan
 from mbrec.study.worlds import EQUAL, World, choose, job, tuning_job

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mbrec.study import launch, worker
+from mbrec.study.job_groups import Outcome
 from mbrec.study.jobs import Job
-from mbrec.turns import Outcome
 
 SMALL = ("data/preset=tiny", "trainer.global_batch_size=256", "trainer.steps=6")
 
@@ -58,7 +58,7 @@ def test_what_is_done_is_not_trained_again(done, monkeypatch):
 
 
 class FailingTurns:
-    """Takes the place of `mbrec.turns.Turns`: every job fails in the same way."""
+    """Takes the place of `mbrec.study.job_groups.Turns`: every job fails in the same way."""
 
     rank = 0
 
@@ -73,8 +73,8 @@ class FailingTurns:
 
 
 def test_a_wrong_setting_ends_the_study_and_is_told(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mbrec.turns.Turns", FailingTurns)
-    monkeypatch.setattr("mbrec.interrupt.Interrupt.install", lambda self: None)
+    monkeypatch.setattr("mbrec.study.job_groups.Turns", FailingTurns)
+    monkeypatch.setattr("mbrec.distributed.interrupt.Interrupt.install", lambda self: None)
     jobs = study("nowhere", ("bad",), ("after",))
     launch.write_plan(tmp_path / "plan.json", jobs)
     assert worker.work(tmp_path / "plan.json", tmp_path) == 1

@@ -3,7 +3,7 @@
 import pytest
 from outcomes import Launcher
 
-from mbrec.sealed import write_json
+from mbrec.files.sealed import write_json
 from mbrec.study import launch
 from mbrec.study.jobs import EXPLOSION
 from mbrec.study.study import Study

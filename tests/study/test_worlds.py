@@ -4,15 +4,7 @@ import pytest
 from outcomes import outcome
 
 from mbrec.study.jobs import Result
-from mbrec.study.worlds import (
-    EQUAL,
-    World,
-    choose,
-    job,
-    single_task,
-    static_grid,
-    tuning_job,
-)
+from mbrec.study.worlds import EQUAL, World, choose, job, single_task, static_grid, tuning_job
 
 WORLD = World("w", "W", ("ctr", "cvr", "conv_imp"), ("experiment=e",), ("data.synthetic.seed=18",))
 

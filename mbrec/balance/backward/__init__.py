@@ -1,0 +1,1 @@
+"""What the hook does inside the backward pass."""

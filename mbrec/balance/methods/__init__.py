@@ -1,0 +1,1 @@
+"""The balancing methods, one a file; each is named after its paper."""

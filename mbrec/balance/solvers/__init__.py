@@ -1,0 +1,1 @@
+"""Small solvers that run on the device, without a host read."""

@@ -1,0 +1,1 @@
+"""A column of a file -> checked ids and numbers. Reads no configuration and no torch."""

@@ -1,0 +1,1 @@
+"""The processes of a job: the group, lockstep, failures, placement of the tables."""

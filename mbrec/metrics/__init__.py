@@ -1,0 +1,1 @@
+"""Metrics of K tasks over all ranks."""

@@ -1,0 +1,1 @@
+"""Feature interactions, one a file: all features side by side -> the shared representation."""

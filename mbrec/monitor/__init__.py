@@ -1,0 +1,1 @@
+"""What a step leaves: TensorBoard scalars, the progress bar, conflicts of the tasks."""

@@ -1,0 +1,207 @@
+"""The synthetic world: users, items and tags, and the impressions that are drawn from them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mbrec.config.synthetic import BASE_RATES, NUM_DENSE, NUM_TASKS, Array, Synthetic
+from mbrec.prepare.synthetic import streams
+from mbrec.prepare.synthetic.shard import Lists, Shard
+from mbrec.prepare.synthetic.streams import Popularity
+
+RAW_MISSING = 0.05  # share of nulls in the raw dense columns
+
+_FACTORS = 8  # of the interaction effect
+_MAX_TAGS = 5
+_CALIBRATION_ROWS = 100_000
+# First spawn key of each random stream. What is optional has a stream of its own, so that the
+# rest is the same with and without it.
+_WORLD, _CALIBRATION, _SHARDS, _HISTORY, _MISSING, _DELAY = 1, 2, 3, 4, 5, 6
+# Summands of the logits in the order of `Synthetic.shares`.
+_BLOCKS = ("dense", "user", "item", "tags", "interaction")
+
+
+class World:
+    """Users, items and tags with their effects on every task: what impressions are drawn from.
+
+    Attributes:
+        settings: What the world was made from.
+        arrays: All that was drawn and calibrated, by name.
+    """
+
+    def __init__(self, settings: Synthetic, arrays: dict[str, Array] | None = None) -> None:
+        """Draws the entities and calibrates their effects on a fixed sample of impressions.
+
+        Args:
+            settings: What to draw.
+            arrays: Those of another world of the same settings, to save the work.
+        """
+        self.settings = settings
+        self.arrays = {} if arrays is None else arrays
+        if arrays is None:
+            self._draw_entities()
+            self._calibrate()
+
+    @property
+    def intercepts(self) -> Array:
+        """Constant part of each task's logit, (5,)."""
+        return self.arrays["intercepts"]
+
+    def save(self, folder: Path) -> None:
+        """Writes the arrays into a folder, which is made."""
+        folder.mkdir(parents=True)
+        for name, array in self.arrays.items():
+            np.save(folder / f"{name}.npy", array)
+
+    @classmethod
+    def load(cls, settings: Synthetic, folder: Path) -> "World":
+        """Maps the arrays of `save` into memory; processes that do so share them."""
+        files = sorted(folder.glob("*.npy"))
+        return cls(settings, {f.stem: np.asarray(np.load(f, mmap_mode="r")) for f in files})
+
+    def shard(self, index: int, rows: int) -> Shard:
+        """Draws the first `rows` impressions of shard `index`, whatever was drawn before."""
+        settings = self.settings
+        users, items, dense, uniform = self._impressions(rows, _SHARDS, index)
+        position = settings.first_row(index) + np.arange(rows)
+        blocks = self._blocks(users, items, dense)
+        if settings.drift:
+            angle = settings.drift * position / settings.rows
+            blocks[0] = self._turned(blocks[0], dense, angle)
+        probabilities = streams.sigmoid(np.sum(blocks, axis=0) + self.intercepts)
+        labels = (uniform < probabilities).astype(np.int8)
+        conversion_label = labels[:, 1].copy()
+        labels[:, 1] *= labels[:, 0]
+        delays = self._delays(index, rows)
+        if delays is not None:
+            labels[:, 1] *= delays <= self._waited(position)
+        return Shard(
+            days=(position * settings.days // settings.rows).astype(np.int32),
+            users=users,
+            items=items,
+            tags=Lists.pack(self.arrays["tags"][items], self.arrays["has_tag"][items]),
+            dense=dense,
+            labels=labels,
+            conversion_label=conversion_label,
+            probabilities=probabilities,
+            history=self._history(index, rows),
+            missing=self._missing(index, rows),
+            delays=delays,
+        )
+
+    def _draw_entities(self) -> None:
+        settings, arrays = self.settings, self.arrays
+        num_users, num_items = settings.num_users, settings.num_items
+        source = streams.stream(settings.seed, _WORLD)
+        users = Popularity.make(source, num_users, shift=20.0)
+        items = Popularity.make(source, num_items, shift=2.7)
+        tags = Popularity.make(source, settings.num_tags, shift=2.7)
+        for name, popularity in (("user", users), ("item", items)):
+            arrays[f"{name}_cumulative"] = popularity.cumulative
+            arrays[f"{name}_ids"] = popularity.ids
+        more_tags = np.floor(-1.2 * np.log(1 - source.random(num_items))).astype(np.int64)
+        arrays["has_tag"] = np.arange(_MAX_TAGS) < np.minimum(1 + more_tags, _MAX_TAGS)[:, None]
+        arrays["tags"] = tags.draw(source.random((num_items, _MAX_TAGS)))
+        arrays["user_factors"] = streams.effects(source, num_users, _FACTORS)
+        arrays["item_factors"] = streams.effects(source, num_items, _FACTORS)
+        sizes = (NUM_DENSE, num_users, num_items, settings.num_tags, _FACTORS)
+        for block, size in zip(_BLOCKS, sizes, strict=True):
+            arrays[f"{block}_effects"] = streams.effects(source, size, NUM_TASKS)
+        arrays["tags_effects"] = self._by_item(arrays["tags_effects"])
+
+    def _by_item(self, tag_effects: Array) -> Array:
+        """Each item's sum over its tags, over the root of their number."""
+        tags, has_tag = self.arrays["tags"], self.arrays["has_tag"]
+        total = np.zeros((len(tags), NUM_TASKS))
+        for tag, present in zip(tags.T, has_tag.T, strict=True):
+            total += tag_effects[tag] * present[:, None]
+        return streams.quantised(total / np.sqrt(has_tag.sum(axis=1))[:, None])
+
+    def _popularity(self, name: str) -> Popularity:
+        return Popularity(self.arrays[f"{name}_cumulative"], self.arrays[f"{name}_ids"])
+
+    def _impressions(self, rows: int, *key: int) -> tuple[Array, Array, Array, Array]:
+        # Uniforms are laid out by row, so that a short shard is the beginning of a long one.
+        uniform = self._uniform(rows, 2 + NUM_DENSE + NUM_TASKS, *key)
+        users = self._popularity("user").draw(uniform[:, 0])
+        items = self._popularity("item").draw(uniform[:, 1])
+        # Rounded before use: the labels follow the features that a reader sees.
+        dense = streams.normal(uniform[:, 2:-NUM_TASKS]).astype(np.float32)
+        return users, items, dense, uniform[:, -NUM_TASKS:]
+
+    def _uniform(self, rows: int, columns: int, *key: int) -> Array:
+        return streams.stream(self.settings.seed, *key).random((rows, columns))
+
+    def _blocks(self, users: Array, items: Array, dense: Array) -> list[Array]:
+        """The logits' summands in the order of `Synthetic.shares`, each (N, 5)."""
+        by_feature, by_user, by_item, by_tags, by_factor = (
+            self.arrays[f"{block}_effects"] for block in _BLOCKS
+        )
+        pairs = self.arrays["user_factors"][users] * self.arrays["item_factors"][items]
+        return [
+            dense.astype(np.float64) @ by_feature,
+            by_user[users],
+            by_item[items],
+            by_tags[items],
+            pairs.astype(np.float64) @ by_factor,
+        ]
+
+    def _turned(self, block: Array, dense: Array, angle: Array) -> Array:
+        """The dense block after the effects W turned by an angle: x (cos W + sin J W).
+
+        J maps each pair of features (a, b) to (-b, a), so cos + sin J is a rotation: the block's
+        distribution stays what was calibrated, and a task's effects at two times have the cosine
+        of the angle between them.
+        """
+        effects = self.arrays["dense_effects"]
+        quarter = np.empty_like(effects)
+        quarter[0::2], quarter[1::2] = -effects[1::2], effects[0::2]
+        turned = dense.astype(np.float64) @ quarter
+        return np.cos(angle)[:, None] * block + np.sin(angle)[:, None] * turned
+
+    def _history(self, index: int, rows: int) -> Lists | None:
+        longest = self.settings.history_length
+        if not longest:
+            return None
+        uniform = self._uniform(rows, 1 + longest, _HISTORY, index)
+        lengths = np.floor(uniform[:, :1] * (longest + 1))
+        return Lists.pack(
+            self._popularity("item").draw(uniform[:, 1:]), np.arange(longest) < lengths
+        )
+
+    def _missing(self, index: int, rows: int) -> Array | None:
+        if not self.settings.raw_dense:
+            return None
+        return self._uniform(rows, NUM_DENSE, _MISSING, index) < RAW_MISSING
+
+    def _delays(self, index: int, rows: int) -> Array | None:
+        if not self.settings.delay:
+            return None
+        return -self.settings.delay * np.log(1 - self._uniform(rows, 1, _DELAY, index)[:, 0])
+
+    def _waited(self, position: Array) -> Array:
+        """Days from impressions until their labels are read; held-out ones are waited for."""
+        settings = self.settings
+        elapsed = (settings.train_rows - position) * (settings.days / settings.rows)
+        return np.where(position < settings.train_rows, elapsed + settings.horizon, np.inf)
+
+    def _calibrate(self) -> None:
+        """Gives the logits their correlations, variances and base rates."""
+        users, items, dense, _ = self._impressions(_CALIBRATION_ROWS, _CALIBRATION)
+        settings = self.settings
+        colour = np.linalg.cholesky(settings.conflict.correlation).T * settings.sigmas
+        blocks = self._blocks(users, items, dense)
+        for name, block, share in zip(_BLOCKS, blocks, settings.shares, strict=True):
+            # The covariance alone: a block's mean ends up in the intercepts.
+            root = np.linalg.cholesky(np.cov(block, rowvar=False)).T
+            matrix = np.linalg.solve(root, colour) * np.sqrt(share)
+            effects = self.arrays[f"{name}_effects"]
+            self.arrays[f"{name}_effects"] = streams.recoloured(effects, matrix)
+        logits = np.sum(self._blocks(users, items, dense), axis=0)
+        weights = np.ones_like(logits)
+        intercepts = np.zeros(NUM_TASKS)
+        for task, rate in enumerate(BASE_RATES):
+            intercepts[task] = streams.intercept(logits[:, task], weights[:, task], rate)
+            if task == 0:  # the rate of conversions is one among clicks
+                weights[:, 1] = streams.sigmoid(logits[:, 0] + intercepts[0])
+        self.arrays["intercepts"] = intercepts

@@ -1,0 +1,319 @@
+"""Reads Parquet files as batches: deals rows out, shuffles, checks, cuts, pads."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from torch.utils.data import IterableDataset, get_worker_info
+
+from mbrec.columns.block import Bag, Block, concatenate_bags
+from mbrec.columns.schema import Columns, Order
+from mbrec.columns.where import Where
+from mbrec.config.tasks import Task
+from mbrec.reader import position, windows
+from mbrec.reader.assemble import Assembler
+from mbrec.reader.batch import Batch
+from mbrec.reader.content import Content, content_of
+from mbrec.reader.footers import check_files
+from mbrec.reader.position import Position, Stretch
+from mbrec.reader.row_groups import RowGroupReader
+from mbrec.reader.source import LOCAL, Store
+
+log = logging.getLogger(__name__)
+
+_ANEW = "begin again in a new run (run.name=NEW resume.path=none)"
+_REMEDY = f"give the data that the run began with (data.path, data.train), or {_ANEW}"
+
+
+class ParquetReader(IterableDataset[Batch]):
+    """Streams the batches of one rank from Parquet files.
+
+    Rows are shuffled in two stages: the order of the row groups, and the rows within windows that
+    hold rows of at least 8 of them; see `windows.plan`. Both depend only on the seed, the epoch
+    and, in dealt order, the stream.
+
+    Args:
+        files: Parquet files, relative to the store; their order defines the position of each row.
+        columns: the schema, resolved.
+        tasks: name -> task; the order is that of the batch's label columns.
+        global_batch_size: rows of a batch over all ranks; divisible by `world_size`.
+        order: see `Order`.
+        rank: this rank.
+        world_size: ranks that share the data.
+        shuffle_rows: rows of a window of the shuffle; 0 reads in file order.
+        seed: of the shuffle.
+        oracle: read the true probabilities as well, where the schema has some.
+        store: where the files are; default: this machine.
+        vocabularies: of the features that have one; by the name of the file.
+
+    Raises:
+        ValueError: if there is no file, files are not Parquet or lack columns, or the batch size
+            is not divisible.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        columns: Columns,
+        tasks: Mapping[str, Task],
+        *,
+        global_batch_size: int,
+        order: Order = Order.dealt,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle_rows: int = 0,
+        seed: int = 0,
+        oracle: bool = True,
+        store: Store = LOCAL,
+        vocabularies: Mapping[str, pa.Array] | None = None,
+    ) -> None:
+        if global_batch_size < 1 or global_batch_size % world_size:
+            raise ValueError(
+                f"expected a global batch size divisible by the {world_size} ranks, "
+                f"got {global_batch_size}"
+            )
+        self.columns = columns
+        self.global_batch_size = global_batch_size
+        self.batch_size = global_batch_size // world_size
+        self.order = order
+        self.rank, self.world_size = rank, world_size
+        self.shuffle_rows, self.seed, self.epoch = shuffle_rows, seed, 0
+        self._assemble = Assembler(
+            columns, tasks, self.batch_size, oracle=oracle, vocabularies=vocabularies
+        )
+        self.store, self.vocabularies = store, vocabularies or {}
+        self.row_groups = check_files(files, self._assemble.encoder, store)
+        self.num_rows = sum(group.num_rows for group in self.row_groups)
+        self._resumed: Position | None = None
+        encoder = self._assemble.encoder
+        self._row_groups = RowGroupReader(store, encoder.names, encoder.lists, encoder.strings)
+
+    @cached_property
+    def content(self) -> Content:
+        """What the files hold. It is read when it is asked for, or set if another rank has read it.
+
+        Raises:
+            ValueError: if a row group cannot be read.
+        """
+        encoder = self._assemble.encoder
+        # Not with files that stay open: the reader goes to other processes.
+        groups = RowGroupReader(self.store, encoder.names, encoder.lists, encoder.strings)
+        return content_of(self.row_groups, self.store, groups)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the shuffle of the next iteration, which begins at its first row."""
+        self.epoch, self._resumed = epoch, None
+
+    def num_batches(self, num_workers: int = 0) -> int:
+        """Return the batches of the next iteration on the rank that has most of them."""
+        ranks = range(self.world_size)
+        return max(sum(self._available(rank, num_workers)) for rank in ranks)
+
+    def state(self, batches: int, num_workers: int = 0) -> dict[str, Any]:
+        """Return the position after some batches of the iteration, the same on every rank.
+
+        It follows from the number of batches that each rank has taken, so that nothing has to be
+        asked of workers or other ranks, and batches read ahead do not count.
+
+        Args:
+            batches: that training has taken from each rank's loader.
+            num_workers: of each rank's loader.
+
+        Returns:
+            a few lines of JSON, for `resume`.
+        """
+        begin = self._begin(num_workers)
+        if self.order is Order.dealt:
+            rows = [0] * len(begin.unread)
+            turns = [0] * self.world_size
+            for rank in range(self.world_size):
+                available = self._available(rank, num_workers)
+                read = position.batches_read(batches, available)
+                rows[rank :: self.world_size] = [count * self.batch_size for count in read]
+                turns[rank] = position.next_worker(read, available)
+            begin = begin.after(rows).turned(turns)
+        else:
+            begin = begin.after([batches * self.global_batch_size])
+        content = {"content": self.content.plain()}
+        return {"version": position.VERSION, **self._identity(), **content, **begin.plain()}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration begin where another left off.
+
+        The number of ranks and workers may differ: each unread row is still read exactly once.
+
+        Args:
+            state: from `state`, of a reader of the same data.
+
+        Raises:
+            ValueError: if the state is of other data, another order or another shuffle.
+        """
+        differences = self._differences(state)
+        what = f" ({'; '.join(differences)} differ)" if differences else ""
+        for key, value in self._identity().items():
+            if (found := state.get(key)) != value:
+                if key == "windows":
+                    raise ValueError(
+                        "expected a position in the shuffle of this release, got one of an earlier "
+                        f"release, which read the rows in another order; {_ANEW}"
+                    )
+                raise ValueError(
+                    f"expected a position with {key}={value}, got {found}: it belongs to other "
+                    f"rows, or to another order of them{what}; {_REMEDY}"
+                )
+        if differences:
+            raise ValueError(
+                f"expected a position in the rows of {self.store.name or 'these files'}, got one "
+                f"in others of the same sizes{what}; {_REMEDY}"
+            )
+        self._resumed = Position.parse(state, self.num_rows)
+        self.epoch = self._resumed.epoch
+
+    @property
+    def columns_read(self) -> list[str]:
+        """The columns that are read from the files."""
+        return self._assemble.encoder.names
+
+    def empty_batch(self) -> Batch:
+        """Return a batch of padding rows, for a rank that ran out of data before the others."""
+        return self._assemble(self._assemble.encoder.empty)
+
+    def locate(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Return the file of each row, and its position in that file."""
+        first = {}
+        for group in self.row_groups:
+            first.setdefault(group.file, group.first_row)
+        starts, names = np.array(list(first.values())), list(map(self.store.display, first))
+        which = np.searchsorted(starts, rows, side="right") - 1
+        return [names[i] for i in which], rows - starts[which]
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        index, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        begin = self._begin(count)
+        if self.order is Order.exact:
+            source = self._windows(begin, begin.unread[0])
+            start = self.rank * self.batch_size
+            # DataLoader takes from its workers in turn: batch t must come from worker t % count.
+            pieces = islice(windows.cut(source, self.global_batch_size), index, None, count)
+        else:
+            source = self._windows(begin, begin.unread[index * self.world_size + self.rank])
+            start, pieces = 0, windows.cut(source, self.batch_size)
+        # Rows are gathered a batch at a time: a thread that gathers a whole buffer at once would
+        # hold Python's lock for many steps of the trainer.
+        for parts in pieces:
+            yield self._assemble(windows.rows(parts, start, start + self.batch_size))
+
+    def streams(self, num_workers: int = 0) -> int:
+        """Return how many parts an epoch is dealt in, each with an order of its own."""
+        return 1 if self.order is Order.exact else max(1, num_workers) * self.world_size
+
+    def _begin(self, num_workers: int) -> Position:
+        readers = self.streams(num_workers)
+        if self._resumed is not None:
+            return self._resumed.dealt(readers)
+        return Position.start(self.epoch, self.num_rows, readers)
+
+    def _available(self, rank: int, num_workers: int) -> list[int]:
+        """Return how many batches each worker of a rank has."""
+        sizes = self._begin(num_workers).sizes
+        if self.order is Order.exact:
+            return [position.num_batches(sizes[0], self.global_batch_size)]
+        own = sizes[rank :: self.world_size]
+        return [position.num_batches(size, self.batch_size) for size in own]
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what the order of the rows depends on, beside the epoch and the streams."""
+        layout = [[g.file.rpartition("/")[2], g.num_rows, g.num_bytes] for g in self.row_groups]
+        digest = hashlib.sha256(json.dumps(layout).encode()).hexdigest()[:16]
+        shuffle = {"shuffle_rows": self.shuffle_rows, "seed": self.seed}
+        if self.shuffle_rows:
+            shuffle["windows"] = windows.VERSION
+        return {"order": self.order.name, **shuffle, "rows": self.num_rows, "files": digest}
+
+    def _differences(self, state: Mapping[str, Any]) -> list[str]:
+        """Return what the rows of a position hold otherwise than these, in words."""
+        if state.get("version") == position.WITHOUT_CONTENT and "content" not in state:
+            if self.rank == 0:
+                log.warning(
+                    "the position is of an earlier release: names and sizes of its rows were "
+                    "compared with the data, and not what the rows hold"
+                )
+            return []
+        if (found := state.get("version")) != position.VERSION:
+            raise ValueError(f"expected a position with version={position.VERSION}, got {found}")
+        try:
+            before = Content.parse(state.get("content"))
+        except ValueError as error:
+            raise ValueError(f"expected a position with content: {error}") from error
+        return before.differences(self.content)
+
+    def _random(self, *key: int) -> np.random.Generator:
+        sequence = np.random.SeedSequence(self.seed, spawn_key=key)
+        return np.random.Generator(np.random.Philox(sequence))
+
+    def _spans(self, epoch: int, stream: int, streams: int) -> list[windows.Slice]:
+        """Return an epoch's row groups of one stream, the first and last perhaps in part.
+
+        The shuffled row groups, one after another, are cut into stretches of equal length: with
+        whole row groups only, some ranks would idle at the end of an epoch.
+        """
+        groups = self.row_groups
+        if self.shuffle_rows:
+            order = self._random(epoch, 0).permutation(len(groups))
+            groups = [groups[i] for i in order]
+        first = self.num_rows * stream // streams
+        last = self.num_rows * (stream + 1) // streams
+        spans, at = [], 0
+        for group in groups:
+            start, stop = max(0, first - at), min(group.num_rows, last - at)
+            if start < stop:
+                spans.append(windows.Slice(group, start, stop))
+            at += group.num_rows
+        return spans
+
+    def _windows(self, begin: Position, stretches: Sequence[Stretch]) -> Iterator[windows.Window]:
+        # One buffer for all windows: new memory for each would cost as much as filling it. Rows are
+        # copied when they leave, and a window is used up before the next one is read.
+        buffer = self._assemble.encoder.empty
+        rooms = list(buffer.bags)
+        for stretch in stretches:
+            self._row_groups.forget()
+            at = 0
+            spans = self._spans(begin.epoch, stretch.stream, begin.streams)
+            for window, slices in enumerate(windows.plan(spans, self.shuffle_rows)):
+                size = sum(part.num_rows for part in slices)
+                first, last = max(0, stretch.start - at), min(size, stretch.stop - at)
+                at += size
+                if first < last:
+                    order = np.arange(size)
+                    if self.shuffle_rows:
+                        random = self._random(begin.epoch, 1, stretch.stream, window)
+                        order = random.permutation(size)
+                    if len(buffer) < size:
+                        buffer = Block.allocate(size, buffer)
+                    yield self._fill(buffer.slice(0, size), rooms, slices), order[first:last]
+
+    def _fill(self, block: Block, rooms: list[Bag], slices: Sequence[windows.Slice]) -> Block:
+        """Read slices into a block; its bags are put into `rooms`, which grow as needed."""
+        parts, end = [], 0
+        for part in slices:
+            begin, end = end, end + part.num_rows
+            parts.append(self._read(part, block.slice(begin, end)))
+        block.bags = []
+        for number, bags in enumerate(zip(*(part.bags for part in parts), strict=True)):
+            rooms[number] = rooms[number].room_for(bags)
+            block.bags.append(concatenate_bags(bags, rooms[number]))
+        return block
+
+    def _read(self, part: windows.Slice, out: Block) -> Block:
+        group, start, stop, is_last = part
+        rows = self._row_groups.read(group, start, stop, is_last=is_last)
+        where = Where(self.store.display(group.file), group.index, start=start)
+        return self._assemble.encoder.encode(rows, group.first_row + start, where, out)

@@ -1,1 +1,0 @@
-"""What the paper claims, measured on this implementation: `python -m mbrec.reproduce`."""

@@ -1,0 +1,112 @@
+"""The sections with what came out: the final evaluation, and a measurement of overhead."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mbrec.monitor.summary import COLUMNS
+from mbrec.study.report import markup
+from mbrec.study.report.run import MEASUREMENT, Run, mapping, number, numbers
+from mbrec.study.report.sections import Section, flat, plain
+from mbrec.study.report.verdicts import figure, of_results
+
+_HOW = (
+    "NE: log loss over the entropy of the rate; lower is better, 1 is a constant. AUC: how often a "
+    "positive is ranked above a negative; 0.5 is chance. Calibration: predicted over true "
+    "positives; 1 is right."
+)
+_MORE = {
+    "gauc": " GAUC: the AUC within the rows of each group (monitor.group), on average.",
+    "excess_ne": " Excess NE: distance to the best possible model, known for simulated data.",
+}
+
+
+def final(run: Run) -> Section | None:
+    """Return the figures of the last evaluation, task by task."""
+    figures, title, said = run.figures, "Final evaluation", []
+    if not figures:
+        figures, step = _last_evaluation(run)
+        if not figures:
+            return None
+        title = "Last evaluation"
+        said = [f"The run has no final evaluation; this one was made after step {step:,}."]
+    names = [name for name in COLUMNS if any(name in found for found in figures.values())]
+    rows = [
+        [task, *(_cell(name, found.get(name)) for name in names)] for task, found in figures.items()
+    ]
+    return Section(
+        "results",
+        title,
+        [
+            markup.how(_HOW + "".join(text for name, text in _MORE.items() if name in names)),
+            markup.warnings(said),
+            markup.table(["task", *(COLUMNS[name] for name in names)], rows),
+            markup.findings(of_results(figures)),
+        ],
+    )
+
+
+def _last_evaluation(run: Run) -> tuple[dict[str, dict[str, float]], int]:
+    found: dict[str, dict[str, float]] = {}
+    step = 0
+    for name in COLUMNS:
+        for task, line in run.events.by_task(f"evaluation_{name}", run.tasks).items():
+            found.setdefault(task, {})[name] = float(line.values[-1])
+            step = max(step, int(line.steps[-1]))
+    return found, step
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if name == "count" else f"{value:.4f}"
+
+
+def overhead(run: Run) -> Section | None:
+    """Return what a run that measures its own overhead has found."""
+    measured = mapping(run.metrics.get(MEASUREMENT))
+    if not measured:
+        return None
+    rows = [
+        [key.replace("_", " ").replace(".", ": "), _shown(value)]
+        for key, value in flat(measured).items()
+    ]
+    return Section(
+        "overhead",
+        "Overhead",
+        [
+            markup.how(
+                "What the hook costs, from blocks of steps with it and without it that take turns. "
+                "Times depend on the machine, and on what else ran there."
+            ),
+            markup.warnings(
+                ["This run only measured: its model is not to be compared, and was not evaluated."]
+            ),
+            markup.findings(_of_overhead(measured)),
+            markup.table(["figure", "value"], rows),
+        ],
+    )
+
+
+def _of_overhead(measured: Mapping[str, Any]) -> list[str]:
+    drop, said = numbers(measured.get("qps_drop_percent")), []
+    if {"median", "low", "high"} <= drop.keys():
+        unclear = " The interval covers 0." if drop["low"] <= 0 <= drop["high"] else ""
+        said.append(
+            f"QPS drop with the hook: {figure(drop['median'])} % (95 % interval "
+            f"{figure(drop['low'])} to {figure(drop['high'])} %).{unclear}"
+        )
+    hook, step = (numbers(measured.get(name)) for name in ("hook_ms", "step_ms"))
+    if "all" in hook and step.get("with_hook"):
+        share = 100 * hook["all"] / step["with_hook"]
+        said.append(
+            f"Timed by itself it takes {figure(hook['all'])} ms of a step of "
+            f"{figure(step['with_hook'])} ms, {figure(share)} %."
+        )
+    return said
+
+
+def _shown(value: Any) -> str:
+    found = number(value)
+    if found is None:
+        return plain(value)
+    return f"{value:,}" if isinstance(value, int) else figure(found)

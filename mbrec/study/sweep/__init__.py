@@ -1,0 +1,1 @@
+"""A sweep: one job for each combination of the values that settings are given."""

@@ -1,0 +1,1 @@
+"""The training loop, evaluation, optimizers, and the guards of both."""

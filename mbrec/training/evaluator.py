@@ -1,0 +1,127 @@
+"""Scores a model on all rows of a loader, over all ranks."""
+
+import logging
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from mbrec.distributed.interrupt import Interrupt
+from mbrec.distributed.lockstep import VOTED_BATCHES, Lockstep
+from mbrec.metrics.excess_ne import OracleGap
+from mbrec.metrics.grouped_auc import GroupedAuc
+from mbrec.metrics.lost_ids import LostIds
+from mbrec.metrics.outputs import Outputs
+from mbrec.metrics.task_metrics import TaskMetrics
+from mbrec.reader.batch import Batch
+from mbrec.reader.loader import Loader
+from mbrec.training.explosion_guard import warnings_of
+from mbrec.training.non_finite_rows import NotFiniteRows, Report, only_finite
+from mbrec.training.progress_bar import progress_bar
+
+log = logging.getLogger(__name__)
+
+# Without a sharded table nothing but the votes keeps ranks together: two of them can be under way.
+MARGIN = 3 * VOTED_BATCHES + 2
+
+
+class Evaluator:
+    """Scores a model on all rows of a loader, over all ranks.
+
+    Args:
+        pipeline: the model's pipeline; no batch of training may be in flight.
+        loader: the rows.
+        metrics: reset at each evaluation.
+        oracle: distance to the true probabilities, where the data has them.
+        lost: counts ids outside the vocabularies or cut off.
+        not_finite: finds rows whose predictions are not finite.
+        grouped: AUC within groups of rows, or None.
+        total_steps: batches of the longest rank, for the progress bar.
+        progress: show one.
+        interrupt: looked at between batches.
+
+    Attributes:
+        lost: of the last evaluation, figure -> fraction of ids; see `Columns.lost_ids`.
+    """
+
+    def __init__(
+        self,
+        pipeline: TrainPipelineSparseDist[Batch, Outputs],
+        loader: Loader,
+        metrics: TaskMetrics,
+        oracle: OracleGap,
+        lost: LostIds,
+        not_finite: NotFiniteRows,
+        grouped: GroupedAuc | None,
+        *,
+        total_steps: int,
+        progress: bool,
+        interrupt: Interrupt,
+    ) -> None:
+        self._pipeline, self._loader = pipeline, loader
+        self._metrics, self._oracle, self._lost = metrics, oracle, lost
+        self._not_finite, self._grouped = not_finite, grouped
+        self.lost: dict[str, float] = {}
+        self._total_steps, self._progress = total_steps, progress
+        self._interrupt = interrupt
+
+    def evaluate(
+        self, model: torch.nn.Module, keep: Callable[[Outputs], None] | None = None
+    ) -> Report:
+        """Return task -> figure -> value, None for what is undefined or not finite.
+
+        Args:
+            model: the pipeline's; in eval mode during the pass, and as it was before after it.
+            keep: called with the outputs of each step, to keep predictions.
+
+        Raises:
+            Interrupted: on every rank after the same batch.
+        """
+        training = model.training
+        model.eval()
+        self._metrics.reset()
+        self._oracle.reset()
+        self._not_finite.reset()
+        if self._grouped is not None:
+            self._grouped.reset()
+        bar = progress_bar("evaluate", self._total_steps, shown=self._progress)
+        with torch.no_grad(), bar:
+            for outputs in self._steps():
+                self._metrics.update([outputs])
+                self._oracle.update(outputs)
+                self._lost.update(outputs.lost_2C)
+                self._not_finite.update(outputs)
+                if self._grouped is not None:
+                    self._grouped.update(outputs)
+                if keep is not None:
+                    keep(outputs)
+                bar.update()
+        model.train(training)
+        report = self._metrics.compute()
+        for task, figures in self._oracle.compute().items():
+            report[task] |= figures
+        if self._grouped is not None:
+            for task, figures in self._grouped.compute().items():
+                report[task] |= figures
+        self.lost = self._lost.compute()
+        self._not_finite.warn(report)
+        if dist.get_rank() == 0:
+            for text in warnings_of(report):
+                log.warning("evaluation: %s", text)
+        return only_finite(report)
+
+    def _steps(self) -> Iterator[Outputs]:
+        batches = iter(self._loader)
+        lockstep = Lockstep(batches, self._loader.reader.empty_batch)
+        try:
+            while True:
+                self._interrupt.check(MARGIN)
+                try:
+                    yield self._pipeline.progress(lockstep)
+                except StopIteration:
+                    if lockstep.stopped:
+                        self._interrupt.stop()
+                    return
+        finally:
+            batches.close()

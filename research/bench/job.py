@@ -1,0 +1,128 @@
+"""Measures a job and the hook in it: `torchrun ... -m research.bench [key=value ...]`.
+
+Takes the same settings as training. The job is the real one: Parquet reader, vote of the ranks,
+hook, guards, monitor. The loop has the same model without the hook, the same optimizers and
+pipeline, on batches held in memory; it runs once more with the hook, and with hook and guard.
+Blocks of the four take turns.
+"""
+
+import statistics
+import sys
+import tempfile
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from mbrec.config import composer
+from mbrec.config import settings as configuration
+from mbrec.config.errors import plain_errors
+from mbrec.distributed.shutdown import end_processes
+from mbrec.job.check import check
+from mbrec.monitor import timing
+
+BLOCK_STEPS, BLOCK_SECONDS = 100, 1.0
+ROUNDS = 15
+BATCHES_IN_MEMORY = 50
+
+
+def measure(config: configuration.Config) -> None:
+    """Print rows/s of the job, of the bare loop with the hook and without, and the hook's time."""
+    import torch.distributed as dist
+
+    from mbrec.distributed import process
+    from mbrec.distributed.lockstep import Lockstep
+    from mbrec.job import build, resume
+    from mbrec.job.overhead import endless, step_seconds
+    from research.bench.hook_time import hook_time
+
+    runtime = process.start(timeout_s=config.runtime.timeout_s)
+    folder = resume.run_folder(config, runtime)
+    trainer, _ = build.trainer(config, runtime, folder)
+    trainer.model.train()
+    batches = endless(trainer.loader)
+    bare = build.shard(config, runtime, with_hook=False)
+    hooked = build.shard(config, runtime, with_guard=False)
+    guarded = build.shard(config, runtime)
+    kept = list(islice(batches, BATCHES_IN_MEMORY))
+
+    def job() -> None:
+        padding = trainer.loader.reader.empty_batch
+        trainer.train(Lockstep(batches, padding, limit=steps))
+
+    def loop(sharded: build.Sharded) -> None:
+        held = islice(cycle(kept), steps)
+        try:
+            while True:
+                sharded.pipeline.progress(held)
+        except StopIteration:
+            return
+
+    for sharded in (bare, hooked, guarded):
+        sharded.model.train()
+    steps = 10
+    loop(bare)
+    found = step_seconds(partial(loop, bare), steps)
+    steps = max(steps, min(BLOCK_STEPS, round(BLOCK_SECONDS / found)))
+    blocks = [job, *(partial(loop, sharded) for sharded in (bare, hooked, guarded))]
+    seconds = timing.interleave(blocks, dist.barrier, rounds=ROUNDS)
+    batches.close()
+    trainer.monitor.close()
+    assert hooked.hook is not None
+    spent = hook_time(hooked.hook, partial(loop, hooked))
+    if runtime.rank == 0:
+        rows = steps * config.trainer.global_batch_size
+        print(describe(rows, steps, *seconds))
+        print(spent.describe(steps, timing.spread(seconds[2]).median))
+    dist.barrier()
+
+
+def describe(
+    rows: int,
+    steps: int,
+    job: list[float],
+    bare: list[float],
+    hooked: list[float],
+    guarded: list[float],
+) -> str:
+    """Return medians of rows/s, the job's share of the loops, and the drops of hook and guard."""
+    share = timing.spread([b / a for a, b in zip(job, bare, strict=True)])
+    same = timing.spread([b / a for a, b in zip(job, guarded, strict=True)])
+    speeds = {"job": job, "bare loop": bare, "bare loop, hook": hooked}
+    speeds |= {"bare loop, hook, guard": guarded}
+    lines = [
+        f"{name:<23}{rows / statistics.median(seconds):>10,.0f} rows/s, "
+        f"{1e3 * statistics.median(seconds) / steps:.2f} ms a step"
+        for name, seconds in speeds.items()
+    ]
+    lines += [
+        f"job / bare loop {share.text(3)}",
+        f"job / bare loop of the same model, with hook and guard {same.text(3)}",
+        f"QPS drop of the hook {timing.drop(bare, hooked).text()} %",
+        f"QPS drop of the guard {timing.drop(hooked, guarded).text()} %",
+        f"(medians and 95 % intervals, {len(job)} rounds of {steps} steps each)",
+    ]
+    return "\n".join(lines)
+
+
+@hydra.main(version_base="1.3", config_path="pkg://mbrec.configs", config_name="train")
+def _main(node: DictConfig) -> None:
+    with plain_errors(), tempfile.TemporaryDirectory() as scratch:
+        config = composer.parsed(node)
+        config.monitor.progress = False
+        config.run.folder, config.run.name = scratch, Path(scratch).name
+        measure(config)
+
+
+def main() -> None:
+    """Run the command line."""
+    with plain_errors():
+        check(sys.argv[1:])
+    _main()
+    end_processes()
+
+
+if __name__ == "__main__":
+    main()

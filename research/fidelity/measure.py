@@ -1,0 +1,262 @@
+"""How good a surrogate the representation's gradients are for those of the parameters below it.
+
+Section 4 of the paper: Lemma 4.1, Theorem 1 and eq. 8 to 11, on the numbers of real training.
+Shapes: K tasks.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from mbrec.distributed.lockstep import Lockstep
+from mbrec.files import sealed
+from mbrec.metrics.outputs import Outputs
+from mbrec.model.ranker import Ranker
+from mbrec.study.pages import slug
+from mbrec.training.trainer import Trainer
+from research.fidelity.agreement import Weighing
+from research.fidelity.figures import Run, figures_of, with_bottom
+from research.fidelity.frozen import frozen
+from research.fidelity.gradients import GradientWatch
+from research.fidelity.spectrum import spectrum
+
+# Overrides of the default configuration, and the folder of a run -> what trains it.
+TrainerOf = Callable[[Sequence[str], Path], Trainer]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured.
+
+    Attributes:
+        overrides: of all runs.
+        variants: name -> further overrides.
+        rows: to train on, in steps of the batch size.
+        least_steps: at least so many steps.
+        figures: steps that are measured in a run.
+        sample_rows: of which the Jacobian is formed, at the first, a middle and the last step.
+        frozen: variants whose trained model is measured at many batch sizes.
+        frozen_rows: the largest of these; a power of two times the batch size of the variants,
+            and no more than the training rows.
+    """
+
+    overrides: tuple[str, ...]
+    variants: dict[str, tuple[str, ...]]
+    rows: int
+    least_steps: int
+    figures: int
+    sample_rows: int
+    frozen: tuple[str, ...]
+    frozen_rows: int
+
+
+DEFAULT = "B = 1024"
+_QUIET = ("experiment=paper_ads", "monitor.progress=false", "checkpoint.enabled=false")
+_BATCHES = {
+    f"B = {size}": (f"trainer.global_batch_size={size}",) for size in (256, 1024, 4096, 16384)
+}
+_BOTTOMS = {
+    "hidden 64, 64, 64, 64, 32": ("model.interaction.hidden=[64,64,64,64,32]",),
+    "6 cross layers": ("model.interaction.num_layers=6",),
+    # Stays where it begins: what holds before anything is learned.
+    "untrained": ("optimizer.dense_lr=0", "optimizer.table_lr=0"),
+}
+_MORE = {
+    "hidden 64, 32": ("model.interaction.hidden=[64,32]",),
+    "equal weights": ("balancer=equal",),
+}
+SIZES = {
+    "tiny": Size(
+        (*_QUIET, "data/preset=tiny", "data.synthetic.rows=8192"),
+        {"B = 256": _BATCHES["B = 256"]},
+        rows=6_400,
+        least_steps=20,
+        figures=10,
+        sample_rows=4,
+        frozen=("B = 256",),
+        frozen_rows=4_096,
+    ),
+    "small": Size(
+        _QUIET,
+        {DEFAULT: _BATCHES[DEFAULT], **_BATCHES, **_BOTTOMS},
+        rows=320_000,
+        least_steps=60,
+        figures=40,
+        sample_rows=16,
+        frozen=(DEFAULT, *_BOTTOMS),
+        frozen_rows=1 << 18,
+    ),
+    "full": Size(
+        (*_QUIET, "data/preset=medium", "data.synthetic.rows=4000000"),
+        {
+            DEFAULT: _BATCHES[DEFAULT],
+            **_BATCHES,
+            "B = 65536": ("trainer.global_batch_size=65536",),
+            **_BOTTOMS,
+            **_MORE,
+        },
+        rows=3_200_000,
+        least_steps=60,
+        figures=100,
+        sample_rows=32,
+        frozen=(DEFAULT, *_BOTTOMS, *_MORE),
+        frozen_rows=1 << 21,
+    ),
+}
+
+
+def measure(folder: Path, trainer_of: TrainerOf, size: Size, seeds: int) -> None:
+    """Train and measure all variants, one after the other; rank 0 writes a JSON file of each run.
+
+    Runs within a process group; every rank calls it. A run whose file is there is not trained
+    again.
+
+    Args:
+        folder: for the files; all ranks see it.
+        trainer_of: builds a trainer from overrides of the default configuration. The trainer
+            has no keeper (`checkpoint.enabled=false` is among the overrides), and its model has
+            hook and guard.
+        size: what to train.
+        seeds: runs of each variant.
+    """
+    for variant, overrides in size.variants.items():
+        for seed in range(seeds):
+            path = folder / f"{slug(variant)}-{seed}.json"
+            if _is_there(path):
+                continue
+            chosen = [*size.overrides, *overrides, f"trainer.seed={seed}"]
+            trainer = trainer_of(chosen, folder / path.stem)
+            run = watch(trainer, size, variant=variant, seed=seed)
+            if dist.get_rank() == 0:
+                sealed.write_json(path, run.plain())
+
+
+def _is_there(path: Path) -> bool:
+    """Return what rank 0 sees, on every rank: each looks at another time."""
+    found = torch.tensor(int(path.exists()))
+    dist.broadcast(found, src=0)
+    return bool(found)
+
+
+def load(folder: Path, size: Size, seeds: int) -> list[Run]:
+    """Return the runs that `measure` left in a folder.
+
+    Raises:
+        FileNotFoundError: if one is missing.
+    """
+    return [Run.of(sealed.read_json(path)) for path in _files(folder, size, seeds)]
+
+
+def missing(folder: Path, size: Size, seeds: int) -> list[Path]:
+    """Return the files that `measure` would write."""
+    return [path for path in _files(folder, size, seeds) if not path.exists()]
+
+
+def _files(folder: Path, size: Size, seeds: int) -> list[Path]:
+    names = [(variant, seed) for variant in size.variants for seed in range(seeds)]
+    return [folder / f"{slug(variant)}-{seed}.json" for variant, seed in names]
+
+
+def watch(trainer: Trainer, size: Size, *, variant: str = DEFAULT, seed: int = 0) -> Run:
+    """Train, measure, and return the figures, on every rank the same but for the spectra.
+
+    Nothing of the training changes. The spectra are those of rank 0's rows.
+
+    Args:
+        trainer: of a model with hook and guard, before its first step.
+        size: how much.
+        variant: for the record.
+        seed: for the record.
+
+    Raises:
+        FloatingPointError: if a step meets a value that is not finite.
+    """
+    reader = trainer.loader.reader
+    ranker = next(m for m in trainer.model.modules() if isinstance(m, Ranker))
+    assert ranker.heads.hook is not None
+    tasks = list(ranker.heads.hook.balancer.task_names)
+    steps = max(size.least_steps, size.rows // reader.global_batch_size)
+    run = Run(variant, seed, reader.global_batch_size, steps, tasks)
+    observer = _Observer(GradientWatch(ranker, reader.columns), trainer, size, run)
+    try:
+        train(trainer, steps, observer.look)
+        if variant in size.frozen:
+            run.frozen.extend(frozen(trainer, observer.gradients, size.frozen_rows))
+    finally:
+        observer.gradients.close()
+        trainer.monitor.close()
+    return run
+
+
+def train(trainer: Trainer, steps: int, look: Callable[[Outputs], None]) -> None:
+    """Train up to a step, epoch after epoch, and nothing else.
+
+    Args:
+        trainer: whose monitor, explosion guard and keeper see nothing of it.
+        steps: of the trainer, those that it has done included.
+        look: called after each step.
+    """
+    reader, epoch = trainer.loader.reader, 0
+    trainer.model.train()
+    while trainer.step < steps:
+        reader.set_epoch(epoch)
+        batches = iter(trainer.loader)
+        try:
+            left = steps - trainer.step
+            trainer.train(Lockstep(batches, reader.empty_batch, limit=left), look)
+        finally:
+            batches.close()
+        epoch += 1
+
+
+class _Observer:
+    """Takes the figures after each step."""
+
+    def __init__(self, gradients: GradientWatch, trainer: Trainer, size: Size, run: Run) -> None:
+        self.gradients, self.run = gradients, run
+        self._trainer, self._sample_rows = trainer, size.sample_rows
+        self._measured = spaced(1, run.steps, size.figures)
+        self._sampled = spaced(1, run.steps, 3)
+        self._weighing: dict[str, Weighing] = {}
+        self.gradients.want_sample(self._sample_rows)
+
+    def look(self, _: Outputs) -> None:
+        """Take what a step has left."""
+        step = self._trainer.step
+        if self._trainer.guard.problem is not None:
+            raise self._trainer.guard.problem
+        found = self.gradients.take()
+        gramians, _residuals = with_bottom(found)
+        for name, gramian_KK in {"representation": found.representation_KK, **gramians}.items():
+            weighing = self._weighing.setdefault(name, Weighing(len(self.run.tasks)))
+            weighing.feed(gramian_KK)
+        if step in self._measured:
+            weights = {name: weighing.weights() for name, weighing in self._weighing.items()}
+            own = weights.pop("representation")
+            self.run.figures.extend(
+                figures_of(step, name, found, own, weights[name]) for name in gramians
+            )
+        if (sample := found.sample) is not None and dist.get_rank() == 0:
+            self.run.spectra.append(
+                spectrum(
+                    step,
+                    sample.interaction,
+                    sample.inputs_nI,
+                    sample.grads_KnH,
+                    found.grads_KP["interaction"],
+                )
+            )
+        if step + 1 in self._sampled:
+            self.gradients.want_sample(self._sample_rows)
+
+
+def spaced(first: int, last: int, count: int) -> set[int]:
+    """Return `count` whole numbers, or as many as there are, from the first to the last.
+
+    >>> sorted(spaced(1, 300, 3))
+    [1, 150, 300]
+    """
+    return {round(first + (last - first) * i / max(1, count - 1)) for i in range(count)}

@@ -1,0 +1,83 @@
+"""Figure 2 c-e: gradient norms, task weights and weighted norms over the steps of a run."""
+
+from collections.abc import Sequence
+
+from mbrec.study.contrast import EXPLODED
+from mbrec.study.jobs import Job
+from mbrec.study.pages import Table
+from mbrec.study.report import events, plots
+from mbrec.study.report.verdicts import late_medians
+from mbrec.study.worlds import EQUAL, Setting, job
+from research.paper import printed as paper
+from research.paper.page import Page
+from research.paper.runs import Lab
+from research.paper.worlds import DEFAULTS, multibalance
+
+PANELS = {
+    "weight": "(d) task weight",
+    "effective_weight": "(d) weight as merged",
+    "grad_norm": "(c) gradient magnitude",
+    "weighted_norm": "(e) weighted gradient magnitude",
+}
+
+
+def _settings() -> list[Setting]:
+    return [multibalance(paper.ADS_RATE), DEFAULTS, EQUAL]
+
+
+def tuning_jobs(lab: Lab) -> list[Job]:
+    """Return nothing: no setting is chosen."""
+    return []
+
+
+def jobs(lab: Lab) -> list[Job]:
+    """Return the runs of the figure."""
+    return [job(lab.worlds.ads, setting, lab.seeds[0]) for setting in _settings()]
+
+
+def write(lab: Lab) -> Page:
+    """Return the page of the figure."""
+    tasks = lab.worlds.ads.tasks
+    columns = [f"{title}, {task}" for title in PANELS.values() for task in tasks]
+    table = Table(["Run", *columns, "largest / smallest weighted magnitude"])
+    pictures = {}
+    for setting in _settings():
+        run = job(lab.worlds.ads, setting, lab.seeds[0])
+        if lab.results[run].reason:
+            table.add(setting.name, *[EXPLODED] * (len(table.columns) - 1))
+            continue
+        found = events.read(lab.folder / run.folder / "tensorboard")
+        pictures[setting.name] = plots.draw(plots.balance_panels(found, tasks))
+        table.add(setting.name, *_late(found, tasks))
+    printed = [f"{paper.WEIGHTS[task]:g}" for task in tasks]
+    # The paper prints magnitudes as curves only.
+    table.add("paper (MultiBalance, text)", *printed, *[""] * (3 * len(tasks)), "")
+    notes = [
+        f"Medians over the later half of one run each on {lab.worlds.ads.label}. MultiBalance is "
+        f"the paper's reading with its rate for ads, {paper.ADS_RATE:g}.",
+        "The paper: CTR's magnitude is much larger than the others' and dominates (c); it gets the "
+        "lower weight (d); the weighted magnitudes are more alike (e).",
+        "Equal weights are a weight of 1 for each task, so the last column is there the imbalance "
+        "that balancing starts from.",
+        "The task weight is w, what the update gives. As merged, it stands on the gradient: with "
+        "the prior where that is merged (mbrec's defaults), with the scale of the averages where "
+        "they rescale the gradients (the paper's reading). Step by step (e) is (c) times that.",
+    ]
+    title = "Figure 2 c-e: what MultiBalance does"
+    main = pictures.pop(_settings()[0].name, None)
+    return Page("figure2", title, table, main, notes, further=pictures)
+
+
+def _late(found: events.Events, tasks: Sequence[str]) -> list[str]:
+    """Return the medians over the later half of the steps, and how far the last are apart."""
+    late = {tag: late_medians(found.by_task(tag, tasks)) for tag in PANELS}
+    # A method whose own weights are merged has them in one place.
+    late["effective_weight"] = late["effective_weight"] or late["weight"]
+    cells = [
+        f"{by_task[task]:.4g}" if task in by_task else "-"
+        for by_task in late.values()
+        for task in tasks
+    ]
+    weighted = late["weighted_norm"].values()
+    smallest = min(weighted, default=0.0)
+    return [*cells, f"{max(weighted) / smallest:.2f}" if smallest > 0 else "-"]

@@ -1,0 +1,130 @@
+"""Every row of a stream of windows comes out once, in order, in pieces of one size."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mbrec.columns.block import Bag, Block
+from mbrec.reader.footers import RowGroup
+from mbrec.reader.windows import (
+    MAX_OPEN_ROW_GROUPS,
+    MIN_SLICE_ROWS,
+    MIXED_ROW_GROUPS,
+    Slice,
+    Window,
+    cut,
+    plan,
+    rows,
+)
+
+SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=12)
+
+
+def block(positions: np.ndarray) -> Block:
+    """Rows that say where they are, with lists of 0, 1 or 2 ids."""
+    n, lengths = len(positions), positions % 3
+    values, offsets = np.repeat(positions, lengths), np.concatenate([[0], np.cumsum(lengths)])
+    one = np.zeros((n, 0))
+    return Block(
+        positions[None],
+        [Bag(values, offsets, values / 2)],
+        *(one, one, np.ones(n), one),
+        rows_n=positions,
+    )
+
+
+def spans_of(sizes: list[int]) -> list[Slice]:
+    return [Slice(RowGroup("f", k, 0, n), 0, n) for k, n in enumerate(sizes)]
+
+
+LIKE_SIZES = st.integers(1, 3_000).flatmap(
+    lambda least: st.lists(st.integers(least, 2 * least), min_size=1, max_size=70)
+)
+ANY_SIZES = st.lists(st.sampled_from([1, 2, 70, 255, 256, 1_000, 4_096, 50_000]), max_size=70)
+
+
+@given(LIKE_SIZES | ANY_SIZES, st.integers(0, 20_000))
+def test_windows_have_each_row_once_and_are_of_bounded_size(sizes: list[int], size: int) -> None:
+    spans, at = spans_of(sizes), [0] * len(sizes)
+    for window in plan(spans, size):
+        rows, begun = sum(part.num_rows for part in window), 0
+        for group, start, stop, is_last in window:
+            assert at[group.index] == start < stop
+            at[group.index] = stop
+            assert is_last is (stop == group.num_rows)
+            begun += not is_last
+        assert begun <= MAX_OPEN_ROW_GROUPS
+        if size:
+            assert rows < max(2 * size, 2 * MIN_SLICE_ROWS * MAX_OPEN_ROW_GROUPS) + len(window)
+            assert begun == 0 or min(rows, max(sizes)) >= MIN_SLICE_ROWS
+    assert at == sizes
+
+
+@given(LIKE_SIZES, st.integers(1, 20_000))
+def test_windows_have_rows_of_at_least_eight_row_groups(sizes: list[int], size: int) -> None:
+    for window in plan(spans_of(sizes), size):
+        groups = {part.group.index for part in window}
+        assert len(groups) == len(window) >= min(MIXED_ROW_GROUPS, len(sizes))
+        if len(sizes) >= MIXED_ROW_GROUPS:
+            # Sizes differ by a factor of two, and so do shares, but for a row.
+            rows, largest = sum(p.num_rows for p in window), max(p.num_rows for p in window)
+            assert largest <= 2 / (MIXED_ROW_GROUPS + 1) * rows + 1
+
+
+def test_row_groups_of_any_number_are_mixed_to_the_last_window() -> None:
+    for count in (*range(1, 20), 31, 32, 33, 64, 99):
+        for size in (4_096, 65_536):
+            windows = list(plan(spans_of([65_536] * count), size))
+            assert min(map(len, windows)) >= min(MIXED_ROW_GROUPS, count)
+            assert max(map(len, windows)) <= MAX_OPEN_ROW_GROUPS
+            sizes = [sum(part.num_rows for part in window) for window in windows]
+            assert max(abs(rows - size) for rows in sizes) < MAX_OPEN_ROW_GROUPS
+
+
+def test_small_row_groups_are_read_whole() -> None:
+    windows = list(plan(spans_of([8_192] * 24), 65_536))
+    assert [[part.num_rows for part in window] for window in windows] == [[8_192] * 8] * 3
+    (window,) = plan(spans_of([8_192] * 9), 65_536)
+    assert [part.num_rows for part in window] == [8_192] * 9
+    windows = list(plan(spans_of([100] * 1_500), 65_536))
+    assert sum(map(len, windows)) == 1_500
+
+
+def test_rows_in_file_order_keep_it() -> None:
+    spans = spans_of([5, 70_000, 1])
+    assert list(plan(spans, 0)) == [[span] for span in spans]
+
+
+@given(SIZES, st.integers(1, 30), st.integers(1, 4))
+def test_pieces_are_the_rows_in_order_wherever_windows_end(
+    lengths: list[int], size: int, ranks: int
+) -> None:
+    orders = [np.random.default_rng(n).permutation(n) for n in lengths]
+    firsts = np.cumsum([0, *lengths])
+    expected = np.concatenate([order + at for order, at in zip(orders, firsts[:-1], strict=True)])
+
+    def stream() -> Iterator[Window]:
+        # As the reader does it: the next window overwrites the one before.
+        memory = np.empty(max(lengths), np.int64)
+        for order, at in zip(orders, firsts[:-1], strict=True):
+            memory[: len(order)] = np.arange(at, at + len(order))
+            yield block(memory[: len(order)]), order
+
+    found = []
+    for parts in cut(stream(), size):
+        # Each rank takes its stretch of the piece.
+        edges = [size * rank // ranks for rank in range(ranks + 1)]
+        shares = [rows(parts, a, b) for a, b in pairwise(edges)]
+        found.append(np.concatenate([share.rows_n for share in shares]))
+        for share in shares:
+            (bag,) = share.bags
+            assert np.diff(bag.offsets).tolist() == (share.rows_n % 3).tolist()
+            assert bag.values.tolist() == np.repeat(share.rows_n, share.rows_n % 3).tolist()
+            assert bag.weights is not None
+            assert (bag.weights * 2).tolist() == bag.values.tolist()
+    assert np.concatenate(found).tolist() == expected.tolist()
+    assert [len(piece) for piece in found[:-1]] == [size] * (len(found) - 1)
+    assert 0 < len(found[-1]) <= size
