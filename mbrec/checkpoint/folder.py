@@ -164,13 +164,14 @@ def publish(unfinished: Path, final: Path) -> None:
     sync_folder(final.parent)
 
 
-def prune(checkpoints: Path, *, keep: int, also: set[int]) -> None:
-    """Delete all but the newest checkpoints, and some steps.
+def prune(checkpoints: Path, *, keep: int) -> None:
+    """Delete all checkpoints but the newest and the best.
 
     A folder loses its name first: one that is half deleted is never taken for a checkpoint.
     """
+    best = read_best(checkpoints)
     for folder in finished(checkpoints)[:-keep]:
-        if step_of(folder) not in also:
+        if step_of(folder) != best:
             doomed = folder.with_name(folder.name + UNFINISHED)
             folder.rename(doomed)
             delete(doomed)

@@ -14,14 +14,15 @@ from mbrec.balance import BalanceHook
 from mbrec.checkpoint import folder, match, state, tensors
 from mbrec.checkpoint.match import BALANCER, Layout
 from mbrec.checkpoint.state import RunState
+from mbrec.distributed.agreement import from_rank_0, gather
 
 log = logging.getLogger(__name__)
 
 
 def choose(path: str, run: Path) -> Path | None:
-    """Return the checkpoint to go on from, verified, or None to start anew. A collective.
+    """Return the checkpoint to resume from, verified, or None to start from scratch.
 
-    Newer ones that do not verify are put aside, and are told loudly.
+    Newer ones that do not verify are set aside with a warning. Collective: every rank must call it.
 
     Args:
         path: see `mbrec.config.checkpoints.Resume`.
@@ -32,13 +33,14 @@ def choose(path: str, run: Path) -> Path | None:
     """
     if path == "none":
         return None
-    source = run if path == "auto" else Path(path)
-    if path != "auto" and not _same_everywhere(source.is_dir()):
+    own = path == "auto"
+    source = run if own else Path(path)
+    if not own and not from_rank_0(source.is_dir):
         raise ValueError(f"expected a checkpoint or the folder of a run in resume.path, got {path}")
-    if source in folder.finished(source.parent):
+    if from_rank_0(lambda: source in folder.finished(source.parent)):
         _refuse(verify_together(source))
         return source
-    found = newest(source, aside=path == "auto", needed=path != "auto")
+    found = newest(source, aside=own, needed=not own)
     if found is None and (aside := folder.put_aside(source / "checkpoint")):
         raise ValueError(
             f"expected a checkpoint in {source}, found only {aside[-1].name}, which was put aside; "
@@ -49,7 +51,7 @@ def choose(path: str, run: Path) -> Path | None:
 
 
 def newest(run: Path, *, aside: bool = False, needed: bool = True) -> Path | None:
-    """Return the newest checkpoint of a run that verifies. A collective.
+    """Return the newest checkpoint of a run that verifies. Collective: every rank must call it.
 
     Args:
         run: its folder.
@@ -60,36 +62,35 @@ def newest(run: Path, *, aside: bool = False, needed: bool = True) -> Path | Non
         ValueError: on every rank, if none is whole, or there is none and one is needed.
     """
     checkpoints = run / "checkpoint"
-    found = [folder.finished(checkpoints)]
-    dist.broadcast_object_list(found, src=0)
-    source, problems = folder.newest_verified(found[0], verify_together)
+    found = from_rank_0(lambda: folder.finished(checkpoints))
+    source, problems = folder.newest_verified(found, verify_together)
     if source is None:
         _refuse(problems)
         if needed:
             raise ValueError(f"expected a checkpoint in {checkpoints}, found none")
         return None
     if problems and dist.get_rank() == 0:
-        log.warning("%s", _fell_back(source, problems))
-        for path in found[0][found[0].index(source) + 1 :] if aside else ():
+        lines = ["FELL BACK to an older checkpoint, since newer ones are damaged:", *problems]
+        lines.append(f"going on from {source}; what came after it is trained again")
+        log.warning("%s", "\n  ".join(lines))
+        for path in found[found.index(source) + 1 :] if aside else ():
             folder.set_aside(path, folder.DAMAGED)
     return source
 
 
 def verify_together(source: Path) -> list[str]:
-    """Return what is wrong with a checkpoint; each rank hashes its share. A collective."""
+    """Return what is wrong with a checkpoint; each rank hashes its share.
+
+    Collective: every rank must call it.
+    """
     if dist.get_rank() == 0:
         log.info("verifying %s", source)  # large ones take minutes
-    problems: list[str] = []
     try:
         names = sorted(folder.read_manifest(source))
+        problems = folder.verify(source, only=names[dist.get_rank() :: dist.get_world_size()])
     except (OSError, ValueError) as error:
-        names, problems = [], [str(error)]
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    if not problems:
-        problems = folder.verify(source, only=names[rank::world_size])
-    gathered: list[list[str]] = [problems] * world_size
-    dist.all_gather_object(gathered, problems)
-    return list(dict.fromkeys(problem for part in gathered for problem in part))
+        problems = [str(error)]
+    return list(dict.fromkeys(problem for part in gather(problems) for problem in part))
 
 
 def load(
@@ -201,24 +202,11 @@ def _check_balancer(
 
 
 def _sizes(own: tensors.Tensors) -> dict[str, tuple[int, ...]]:
-    """Return the sizes of the tensors of all ranks: a table's state is with who holds the table."""
+    """Return the sizes of the tensors of all ranks: a table's state is where the table is."""
     here = {name: tensors.size_of(value) for name, value in own.items()}
-    gathered = [here] * dist.get_world_size()
-    dist.all_gather_object(gathered, here)
-    return {name: size for part in gathered for name, size in part.items()}
-
-
-def _same_everywhere(found: bool) -> bool:
-    answers = [found]
-    dist.broadcast_object_list(answers, src=0)
-    return answers[0]
+    return {name: size for part in gather(here) for name, size in part.items()}
 
 
 def _refuse(problems: list[str]) -> None:
     if problems:
         raise ValueError("expected a checkpoint that is whole, got\n  " + "\n  ".join(problems))
-
-
-def _fell_back(source: Path, problems: list[str]) -> str:
-    lines = ["FELL BACK to an older checkpoint, since newer ones are damaged:", *problems]
-    return "\n  ".join([*lines, f"going on from {source}; what came after it is trained again"])

@@ -12,6 +12,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from mbrec.distributed import loopback
+from mbrec.distributed.agreement import from_rank_0
 from mbrec.distributed.processes import introduce
 
 # A rank that is in a collective notices a failed peer by itself within this time.
@@ -90,9 +91,7 @@ def _unused_part(store: Store) -> Store:
 
     What processes that a restart has ended wrote there, such as a failure, concerns no others.
     """
-    chosen = [secrets.token_hex(8)]
-    dist.broadcast_object_list(chosen, src=0)
-    return PrefixStore(chosen[0], store)
+    return PrefixStore(from_rank_0(lambda: secrets.token_hex(8)), store)
 
 
 def place() -> tuple[int, int, int]:

@@ -11,28 +11,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
+
+from torch._C._distributed_c10d import Store
 
 # Of the table of processes in the store: a line a rank, so that one request reads all of them.
 KEY = "processes"
 # What follows the name in /proc/PID/stat (see proc(5), which counts from 1 and has two before).
 STATE, PARENT, START = 0, 1, 19
-
-
-class Store(Protocol):
-    """A store of torch.distributed."""
-
-    def set(self, key: str, value: str) -> None:
-        """Set a key."""
-        ...
-
-    def get(self, key: str) -> bytes:
-        """Return the value of a key, once it is there."""
-        ...
-
-    def check(self, keys: list[str]) -> bool:
-        """Return whether all keys are there."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -253,7 +253,7 @@ def trainer(
         epochs=settings.epochs,
         explosion=explosion_guard(config.guard, list(config.tasks)),
         max_rollbacks=config.guard.rollbacks,
-        keeper=resume.keeper(config, sharded, (reader, evaluation), folder, interrupt, source),
+        saver=resume.run_saver(config, sharded, (reader, evaluation), folder, interrupt, source),
         max_steps=settings.steps,
         evaluate_every=settings.evaluate_every,
     )

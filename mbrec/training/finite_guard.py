@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torchrec.optim.keyed import CombinedOptimizer, OptimizerWrapper
 
 from mbrec.balance import BalanceHook
+from mbrec.distributed.agreement import gather
 from mbrec.model.ranker import LARGEST_GRADIENT, Heads, TableGuard
 from mbrec.training.explosion_guard import StepLosses
 
@@ -137,9 +138,8 @@ class FiniteGuard(OptimizerWrapper):
         return mean_K * ranks if together and mean_K is not None else own_K
 
     def _leave_out(self, *, tables_moved: bool) -> None:
-        """Go on without the batch, or say why not. A collective."""
-        found: list[list[str]] = [self._findings()] * dist.get_world_size()
-        dist.all_gather_object(found, found[0])
+        """Continue without the batch, or say why not. Collective: every rank must call it."""
+        found = gather(self._findings())
         at_fault = any(t.startswith(_INPUTS) for part in found for t in part)
         text = self._describe(dict(enumerate(found)))
         # With the hook's verdict no table has moved, on any rank.

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.distributed as dist
 
+from mbrec.distributed.agreement import gather
 from mbrec.metrics.outputs import Outputs
 from mbrec.reader.parquet import ParquetReader
 
@@ -65,8 +66,7 @@ class NotFiniteRows:
         counts = {t: int(n) for t, found in report.items() if (n := found.get("not_finite"))}
         if not counts:
             return
-        found: list[str] = [""] * dist.get_world_size()
-        dist.all_gather_object(found, self._describe())
+        found = gather(self._describe())
         if dist.get_rank() == 0:
             log.warning("%s", message(counts, next(filter(None, found), "")))
 

@@ -154,7 +154,8 @@ def test_only_folders_of_the_right_name_are_checkpoints(checkpoints):
 def test_old_checkpoints_are_deleted_and_the_best_is_not(checkpoints):
     for step in (30, 40, 50):
         shutil.copytree(checkpoints / "step_00000020", folder.step_folder(checkpoints, step))
-    folder.prune(checkpoints, keep=2, also={20})
+    folder.mark_best(checkpoints, 20, "ctr.ne", 0.5)
+    folder.prune(checkpoints, keep=2)
     assert steps(checkpoints) == [20, 40, 50]
     assert folder.leftovers(checkpoints) == []
 
@@ -163,7 +164,7 @@ def test_of_a_checkpoint_that_is_a_link_only_the_link_is_deleted(checkpoints, tm
     source = checkpoints / "step_00000010"
     elsewhere = Path(shutil.move(source, tmp_path / "elsewhere"))
     source.symlink_to(elsewhere)
-    folder.prune(checkpoints, keep=1, also=set())
+    folder.prune(checkpoints, keep=1)
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step_00000020"]
     assert (elsewhere / folder.MANIFEST).exists()
 
@@ -174,7 +175,7 @@ def test_a_half_deleted_checkpoint_has_lost_its_name(checkpoints, monkeypatch):
 
     monkeypatch.setattr(shutil, "rmtree", fail)
     with pytest.raises(PermissionError):
-        folder.prune(checkpoints, keep=1, also=set())
+        folder.prune(checkpoints, keep=1)
     assert steps(checkpoints) == [20]
     assert folder.leftovers(checkpoints) == [checkpoints / "step_00000010.tmp"]
 
