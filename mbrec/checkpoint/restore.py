@@ -103,10 +103,12 @@ def load(
     allow_new: Collection[str] = (),
     allow_dropped: Collection[str] = (),
 ) -> RunState:
-    """Fill a model from a checkpoint, under any plan and number of ranks. A collective.
+    """Fill a model from a checkpoint that verified, under any plan and number of ranks.
+
+    Collective: every rank must call it.
 
     Args:
-        source: folder of a checkpoint that verified.
+        source: the checkpoint's folder.
         model: sharded.
         hook: its hook.
         optimizer: its optimizers; None loads the model alone.
@@ -130,25 +132,20 @@ def load(
         sizes, _sizes(own), before, now, allow_new=allow_new, allow_dropped=allow_dropped
     )
     balancer = [name for name in sizes if name.startswith(BALANCER)]
-    held = {n: torch.zeros(sizes[n], dtype=saved.dtypes[n]) for n in [*matched.resized, *balancer]}
+    resized = [name for name, along in matched.items() if along]
+    held = {n: torch.zeros(sizes[n], dtype=saved.dtypes[n]) for n in [*resized, *balancer]}
     state_dict = {"balancer." + name.removeprefix(BALANCER): held[name] for name in balancer}
     if hook is not None:
-        # Refuses what does not fit before a tensor is read; it looks at names and sizes.
+        # Refuses what does not fit before a tensor is read, by names and sizes.
         _check_balancer(hook, saved_state, state_dict, now)
-    tensors.read(source, {name: own[name] for name in matched.kept if name in own} | held)
-    _fill_resized(held, own, matched, before, now)
+    tensors.read(source, {name: own[name] for name in matched if name in own} | held)
+    with torch.no_grad():
+        for name in resized:
+            if name in own:
+                match.copy_kept(held[name], own[name], matched[name], before, now)
     if hook is not None:
         hook.load_state_dict(_adapted(hook, state_dict, before, now))
     return saved_state
-
-
-@torch.no_grad()
-def _fill_resized(
-    held: tensors.Tensors, own: tensors.Tensors, matched: match.Match, before: Layout, now: Layout
-) -> None:
-    for name, along in matched.resized.items():
-        if name in own:
-            match.copy_kept(held[name], own[name], along, before, now)
 
 
 def layout_of(saved: RunState) -> Layout:
@@ -157,17 +154,17 @@ def layout_of(saved: RunState) -> Layout:
 
 
 def roll_back(run: Path, last_good: int) -> Path | None:
-    """Put aside the checkpoints after a step; return the newest that is left. A collective.
+    """Set aside the checkpoints after the last step that is sound; return the newest that is left.
 
-    Args:
-        run: folder of the run.
-        last_good: the last step whose parameters are known to be sound.
+    Collective: every rank must call it.
     """
-    if dist.get_rank() == 0:
+
+    def set_aside() -> None:
         for source in folder.finished(run / "checkpoint"):
             if folder.step_of(source) > last_good:
                 log.warning("put aside %s", folder.set_aside(source, folder.EXPLODED))
-    dist.barrier()
+
+    from_rank_0(set_aside)
     return newest(run, aside=True, needed=False)
 
 

@@ -36,8 +36,6 @@ class Saver:
 
     Args:
         checkpoints: the folder of all checkpoints of the run.
-        model: sharded.
-        optimizer: of the tables and the dense parameters.
         keep: how many of the newest checkpoints are kept.
         background: write from a copy in memory, while the caller continues.
         failed: called in the background when the last save allowed to fail has failed.

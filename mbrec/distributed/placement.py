@@ -98,7 +98,7 @@ def place(
 
     Args:
         model: unsharded, its embedding tables on the meta device.
-        tables: their names.
+        tables: names of the tables.
         runtime: this process.
         batch_size: rows of a batch on one rank.
         chosen: table -> torchrec's name of a placement; the planner chooses for the others.
@@ -124,26 +124,15 @@ def place(
     return placement
 
 
-def shard(
-    model: nn.Module,
-    tables: Sequence[str],
-    runtime: Runtime,
-    *,
-    batch_size: int,
-    chosen: Mapping[str, str] | None = None,
-    memory_gb: float | None = None,
-) -> DistributedModelParallel:
-    """Place the tables, and wrap the model in DistributedModelParallel; as `place`."""
-    placement = place(
-        model, tables, runtime, batch_size=batch_size, chosen=chosen, memory_gb=memory_gb
-    )
+def shard(model: nn.Module, placement: Placement, runtime: Runtime) -> DistributedModelParallel:
+    """Wrap the model in DistributedModelParallel, its tables where a plan has them."""
     if runtime.rank == 0:
         kinds = (f"{name} {where.sharding_type}" for name, where in _placed(placement.plan))
         most, limit = _human(max(placement.bytes_per_rank)), _human(placement.limit)
         log.info("tables take up to %s of %s on a rank (%s)", most, limit, ", ".join(kinds))
     sharders: list[Any] = [Sharder()]
-    # Said in training: torchrec 1.8 calls what torch 2.13 renamed, for row-wise tables; FBGEMM's
-    # dense kernel, of data-parallel ones, has its backward elsewhere than where torch looks.
+    # Two warnings of training: torchrec 1.8 calls what torch 2.13 renamed, for row-wise tables;
+    # FBGEMM's dense kernel, of data-parallel ones, has its backward where torch does not look.
     renamed = r".*(reduce_scatter_tensor|all_gather_into_tensor)` is deprecated"
     warnings.filterwarnings("ignore", renamed, FutureWarning)
     warnings.filterwarnings("ignore", "fbgemm::dense_embedding_codegen_lookup", UserWarning)

@@ -24,10 +24,8 @@ class Runtime:
     """This process among the others.
 
     Attributes:
-        rank: of this process.
         world_size: processes in all.
         local_world_size: those on this machine.
-        device: of this process.
         store: that all processes share; empty when the processes start.
         timeout_s: for a rank that does not answer.
         patience_s: after a failure of another rank, until this process is ended if it has not

@@ -23,19 +23,14 @@ STATE, PARENT, START = 0, 1, 19
 
 @dataclass(frozen=True)
 class Seen:
-    """Ranks whose process is not at work; sorted.
-
-    Attributes:
-        dead: the process has surely ended.
-        stopped: it is stopped, as by SIGSTOP.
-    """
+    """Ranks whose process has surely ended, and those whose process is stopped; sorted."""
 
     dead: list[int]
     stopped: list[int]
 
 
 def introduce(store: Store, rank: int) -> None:
-    """Tell the other ranks which process this one is."""
+    """Write into the store which process this rank is."""
     add(store, KEY, entry(rank, os.getpid()))
 
 
@@ -58,9 +53,7 @@ def entry(rank: int, pid: int) -> str:
 class Processes:
     """Those processes of ranks that this one can see: in its namespace of its machine.
 
-    Args:
-        store: of the job. It is asked until all ranks have introduced themselves.
-        ranks: to look at.
+    The store is read until all ranks have introduced themselves.
     """
 
     def __init__(self, store: Store, ranks: Iterable[int]) -> None:

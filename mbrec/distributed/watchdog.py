@@ -28,7 +28,7 @@ POLL_S = 0.25
 
 
 class Watch:
-    """Looks after the other ranks while it is used as a context.
+    """Watches the other ranks while it is used as a context.
 
     A failure is left to the main thread for `runtime.patience_s` seconds. If it has not left the
     context by then, the process ends with status 1 and the reason.
@@ -94,7 +94,7 @@ class Watch:
             self._store.set(f"noticed/{self._rank}", "")
             return self._known() or "another rank no longer answers"
         seen = self._processes.look()
-        if gone := self._without_a_word(seen.dead):
+        if gone := self._gone_silently(seen.dead):
             return f"rank {', '.join(map(str, gone))} no longer answers: it has died"
         if hung := self._hung(seen.stopped):
             self._processes.kill(hung)
@@ -107,7 +107,7 @@ class Watch:
             return text
         return self._store.get("blamed").decode() if self._store.check(["blamed"]) else ""
 
-    def _without_a_word(self, dead: list[int]) -> list[int]:
+    def _gone_silently(self, dead: list[int]) -> list[int]:
         """Return those of dead ranks that had neither finished nor reported a failure."""
         if not dead or self._store.check([f"left/{rank}" for rank in dead]):
             return []

@@ -147,7 +147,7 @@ def shard(
     torch.manual_seed(config.trainer.seed)
     model = ranker(config, runtime.world_size, with_hook=with_hook, with_guard=with_guard)
     inputs, parameters = model.bottom.widths, count_parameters(model)
-    sharded = placement.shard(
+    placed = placement.place(
         model,
         list(config.data.columns.tables),
         runtime,
@@ -155,6 +155,7 @@ def shard(
         chosen={table: kind.value for table, kind in config.model.sharding.items()},
         memory_gb=config.runtime.memory_gb,
     )
+    sharded = placement.shard(model, placed, runtime)
     init_tables(sharded, config.trainer.seed)
     settings = config.optimizer
     optimizer = optimizers.combine_optimizers(

@@ -30,13 +30,10 @@ class Evaluator:
     Args:
         pipeline: the model's pipeline; no batch of training may be in flight.
         loader: the rows.
-        metrics: reset at each evaluation.
-        oracle: distance to the true probabilities, where the data has them.
+        metrics, oracle, not_finite, grouped: reset at each evaluation.
         lost: counts ids outside the vocabularies or cut off.
-        not_finite: finds rows whose predictions are not finite.
-        grouped: AUC within groups of rows, or None.
         total_steps: batches of the longest rank, for the progress bar.
-        progress: show one.
+        progress: show a bar.
         interrupt: the request to stop.
 
     Attributes:

@@ -36,14 +36,9 @@ class RunSaver:
 
     Attributes:
         run: the folder.
-        model: sharded.
-        hook: its hook.
-        optimizer: of the tables and the dense parameters.
-        layout: of the model.
         config: the settings, as JSON has them.
         vocabularies: that its tables are for; see `mbrec.reader.dataset.identify_vocabularies`.
         evaluation: what the rows of the evaluations hold; see `mbrec.reader.content.Content`.
-        settings: when to save, and how much to keep.
         load: fills the model and its optimizers from a checkpoint that verified.
         failed: called when too many saves have failed in a row.
         timeout: for a rank that does not answer.
@@ -127,13 +122,7 @@ class RunSaver:
         """Set aside the checkpoints that an explosion may have spoilt; load the last sound one.
 
         The data continues from where it is: the rows on which training exploded are not met again.
-
-        Args:
-            explosion: the alarm.
-            load: load the last sound checkpoint, if there is one.
-
-        Returns:
-            the step that was loaded, or None.
+        Returns the step that was loaded, or None.
         """
         self.wait()
         # What this process was resumed from was written before it did anything.

@@ -31,19 +31,9 @@ class Trainer:
     """Trains a model for some epochs or steps, with evaluations between.
 
     Attributes:
-        model: sharded.
-        optimizer: of the tables and the dense parameters.
-        warmup: of its learning rates.
         pipeline: runs a step; torchrec overlaps copies and all-to-alls with compute.
-        loader: the training rows.
-        evaluator: of the evaluation rows.
-        monitor: records the figures.
-        guard: keeps non-finite values away from the parameters.
-        explosion: notices an explosion, or None.
         max_rollbacks: explosions to tolerate.
-        interrupt: the request to stop.
-        saver: saves the run, or None.
-        epochs: passes over the training rows.
+        saver: None for a run that is not saved.
         max_steps: stop after that many steps.
         evaluate_every: steps between evaluations; None: only at the end.
         step: steps done.
