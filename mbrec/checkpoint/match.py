@@ -125,6 +125,7 @@ def inputs_differ(before: Layout, now: Layout) -> bool:
     return list(before.inputs.items()) != list(now.inputs.items())
 
 
+@torch.no_grad()
 def copy_kept(
     saved: Tensor, own: Tensor, along: Sequence[int], before: Layout, now: Layout
 ) -> None:

@@ -103,9 +103,9 @@ def load(
     allow_new: Collection[str] = (),
     allow_dropped: Collection[str] = (),
 ) -> RunState:
-    """Fill a model from a checkpoint that verified, under any plan and number of ranks.
+    """Fill a model from a checkpoint that verified; return what that holds beside tensors.
 
-    Collective: every rank must call it.
+    Plan and number of ranks may be others. Collective: every rank must call it.
 
     Args:
         source: the checkpoint's folder.
@@ -115,9 +115,6 @@ def load(
         now: the model's layout.
         allow_new: what the checkpoint may lack; it stays as it is.
         allow_dropped: what only the checkpoint has.
-
-    Returns:
-        what the checkpoint holds beside tensors.
 
     Raises:
         ValueError: on every rank and before anything is changed, if it does not fit.
@@ -139,10 +136,8 @@ def load(
         # Refuses what does not fit before a tensor is read, by names and sizes.
         _check_balancer(hook, saved_state, state_dict, now)
     tensors.read(source, {name: own[name] for name in matched if name in own} | held)
-    with torch.no_grad():
-        for name in resized:
-            if name in own:
-                match.copy_kept(held[name], own[name], matched[name], before, now)
+    for name in own.keys() & set(resized):
+        match.copy_kept(held[name], own[name], matched[name], before, now)
     if hook is not None:
         hook.load_state_dict(_adapted(hook, state_dict, before, now))
     return saved_state

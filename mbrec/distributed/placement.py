@@ -187,12 +187,7 @@ def _plan(
     )
     sharders: list[Any] = [Sharder()]
     options = enumerator.enumerate(model, sharders)
-    of_table: dict[str, list[ShardingOption]] = {}
-    for option in options:
-        of_table.setdefault(option.name, []).append(option)
-    total = sum(min(map(_bytes, choices)) for choices in of_table.values())
-    # The placement of each table that needs least on a rank.
-    least = [min(choices, key=_bytes_on_a_rank) for choices in of_table.values()]
+    least, total = _least(options)
     infeasible = _infeasible(least, total, runtime.world_size, limit)
     # What cannot fit is refused without a search for a plan, which may take long.
     if total > limit * runtime.world_size or any(_bytes_on_a_rank(o) > limit for o in least):
@@ -220,6 +215,15 @@ def _bytes(option: ShardingOption) -> int:
 
 def _bytes_on_a_rank(option: ShardingOption) -> int:
     return max(_shard_bytes(option))
+
+
+def _least(options: Sequence[ShardingOption]) -> tuple[list[ShardingOption], int]:
+    """Return each table's placement that needs least on a rank, and the least bytes of all."""
+    by_table: dict[str, list[ShardingOption]] = {}
+    for option in options:
+        by_table.setdefault(option.name, []).append(option)
+    total = sum(min(map(_bytes, choices)) for choices in by_table.values())
+    return [min(choices, key=_bytes_on_a_rank) for choices in by_table.values()], total
 
 
 def _bytes_per_rank(

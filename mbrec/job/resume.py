@@ -19,6 +19,7 @@ from mbrec.balance import BalanceHook
 from mbrec.checkpoint import folder as checkpoints
 from mbrec.checkpoint import restore, state
 from mbrec.checkpoint.match import Layout, inputs_differ
+from mbrec.checkpoint.saver import Saver
 from mbrec.checkpoint.state import RunState, differences
 from mbrec.columns.schema import Categorical, Numerical
 from mbrec.config.instantiate import interaction
@@ -204,19 +205,26 @@ def run_saver(
         sources.identify(part)
     reader, evaluation = readers
     own = source if source is not None and source.parent == run / "checkpoint" else None
+    settings = config.checkpoint
+    saver = Saver(
+        run / "checkpoint",
+        sharded.model,
+        sharded.optimizer,
+        keep=settings.keep,
+        background=settings.background,
+        failed=interrupt.request,
+        timeout=timedelta(seconds=config.runtime.timeout_s),
+    )
     return RunSaver(
         run,
-        sharded.model,
+        saver,
         sharded.hook,
-        sharded.optimizer,
         layout(config, sharded),
         plain(config),
         dataset.identify_vocabularies(config.data.columns, reader.vocabularies),
         evaluation.content.plain(),
-        config.checkpoint,
+        settings,
         load=lambda found: load(config, sharded, found),
-        failed=interrupt.request,
-        timeout=timedelta(seconds=config.runtime.timeout_s),
         resumed_from=-1 if own is None else checkpoints.step_of(own),
     )
 

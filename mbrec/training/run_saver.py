@@ -4,16 +4,13 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.optim.keyed import CombinedOptimizer
 
 from mbrec.balance import BalanceHook
 from mbrec.checkpoint import folder, restore
@@ -36,42 +33,28 @@ class RunSaver:
 
     Attributes:
         run: the folder.
+        saver: writes its checkpoints.
         config: the settings, as JSON has them.
         vocabularies: that its tables are for; see `mbrec.reader.dataset.identify_vocabularies`.
         evaluation: what the rows of the evaluations hold; see `mbrec.reader.content.Content`.
         load: fills the model and its optimizers from a checkpoint that verified.
-        failed: called when too many saves have failed in a row.
-        timeout: for a rank that does not answer.
         resumed_from: step of the run's own checkpoint that it continues from; -1 without one.
     """
 
     run: Path
-    model: DistributedModelParallel
+    saver: Saver
     hook: BalanceHook
-    optimizer: CombinedOptimizer
     layout: Layout
     config: dict[str, Any]
     vocabularies: dict[str, dict[str, Any]]
     evaluation: dict[str, Any]
     settings: Checkpoints
     load: Callable[[Path], object]
-    failed: Callable[[str], None]
-    timeout: timedelta
     resumed_from: int = -1
-    _saver: Saver = field(init=False)
 
     def __post_init__(self) -> None:
-        self._saver = Saver(
-            self.run / "checkpoint",
-            self.model,
-            self.optimizer,
-            keep=self.settings.keep,
-            background=self.settings.background,
-            failed=self.failed,
-            timeout=self.timeout,
-        )
         if self.resumed_from >= 0:
-            self._saver.last_step = self.resumed_from
+            self.saver.last_step = self.resumed_from
 
     def is_due(self, step: int) -> bool:
         """Return whether a periodic save is due after a step."""
@@ -83,7 +66,7 @@ class RunSaver:
         Raises:
             OSError: with `now` if that failed; else if too many have failed in a row.
         """
-        save = self._saver.save_now if now else self._saver.save
+        save = self.saver.save_now if now else self.saver.save
         save(self._state(progress))
 
     def wait(self) -> None:
@@ -92,7 +75,7 @@ class RunSaver:
         Raises:
             OSError: if too many have failed in a row.
         """
-        self._saver.wait()
+        self.saver.wait()
 
     def evaluated(self, progress: Progress) -> None:
         """Take note of the last evaluation of a history; save if it is the best."""
@@ -105,8 +88,8 @@ class RunSaver:
         elif best.step == progress.step:
             self.save(progress)
             self.wait()
-            if self._saver.last_step == progress.step:
-                self._saver.mark_best(best, name)
+            if self.saver.last_step == progress.step:
+                self.saver.mark_best(best, name)
         elif self.is_enough(progress.history) and dist.get_rank() == 0:
             log.info("%s was best after step %d; stopping early", name, best.step)
 
@@ -128,7 +111,7 @@ class RunSaver:
         # What this process was resumed from was written before it did anything.
         last_good = max(explosion.first - STEPS_BEFORE, self.resumed_from)
         source = restore.roll_back(self.run, last_good)
-        self._saver.last_step = None if source is None else folder.step_of(source)
+        self.saver.last_step = None if source is None else folder.step_of(source)
         if source is None or not load:
             return None
         self.load(source)
