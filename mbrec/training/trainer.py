@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -59,6 +60,7 @@ class Trainer:
     history: History = field(default_factory=list)
     _feed: LossFeed = field(default_factory=LossFeed, init=False)
     _taken: int = field(default=0, init=False)
+    _rates: dict[str, float] = field(default_factory=dict, init=False)
     _due: bool = field(default=False, init=False)
     _next_epoch: int = field(default=0, init=False)
     _resumed: bool = field(default=False, init=False)
@@ -70,6 +72,7 @@ class Trainer:
             ValueError: if its position is in other rows, or the state of a guard does not fit.
         """
         self.step, self.history = saved.step, list(saved.history)
+        self._rates = saved.learning_rates
         self.guard.skipped = int(saved.guard.get("skipped", 0))
         if self.explosion is not None:
             self.explosion.load(saved.guard.get("levels", {}))
@@ -118,9 +121,8 @@ class Trainer:
         return self._next_epoch >= self.epochs
 
     def _train_epoch(self) -> None:
-        batches = iter(self.loader)
         self._taken = 0
-        try:
+        with closing(iter(self.loader)) as batches:
             while True:
                 # A segment ends before an evaluation, and its end drains the pipeline: a batch
                 # in flight would be scored, and not trained on.
@@ -139,8 +141,6 @@ class Trainer:
                 self.monitor.resume()
                 if self._is_finished():
                     break
-        finally:
-            batches.close()
         if not self._taken and not self._resumed:
             raise ValueError("expected at least one batch of training rows in an epoch, got none")
 
@@ -167,6 +167,7 @@ class Trainer:
                 return
             self.step += 1
             self._taken += 1
+            self._rates = learning_rates(self.optimizer)
             look(outputs)
 
     def _after_step(self, outputs: Outputs) -> None:
@@ -174,7 +175,7 @@ class Trainer:
         self._due = self._due or (self.saver is not None and self.saver.is_due(self.step))
         alarm = self._watch(rest=self._due)
         if not self.guard.last_skipped:
-            self.monitor.record(self.step, outputs, learning_rates(self.optimizer))
+            self.monitor.record(self.step, outputs, self._rates)
         else:
             self.monitor.skip(self.step, self.guard.skipped)
             if self.guard.problem is not None:
@@ -191,10 +192,7 @@ class Trainer:
     def _watch(self, *, rest: bool) -> Explosion | None:
         """Show the explosion guard the losses that have arrived; return its first alarm, or None.
 
-        Collective: every rank must call it.
-
-        Args:
-            rest: wait for those under way as well.
+        Collective: every rank must call it. With `rest` it waits for those under way as well.
         """
         if self.explosion is None:
             return None
@@ -261,7 +259,7 @@ class Trainer:
         return Progress(
             step=self.step,
             position=self.loader.state(self._taken),
-            learning_rates=learning_rates(self.optimizer),
+            learning_rates=self._rates,
             history=list(self.history),
             guard={"skipped": self.guard.skipped, "levels": levels},
         )
