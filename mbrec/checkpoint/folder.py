@@ -73,8 +73,8 @@ def leftovers(checkpoints: Path) -> list[Path]:
     return sorted(p for p, name in names.items() if name != p.name and _NAME.fullmatch(name))
 
 
-def put_aside(checkpoints: Path) -> list[Path]:
-    """Return the folders of checkpoints that were put aside, oldest first."""
+def quarantined(checkpoints: Path) -> list[Path]:
+    """Return the folders of checkpoints that are quarantined, oldest first."""
     found = [p for why in (DAMAGED, EXPLODED) for p in checkpoints.glob(f"step_*{why}*")]
     return sorted(path for path in found if path.is_dir())
 
@@ -181,13 +181,13 @@ def delete(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def set_aside(folder: Path, why: str) -> Path:
+def quarantine(folder: Path, why: str) -> Path:
     """Rename a checkpoint, `DAMAGED` or `EXPLODED`, so that nothing resumes from it."""
     names = (folder.with_name(f"{folder.name}{why}{n or ''}") for n in itertools.count())
-    aside = next(path for path in names if not os.path.lexists(path))
-    folder.rename(aside)
+    renamed = next(path for path in names if not os.path.lexists(path))
+    folder.rename(renamed)
     sync_folder(folder.parent)
-    return aside
+    return renamed
 
 
 def read_best(checkpoints: Path) -> int | None:

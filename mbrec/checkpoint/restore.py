@@ -1,4 +1,4 @@
-"""Chooses the checkpoint to go on from, and loads it: exactly, or not at all."""
+"""Chooses the checkpoint to resume from, and loads it: exactly, or not at all."""
 
 import logging
 from collections.abc import Collection
@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 def choose(path: str, run: Path) -> Path | None:
     """Return the checkpoint to resume from, verified, or None to start from scratch.
 
-    Newer ones that do not verify are set aside with a warning. Collective: every rank must call it.
+    Newer ones that do not verify are quarantined with a warning. Collective: every rank must call
+    it.
 
     Args:
         path: see `mbrec.config.checkpoints.Resume`.
@@ -40,22 +41,22 @@ def choose(path: str, run: Path) -> Path | None:
     if from_rank_0(lambda: source in folder.finished(source.parent)):
         _refuse(verify_together(source))
         return source
-    found = newest(source, aside=own, needed=not own)
-    if found is None and (aside := folder.put_aside(source / "checkpoint")):
+    found = newest(source, quarantine=own, needed=not own)
+    if found is None and (quarantined := folder.quarantined(source / "checkpoint")):
+        name = quarantined[-1].name
         raise ValueError(
-            f"expected a checkpoint in {source}, found only {aside[-1].name}, which was put aside; "
-            f"rename it to {aside[-1].name.partition('.')[0]} to go on from it all the same, or "
-            "take another run.name"
+            f"expected a checkpoint in {source}, found only {name}, which is quarantined; rename it "
+            f"to {name.partition('.')[0]} to resume from it all the same, or take another run.name"
         )
     return found
 
 
-def newest(run: Path, *, aside: bool = False, needed: bool = True) -> Path | None:
+def newest(run: Path, *, quarantine: bool = False, needed: bool = True) -> Path | None:
     """Return the newest checkpoint of a run that verifies. Collective: every rank must call it.
 
     Args:
         run: its folder.
-        aside: rename those that do not verify, so that their steps can be saved again.
+        quarantine: rename those that do not verify, so that their steps can be saved again.
         needed: whether it is an error if there is none at all.
 
     Raises:
@@ -71,10 +72,10 @@ def newest(run: Path, *, aside: bool = False, needed: bool = True) -> Path | Non
         return None
     if problems and dist.get_rank() == 0:
         lines = ["FELL BACK to an older checkpoint, since newer ones are damaged:", *problems]
-        lines.append(f"going on from {source}; what came after it is trained again")
+        lines.append(f"resuming from {source}; the steps after it are trained again")
         log.warning("%s", "\n  ".join(lines))
-        for path in found[found.index(source) + 1 :] if aside else ():
-            folder.set_aside(path, folder.DAMAGED)
+        for path in found[found.index(source) + 1 :] if quarantine else ():
+            folder.quarantine(path, folder.DAMAGED)
     return source
 
 
@@ -149,18 +150,18 @@ def layout_of(saved: RunState) -> Layout:
 
 
 def roll_back(run: Path, last_good: int) -> Path | None:
-    """Set aside the checkpoints after the last step that is sound; return the newest that is left.
+    """Quarantine the checkpoints after the last sound step; return the newest that is left.
 
     Collective: every rank must call it.
     """
 
-    def set_aside() -> None:
+    def quarantine_late() -> None:
         for source in folder.finished(run / "checkpoint"):
             if folder.step_of(source) > last_good:
-                log.warning("put aside %s", folder.set_aside(source, folder.EXPLODED))
+                log.warning("quarantined %s", folder.quarantine(source, folder.EXPLODED))
 
-    from_rank_0(set_aside)
-    return newest(run, aside=True, needed=False)
+    from_rank_0(quarantine_late)
+    return newest(run, quarantine=True, needed=False)
 
 
 def _adapted(

@@ -102,7 +102,7 @@ class RunSaver:
         return best is not None and best.since >= patience
 
     def roll_back(self, explosion: Explosion, *, load: bool) -> int | None:
-        """Set aside the checkpoints that an explosion may have spoilt; load the last sound one.
+        """Quarantine the checkpoints that an explosion may have spoilt; load the last sound one.
 
         The data continues from where it is: the rows on which training exploded are not met again.
         Returns the step that was loaded, or None.

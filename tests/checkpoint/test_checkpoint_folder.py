@@ -184,12 +184,12 @@ def test_what_is_put_aside_gets_a_name_that_is_free(checkpoints):
     source = checkpoints / "step_00000020"
     names = []
     for _ in range(3):
-        names.append(folder.set_aside(source, folder.DAMAGED).name)
+        names.append(folder.quarantine(source, folder.DAMAGED).name)
         shutil.copytree(checkpoints / "step_00000010", source)
     assert names == [f"step_00000020.damaged{n}" for n in ("", 1, 2)]
     shutil.rmtree(checkpoints / names[0])
     shutil.rmtree(checkpoints / names[1])
-    assert folder.set_aside(source, folder.DAMAGED).name == names[0]
+    assert folder.quarantine(source, folder.DAMAGED).name == names[0]
     assert (checkpoints / names[2]).is_dir()
 
 
