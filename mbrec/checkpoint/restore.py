@@ -45,8 +45,9 @@ def choose(path: str, run: Path) -> Path | None:
     if found is None and (quarantined := folder.quarantined(source / "checkpoint")):
         name = quarantined[-1].name
         raise ValueError(
-            f"expected a checkpoint in {source}, found only {name}, which is quarantined; rename it "
-            f"to {name.partition('.')[0]} to resume from it all the same, or take another run.name"
+            f"expected a checkpoint in {source}, found only {name}, which is quarantined; rename "
+            f"it to {name.partition('.')[0]} to resume from it all the same, or take another "
+            "run.name"
         )
     return found
 
