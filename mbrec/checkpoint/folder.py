@@ -19,8 +19,8 @@ from mbrec.files.atomic import UNFINISHED
 MANIFEST, STATE, METADATA = "manifest.json", "state.json", ".metadata"
 BEST = "best.json"
 VERSION = 1
-# Kept for who wants to look, and never resumed from: what does not verify, and what was saved
-# when the model was exploding already.
+# Kept to be examined, and never resumed from: what does not verify, and what was saved when the
+# model was exploding already.
 DAMAGED, EXPLODED = ".damaged", ".exploded"
 
 _NAME = re.compile(r"step_(\d{8,12})")
@@ -73,8 +73,8 @@ def leftovers(checkpoints: Path) -> list[Path]:
     return sorted(p for p, name in names.items() if name != p.name and _NAME.fullmatch(name))
 
 
-def put_aside(checkpoints: Path) -> list[Path]:
-    """Return the folders of checkpoints that were put aside, oldest first."""
+def quarantined(checkpoints: Path) -> list[Path]:
+    """Return the folders of checkpoints that are quarantined, oldest first."""
     found = [p for why in (DAMAGED, EXPLODED) for p in checkpoints.glob(f"step_*{why}*")]
     return sorted(path for path in found if path.is_dir())
 
@@ -104,7 +104,7 @@ def read_manifest(folder: Path) -> dict[str, File]:
         fits = content["version"] == VERSION and all(map(_is_entry, files.items()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: expected a manifest of mbrec's, got {text!r:.100}") from error
-    # Written anew it must be the same text: a bit that flipped anywhere in it is found as well.
+    # Written again it must be the same text: a bit that flipped anywhere in it is found as well.
     if not fits or _text(files) != text or not {STATE, METADATA} <= files.keys():
         raise ValueError(
             f"{path}: expected a manifest of version {VERSION} with {STATE} and {METADATA}, as "
@@ -116,9 +116,7 @@ def read_manifest(folder: Path) -> dict[str, File]:
 def verify(folder: Path, only: Iterable[str] | None = None) -> list[str]:
     """Return what is wrong with a checkpoint, as messages; nothing if it is whole.
 
-    Args:
-        folder: of the checkpoint.
-        only: names of the files to hash; default: all. Sizes are compared for all.
+    Sizes are compared for all files, and hashes for all or `only` some.
     """
     if not folder.is_dir() or folder.is_symlink():
         return [f"{folder}: expected the folder of a checkpoint, found none"]
@@ -143,11 +141,9 @@ def verify(folder: Path, only: Iterable[str] | None = None) -> list[str]:
 def newest_verified(
     sources: Sequence[Path], check: Callable[[Path], list[str]] = verify
 ) -> tuple[Path | None, list[str]]:
-    """Return the newest checkpoint that verifies, and what was wrong with the newer ones.
+    """Return the newest checkpoint that verifies, and what is wrong with the newer ones.
 
-    Args:
-        sources: the checkpoints of a run, oldest first.
-        check: returns what is wrong with one.
+    `sources` has the oldest first; `check` returns what is wrong with one.
     """
     problems: list[str] = []
     for folder in reversed(sources):
@@ -164,13 +160,14 @@ def publish(unfinished: Path, final: Path) -> None:
     sync_folder(final.parent)
 
 
-def prune(checkpoints: Path, *, keep: int, also: set[int]) -> None:
-    """Delete all but the newest checkpoints, and some steps.
+def prune(checkpoints: Path, *, keep: int) -> None:
+    """Delete all checkpoints but the newest and the best.
 
     A folder loses its name first: one that is half deleted is never taken for a checkpoint.
     """
+    best = read_best(checkpoints)
     for folder in finished(checkpoints)[:-keep]:
-        if step_of(folder) not in also:
+        if step_of(folder) != best:
             doomed = folder.with_name(folder.name + UNFINISHED)
             folder.rename(doomed)
             delete(doomed)
@@ -184,18 +181,13 @@ def delete(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def set_aside(folder: Path, why: str) -> Path:
-    """Take a checkpoint out of those that are resumed from; return its new name.
-
-    Args:
-        folder: of the checkpoint.
-        why: `DAMAGED` or `EXPLODED`.
-    """
+def quarantine(folder: Path, why: str) -> Path:
+    """Rename a checkpoint, `DAMAGED` or `EXPLODED`, so that nothing resumes from it."""
     names = (folder.with_name(f"{folder.name}{why}{n or ''}") for n in itertools.count())
-    aside = next(path for path in names if not os.path.lexists(path))
-    folder.rename(aside)
+    renamed = next(path for path in names if not os.path.lexists(path))
+    folder.rename(renamed)
     sync_folder(folder.parent)
-    return aside
+    return renamed
 
 
 def read_best(checkpoints: Path) -> int | None:

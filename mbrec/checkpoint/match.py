@@ -3,6 +3,7 @@
 Shapes: I input width of the interaction.
 """
 
+import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,22 +44,6 @@ class Layout:
         return ", ".join(f"{table} {placement}" for table, placement in self.plan.items())
 
 
-@dataclass
-class Match:
-    """What to load.
-
-    Attributes:
-        kept: names that are loaded as they are.
-        resized: name -> dimensions along which only what belongs to kept inputs is loaded, to
-            where these are now; the rest is as it began.
-        new: names that nothing is loaded for.
-    """
-
-    kept: list[str] = field(default_factory=list)
-    resized: dict[str, list[int]] = field(default_factory=dict)
-    new: list[str] = field(default_factory=list)
-
-
 def match(
     saved: Mapping[str, Size],
     own: Mapping[str, Size],
@@ -67,23 +52,25 @@ def match(
     *,
     allow_new: Collection[str] = (),
     allow_dropped: Collection[str] = (),
-) -> Match:
-    """Return what goes where, without the balancer's state, which its own names decide.
+) -> dict[str, list[int]]:
+    """Return what is loaded, without the balancer's state, which its own names decide.
 
     Args:
         saved: name -> size of each tensor in the checkpoint.
         own: name -> size of each tensor of the model, those of all ranks.
-        before: the layout of the checkpoint.
-        now: the layout of the model.
+        before, now: the layouts of the checkpoint and of the model.
         allow_new: tasks, tables and features that may be in the model alone.
         allow_dropped: those that may be in the checkpoint alone.
+
+    Returns:
+        name -> dimensions along which only what belongs to kept inputs is loaded, to where these
+        are now; none for a tensor that is loaded as it is.
 
     Raises:
         ValueError: naming every tensor without a counterpart, and what would allow it.
     """
-    new, dropped = _changed(before, now)
-    _check_named("new", new, allow_new)
-    _check_named("dropped", dropped, allow_dropped)
+    _check_named("new", "model", _only_in(now, before), allow_new)
+    _check_named("dropped", "checkpoint", _only_in(before, now), allow_dropped)
     _check_known(now, allow_new, allow_dropped)
     _check_inputs(saved, before, now)
     saved = {name: size for name, size in saved.items() if not name.startswith(BALANCER)}
@@ -91,8 +78,10 @@ def match(
     came, gone = _owners(now) - _owners(before), _owners(before) - _owners(now)
     missing = [name for name in own.keys() - saved.keys() if owner(name) not in came]
     unused = [name for name in saved.keys() - own.keys() if owner(name) not in gone]
-    _check_all_placed(missing, unused, _plans(before, now))
-    result = Match(new=sorted(own.keys() - saved.keys()))
+    lost = {"nothing saved for": missing, "no place for the saved": unused}
+    if found := "; ".join(f"{what} {_some(names)}" for what, names in lost.items() if names):
+        raise ValueError(f"expected a checkpoint of this model, got {found}{_plans(before, now)}")
+    result = {}
     for name in sorted(own.keys() & saved.keys()):
         along = dims(name, saved[name], own[name], before, now)
         if along is None:
@@ -100,10 +89,7 @@ def match(
                 f"expected size {list(own[name])} of {name}, got {list(saved[name])}"
                 + _plans(before, now)
             )
-        if along:
-            result.resized[name] = along
-        else:
-            result.kept.append(name)
+        result[name] = along
     return result
 
 
@@ -139,18 +125,11 @@ def inputs_differ(before: Layout, now: Layout) -> bool:
     return list(before.inputs.items()) != list(now.inputs.items())
 
 
+@torch.no_grad()
 def copy_kept(
     saved: Tensor, own: Tensor, along: Sequence[int], before: Layout, now: Layout
 ) -> None:
-    """Copy what belongs to inputs that both have; the rest of `own` stays.
-
-    Args:
-        saved: the tensor of the checkpoint.
-        own: that of the model.
-        along: the dimensions that are as wide as the input; see `dims`.
-        before: the layout of the checkpoint.
-        now: the layout of the model.
-    """
+    """Copy what belongs to inputs that both have, along `dims`; the rest of `own` stays."""
     source, grid = saved.to(own.device), []
     old_i, new_i = kept_positions(before.inputs, now.inputs)
     for dim, size in enumerate(own.shape):
@@ -170,26 +149,24 @@ def kept_positions(
     >>> kept_positions({"user": 2, "item": 1}, {"item": 1, "city": 3, "user": 2})
     ([0, 1, 2], [4, 5, 0])
     """
-    old, new = _starts(before), _starts(now)
-    names = [name for name in before if before[name] == now.get(name)]
-    return (
-        [old[name] + i for name in names for i in range(before[name])],
-        [new[name] + i for name in names for i in range(now[name])],
-    )
+    old, new = _columns(before), _columns(now)
+    both = [name for name in before if before[name] == now.get(name)]
+    return [i for name in both for i in old[name]], [i for name in both for i in new[name]]
+
+
+def _columns(inputs: Mapping[str, int]) -> dict[str, range]:
+    ends = itertools.accumulate(inputs.values())
+    return {
+        name: range(end - width, end)
+        for (name, width), end in zip(inputs.items(), ends, strict=True)
+    }
 
 
 def _parameter(name: str) -> str | None:
     """Return which of the interaction's parameters a tensor is, or is an optimizer's state of."""
-    found = _INTERACTION.fullmatch(name)
-    if found is None:
+    if (found := _INTERACTION.fullmatch(name)) is None:
         return None
     return found[2] if found[1] == "model" else found[2].rpartition(".")[0]
-
-
-def _check_all_placed(missing: list[str], unused: list[str], plans: str) -> None:
-    parts = {"nothing saved for": missing, "no place for the saved": unused}
-    if found := "; ".join(f"{what} {_some(names)}" for what, names in parts.items() if names):
-        raise ValueError(f"expected a checkpoint of this model, got {found}{plans}")
 
 
 def _check_inputs(saved: Mapping[str, Size], before: Layout, now: Layout) -> None:
@@ -202,25 +179,15 @@ def _check_inputs(saved: Mapping[str, Size], before: Layout, now: Layout) -> Non
         )
 
 
-def _starts(inputs: Mapping[str, int]) -> dict[str, int]:
-    starts, at = {}, 0
-    for name, width in inputs.items():
-        starts[name], at = at, at + width
-    return starts
-
-
-def _changed(before: Layout, now: Layout) -> tuple[set[str], set[str]]:
-    """Return the names of tasks, tables and inputs that only one of the two has.
+def _only_in(here: Layout, there: Layout) -> set[str]:
+    """Return the names of tasks, tables and inputs that only one of two layouts has.
 
     A feature that comes or goes with its table is not named besides.
     """
-    sides = []
-    for here, there in ((now, before), (before, now)):
-        tables = here.tables.keys() - there.tables.keys()
-        along = {feature for table in tables for feature in here.tables[table]}
-        features = here.inputs.keys() - there.inputs.keys() - along
-        sides.append({*tables, *features, *(set(here.tasks) - set(there.tasks))})
-    return sides[0], sides[1]
+    tables = here.tables.keys() - there.tables.keys()
+    along = {feature for table in tables for feature in here.tables[table]}
+    features = here.inputs.keys() - there.inputs.keys() - along
+    return {*tables, *features, *(set(here.tasks) - set(there.tasks))}
 
 
 def _owners(layout: Layout) -> set[tuple[str, str]]:
@@ -228,13 +195,12 @@ def _owners(layout: Layout) -> set[tuple[str, str]]:
     return {*(("table", t) for t in layout.tables), *(("task", t) for t in layout.tasks)}
 
 
-def _check_named(kind: str, found: set[str], allowed: Collection[str]) -> None:
+def _check_named(kind: str, where: str, found: set[str], allowed: Collection[str]) -> None:
     if unnamed := sorted(found - set(allowed)):
-        what = "the model has" if kind == "new" else "the checkpoint has"
-        names = ",".join(sorted(found))
         raise ValueError(
-            f"expected the tasks and tables of the checkpoint, but {what} {', '.join(unnamed)} "
-            f"besides; to go on all the same: 'resume.allow_{kind}=[{names}]'"
+            f"expected the tasks and tables of the checkpoint, but the {where} has "
+            f"{', '.join(unnamed)} besides; to go on all the same: "
+            f"'resume.allow_{kind}=[{','.join(sorted(found))}]'"
         )
 
 

@@ -1,8 +1,8 @@
-"""Reads what torch.distributed.checkpoint wrote, without running what somebody else wrote.
+"""Reads what torch.distributed.checkpoint wrote, without running any code in it.
 
 The format keeps its index as a pickle, and each tensor as a small file of `torch.save`, which has
 a pickle in it as well. Both are read by an unpickler that makes nothing but inert records, of the
-few names that it knows; what they hold is checked, and the index is then built anew from plain
+few names that it knows; what they hold is checked, and the index is then built from plain
 values: only tensors, inside the files of the checkpoint's manifest, stored as they are.
 """
 
@@ -34,12 +34,10 @@ Piece = tuple[torch.dtype, tuple[int, ...]]
 
 
 class Record:
-    """What the unpickler makes in the place of an object: how it would be made, and no more.
+    """What the unpickler makes in the place of an object: its arguments and attributes, no more.
 
-    Attributes:
-        args: what it would be made of.
-        state: its attributes. That they are taken here keeps a pickle from setting those of a
-            class, whose objects are in use elsewhere.
+    That the attributes are taken here keeps a pickle from setting those of a class, whose objects
+    are in use elsewhere.
     """
 
     args: tuple[Any, ...]
@@ -102,9 +100,9 @@ def unpickle(content: bytes, known: Kinds, *more: str) -> Any:
     """Return what a pickle holds, with records for all that is no list, dict, text or number.
 
     Args:
-        content: of it.
+        content: the pickle.
         known: the names that it may have.
-        more: what it may do, besides what the index of a checkpoint does.
+        more: opcodes that it may have, besides those of a checkpoint's index.
     """
     last, memo = "", dict[Any, str]()
     for opcode, arg, _ in pickletools.genops(content):
@@ -121,11 +119,7 @@ def unpickle(content: bytes, known: Kinds, *more: str) -> Any:
 
 
 def read_index(folder: Path, files: Mapping[str, File]) -> Metadata:
-    """Return the index of a checkpoint's tensors, checked.
-
-    Args:
-        folder: of the checkpoint.
-        files: of its manifest.
+    """Return the index of a checkpoint's tensors, checked; its manifest lists the `files`.
 
     Raises:
         ValueError: naming the file and what it should not hold.

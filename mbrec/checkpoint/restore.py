@@ -1,4 +1,4 @@
-"""Chooses the checkpoint to go on from, and loads it: exactly, or not at all."""
+"""Chooses the checkpoint to resume from, and loads it: exactly, or not at all."""
 
 import logging
 from collections.abc import Collection
@@ -14,14 +14,16 @@ from mbrec.balance import BalanceHook
 from mbrec.checkpoint import folder, match, state, tensors
 from mbrec.checkpoint.match import BALANCER, Layout
 from mbrec.checkpoint.state import RunState
+from mbrec.distributed.agreement import from_rank_0, gather
 
 log = logging.getLogger(__name__)
 
 
 def choose(path: str, run: Path) -> Path | None:
-    """Return the checkpoint to go on from, verified, or None to start anew. A collective.
+    """Return the checkpoint to resume from, verified, or None to start from scratch.
 
-    Newer ones that do not verify are put aside, and are told loudly.
+    Newer ones that do not verify are quarantined with a warning. Collective: every rank must call
+    it.
 
     Args:
         path: see `mbrec.config.checkpoints.Resume`.
@@ -32,64 +34,65 @@ def choose(path: str, run: Path) -> Path | None:
     """
     if path == "none":
         return None
-    source = run if path == "auto" else Path(path)
-    if path != "auto" and not _same_everywhere(source.is_dir()):
+    own = path == "auto"
+    source = run if own else Path(path)
+    if not own and not from_rank_0(source.is_dir):
         raise ValueError(f"expected a checkpoint or the folder of a run in resume.path, got {path}")
-    if source in folder.finished(source.parent):
+    if from_rank_0(lambda: source in folder.finished(source.parent)):
         _refuse(verify_together(source))
         return source
-    found = newest(source, aside=path == "auto", needed=path != "auto")
-    if found is None and (aside := folder.put_aside(source / "checkpoint")):
+    found = newest(source, quarantine=own, needed=not own)
+    if found is None and (quarantined := folder.quarantined(source / "checkpoint")):
+        name = quarantined[-1].name
         raise ValueError(
-            f"expected a checkpoint in {source}, found only {aside[-1].name}, which was put aside; "
-            f"rename it to {aside[-1].name.partition('.')[0]} to go on from it all the same, or "
-            "take another run.name"
+            f"expected a checkpoint in {source}, found only {name}, which is quarantined; rename "
+            f"it to {name.partition('.')[0]} to resume from it all the same, or take another "
+            "run.name"
         )
     return found
 
 
-def newest(run: Path, *, aside: bool = False, needed: bool = True) -> Path | None:
-    """Return the newest checkpoint of a run that verifies. A collective.
+def newest(run: Path, *, quarantine: bool = False, needed: bool = True) -> Path | None:
+    """Return the newest checkpoint of a run that verifies. Collective: every rank must call it.
 
     Args:
         run: its folder.
-        aside: rename those that do not verify, so that their steps can be saved again.
+        quarantine: rename those that do not verify, so that their steps can be saved again.
         needed: whether it is an error if there is none at all.
 
     Raises:
         ValueError: on every rank, if none is whole, or there is none and one is needed.
     """
     checkpoints = run / "checkpoint"
-    found = [folder.finished(checkpoints)]
-    dist.broadcast_object_list(found, src=0)
-    source, problems = folder.newest_verified(found[0], verify_together)
+    found = from_rank_0(lambda: folder.finished(checkpoints))
+    source, problems = folder.newest_verified(found, verify_together)
     if source is None:
         _refuse(problems)
         if needed:
             raise ValueError(f"expected a checkpoint in {checkpoints}, found none")
         return None
     if problems and dist.get_rank() == 0:
-        log.warning("%s", _fell_back(source, problems))
-        for path in found[0][found[0].index(source) + 1 :] if aside else ():
-            folder.set_aside(path, folder.DAMAGED)
+        lines = ["FELL BACK to an older checkpoint, since newer ones are damaged:", *problems]
+        lines.append(f"resuming from {source}; the steps after it are trained again")
+        log.warning("%s", "\n  ".join(lines))
+        for path in found[found.index(source) + 1 :] if quarantine else ():
+            folder.quarantine(path, folder.DAMAGED)
     return source
 
 
 def verify_together(source: Path) -> list[str]:
-    """Return what is wrong with a checkpoint; each rank hashes its share. A collective."""
+    """Return what is wrong with a checkpoint; each rank hashes its share.
+
+    Collective: every rank must call it.
+    """
     if dist.get_rank() == 0:
         log.info("verifying %s", source)  # large ones take minutes
-    problems: list[str] = []
     try:
         names = sorted(folder.read_manifest(source))
+        problems = folder.verify(source, only=names[dist.get_rank() :: dist.get_world_size()])
     except (OSError, ValueError) as error:
-        names, problems = [], [str(error)]
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    if not problems:
-        problems = folder.verify(source, only=names[rank::world_size])
-    gathered: list[list[str]] = [problems] * world_size
-    dist.all_gather_object(gathered, problems)
-    return list(dict.fromkeys(problem for part in gathered for problem in part))
+        problems = [str(error)]
+    return list(dict.fromkeys(problem for part in gather(problems) for problem in part))
 
 
 def load(
@@ -102,19 +105,18 @@ def load(
     allow_new: Collection[str] = (),
     allow_dropped: Collection[str] = (),
 ) -> RunState:
-    """Fill a model from a checkpoint, under any plan and number of ranks. A collective.
+    """Fill a model from a checkpoint that verified; return what that holds beside tensors.
+
+    Plan and number of ranks may be others. Collective: every rank must call it.
 
     Args:
-        source: folder of a checkpoint that verified.
+        source: the checkpoint's folder.
         model: sharded.
         hook: its hook.
         optimizer: its optimizers; None loads the model alone.
         now: the model's layout.
         allow_new: what the checkpoint may lack; it stays as it is.
         allow_dropped: what only the checkpoint has.
-
-    Returns:
-        what the checkpoint holds beside tensors.
 
     Raises:
         ValueError: on every rank and before anything is changed, if it does not fit.
@@ -129,25 +131,18 @@ def load(
         sizes, _sizes(own), before, now, allow_new=allow_new, allow_dropped=allow_dropped
     )
     balancer = [name for name in sizes if name.startswith(BALANCER)]
-    held = {n: torch.zeros(sizes[n], dtype=saved.dtypes[n]) for n in [*matched.resized, *balancer]}
+    resized = [name for name, along in matched.items() if along]
+    held = {n: torch.zeros(sizes[n], dtype=saved.dtypes[n]) for n in [*resized, *balancer]}
     state_dict = {"balancer." + name.removeprefix(BALANCER): held[name] for name in balancer}
     if hook is not None:
-        # Refuses what does not fit before a tensor is read; it looks at names and sizes.
+        # Refuses what does not fit before a tensor is read, by names and sizes.
         _check_balancer(hook, saved_state, state_dict, now)
-    tensors.read(source, {name: own[name] for name in matched.kept if name in own} | held)
-    _fill_resized(held, own, matched, before, now)
+    tensors.read(source, {name: own[name] for name in matched if name in own} | held)
+    for name in own.keys() & set(resized):
+        match.copy_kept(held[name], own[name], matched[name], before, now)
     if hook is not None:
         hook.load_state_dict(_adapted(hook, state_dict, before, now))
     return saved_state
-
-
-@torch.no_grad()
-def _fill_resized(
-    held: tensors.Tensors, own: tensors.Tensors, matched: match.Match, before: Layout, now: Layout
-) -> None:
-    for name, along in matched.resized.items():
-        if name in own:
-            match.copy_kept(held[name], own[name], along, before, now)
 
 
 def layout_of(saved: RunState) -> Layout:
@@ -156,18 +151,18 @@ def layout_of(saved: RunState) -> Layout:
 
 
 def roll_back(run: Path, last_good: int) -> Path | None:
-    """Put aside the checkpoints after a step; return the newest that is left. A collective.
+    """Quarantine the checkpoints after the last sound step; return the newest that is left.
 
-    Args:
-        run: folder of the run.
-        last_good: the last step whose parameters are known to be sound.
+    Collective: every rank must call it.
     """
-    if dist.get_rank() == 0:
+
+    def quarantine_late() -> None:
         for source in folder.finished(run / "checkpoint"):
             if folder.step_of(source) > last_good:
-                log.warning("put aside %s", folder.set_aside(source, folder.EXPLODED))
-    dist.barrier()
-    return newest(run, aside=True, needed=False)
+                log.warning("quarantined %s", folder.quarantine(source, folder.EXPLODED))
+
+    from_rank_0(quarantine_late)
+    return newest(run, quarantine=True, needed=False)
 
 
 def _adapted(
@@ -201,24 +196,11 @@ def _check_balancer(
 
 
 def _sizes(own: tensors.Tensors) -> dict[str, tuple[int, ...]]:
-    """Return the sizes of the tensors of all ranks: a table's state is with who holds the table."""
+    """Return the sizes of the tensors of all ranks: a table's state is where the table is."""
     here = {name: tensors.size_of(value) for name, value in own.items()}
-    gathered = [here] * dist.get_world_size()
-    dist.all_gather_object(gathered, here)
-    return {name: size for part in gathered for name, size in part.items()}
-
-
-def _same_everywhere(found: bool) -> bool:
-    answers = [found]
-    dist.broadcast_object_list(answers, src=0)
-    return answers[0]
+    return {name: size for part in gather(here) for name, size in part.items()}
 
 
 def _refuse(problems: list[str]) -> None:
     if problems:
         raise ValueError("expected a checkpoint that is whole, got\n  " + "\n  ".join(problems))
-
-
-def _fell_back(source: Path, problems: list[str]) -> str:
-    lines = ["FELL BACK to an older checkpoint, since newer ones are damaged:", *problems]
-    return "\n  ".join([*lines, f"going on from {source}; what came after it is trained again"])

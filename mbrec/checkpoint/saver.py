@@ -1,4 +1,4 @@
-"""Writes checkpoints, in the background if wanted, and lives through a failure to write."""
+"""Writes checkpoints, in the background if wanted, and tolerates a failure to write."""
 
 import logging
 import shutil
@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -19,26 +19,25 @@ from mbrec.checkpoint import folder, tensors
 from mbrec.checkpoint.state import RunState
 from mbrec.checkpoint.tensors import Tensors
 from mbrec.config.checkpoints import Best
+from mbrec.distributed.agreement import first_problem, gather
 
 log = logging.getLogger(__name__)
 
-# So many periodic saves may fail in a row before the job stops.
+# Periodic saves in a row that may fail before the job stops.
 MAX_FAILURES = 3
-# Beyond that it is worth a line.
+# Seconds that training waits for a save without a warning.
 LONG_WAIT_S = 5.0
 # Beside the tensors: JSON, and what a file system takes for files.
 SPARE_BYTES = 1 << 20
 
 
 class Saver:
-    """Saves a run's model, optimizers and state into new folders. Every call is a collective.
+    """Saves a run's model, optimizers and state into new folders. Every method is collective.
 
     Args:
         checkpoints: the folder of all checkpoints of the run.
-        model: sharded.
-        optimizer: of the tables and the dense parameters.
         keep: how many of the newest checkpoints are kept.
-        background: write from a copy in memory, while the caller goes on.
+        background: write from a copy in memory, while the caller continues.
         failed: called in the background when the last save allowed to fail has failed.
         timeout: for a rank that does not answer.
 
@@ -81,7 +80,7 @@ class Saver:
         waited = time.perf_counter()
         self.wait()
         waited = time.perf_counter() - waited
-        if waited > LONG_WAIT_S and dist.get_rank(self._group) == 0:
+        if waited > LONG_WAIT_S and self._is_first:
             log.warning("training waited %.0f s for the save before; save less often", waited)
         if state.step == self.last_step:
             return
@@ -91,7 +90,7 @@ class Saver:
             self._finish(state.step, self._write(state, found[""], 0.0))
             return
         staged: dict[str, Tensors] = BlockingAsyncStager().stage(found)
-        # So long training has stood still.
+        # Training stands still until here.
         copied = time.perf_counter() - begun
         self._under_way = state.step, _in_background(lambda: self._write(state, staged[""], copied))
 
@@ -119,12 +118,8 @@ class Saver:
     def mark_best(self, best: Best, name: str) -> None:
         """Keep the checkpoint of a step as the best so far; its folder is never pruned."""
         self.wait()
-
-        def write() -> None:
-            if dist.get_rank(self._group) == 0:
-                folder.mark_best(self.checkpoints, best.step, name, best.value)
-
-        if (problem := self._agree(write)) and dist.get_rank(self._group) == 0:
+        mark = partial(folder.mark_best, self.checkpoints, best.step, name, best.value)
+        if (problem := self._on_rank_0(mark)) and self._is_first:
             log.warning("the best checkpoint could not be marked: %s", problem)
 
     def _finish(self, step: int, problem: str | None) -> None:
@@ -140,86 +135,75 @@ class Saver:
         begun = time.perf_counter()
         target = folder.step_folder(self.checkpoints, state.step)
         unfinished = target.with_name(target.name + folder.UNFINISHED)
-        problem = self._agree(lambda: self._prepare(unfinished, target, found))
-        if problem is None:
-            problem = self._agree(lambda: tensors.write(unfinished, found, self._group))
-        if problem is None:
-            problem = self._publish(state, unfinished, target)
+        problem = (
+            self._prepare(unfinished, target, found)
+            or first_problem(lambda: tensors.write(unfinished, found, self._group), self._group)
+            or self._publish(state, unfinished, target)
+        )
         if problem is not None:
             self._give_up(state.step, unfinished, problem)
-        elif dist.get_rank(self._group) == 0:
+            return problem
+        # It is whole, whatever becomes of older ones.
+        pruning = self._on_rank_0(lambda: folder.prune(self.checkpoints, keep=self._keep))
+        if self._is_first:
+            if pruning:
+                log.warning("older checkpoints could not be deleted: %s", pruning)
             written = time.perf_counter() - begun
             log.info("saved %s, copied in %.3f s, written in %.2f s", target, copied, written)
-        return problem
+        return None
 
-    def _prepare(self, unfinished: Path, target: Path, found: Tensors) -> None:
-        needed = torch.tensor(tensors.num_bytes(found))
-        dist.all_reduce(needed, group=self._group)
-        if dist.get_rank(self._group) != 0:
-            return
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        for path in folder.leftovers(self.checkpoints):
-            folder.delete(path)
-        if target.exists():
-            raise OSError(f"{target}: expected a new folder, got one that is there")
-        free = shutil.disk_usage(self.checkpoints).free
-        if free < needed + SPARE_BYTES:
-            raise OSError(
-                f"{self.checkpoints}: expected {int(needed) + SPARE_BYTES:,} free bytes, got "
-                f"{free:,}; make room, or lower checkpoint.keep"
-            )
-        unfinished.mkdir()
+    def _prepare(self, unfinished: Path, target: Path, found: Tensors) -> str | None:
+        needed = sum(gather(tensors.num_bytes(found), self._group)) + SPARE_BYTES
+
+        def make() -> None:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            for path in folder.leftovers(self.checkpoints):
+                folder.delete(path)
+            if target.exists():
+                raise OSError(f"{target}: expected a new folder, got one that is there")
+            free = shutil.disk_usage(self.checkpoints).free
+            if free < needed:
+                raise OSError(
+                    f"{self.checkpoints}: expected {needed:,} free bytes, got {free:,}; make room, "
+                    "or lower checkpoint.keep"
+                )
+            unfinished.mkdir()
+
+        return self._on_rank_0(make)
 
     def _publish(self, state: RunState, unfinished: Path, target: Path) -> str | None:
         files: dict[str, folder.File] = {}
-        rank = dist.get_rank(self._group)
+        own = f"__{dist.get_rank(self._group)}_*"
 
         def describe() -> None:
-            files.update({p.name: folder.describe(p) for p in unfinished.glob(f"__{rank}_*")})
+            files.update({path.name: folder.describe(path) for path in unfinished.glob(own)})
 
-        if problem := self._agree(describe):
+        if problem := first_problem(describe, self._group):
             return problem
-        parts: list[tuple[dict[str, folder.File], dict[str, str]]]
-        parts = [(files, state.random[0])] * dist.get_world_size(self._group)
-        dist.all_gather_object(parts, parts[0], group=self._group)
+        parts = gather((files, state.random[0]), self._group)
 
         def finish() -> None:
-            if rank != 0:
-                return
             state.random = [random for _, random in parts]
             state.write(unfinished)
             for name in (folder.STATE, folder.METADATA):
                 files[name] = folder.describe(unfinished / name)
-            for found, _ in parts:
-                files.update(found)
+            for of_rank, _ in parts:
+                files.update(of_rank)
             folder.write_manifest(unfinished, files)
             folder.publish(unfinished, target)
 
-        if problem := self._agree(finish):
-            return problem
-        # It is whole from here on, whatever becomes of older ones.
-        if (problem := self._agree(self._prune)) and rank == 0:
-            log.warning("older checkpoints could not be deleted: %s", problem)
-        return None
+        return self._on_rank_0(finish)
 
-    def _prune(self) -> None:
-        if dist.get_rank(self._group) == 0:
-            best = folder.read_best(self.checkpoints)
-            folder.prune(self.checkpoints, keep=self._keep, also=set() if best is None else {best})
+    @property
+    def _is_first(self) -> bool:
+        return dist.get_rank(self._group) == 0
 
-    def _agree(self, part: Callable[[], None]) -> str | None:
-        """Do this rank's part; return the first problem of any rank, on every rank."""
-        problem = None
-        try:
-            part()
-        except (OSError, ValueError) as error:  # ValueError: a state that JSON has no text for
-            problem = f"{error} (rank {dist.get_rank(self._group)})"
-        problems: list[str | None] = [None] * dist.get_world_size(self._group)
-        dist.all_gather_object(problems, problem, group=self._group)
-        return next((text for text in problems if text is not None), None)
+    def _on_rank_0(self, work: Callable[[], object]) -> str | None:
+        """Let rank 0 do something; return what went wrong, on every rank."""
+        return first_problem(work if self._is_first else lambda: None, self._group)
 
     def _give_up(self, step: int, unfinished: Path, problem: str) -> None:
-        if dist.get_rank(self._group) == 0:
+        if self._is_first:
             shutil.rmtree(unfinished, ignore_errors=True)
             log.error("checkpoint of step %d could not be written: %s", step, problem)
         if self.failures + 1 >= MAX_FAILURES:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -18,26 +18,43 @@ from mbrec.files import atomic
 from mbrec.files.sealed import read_text
 
 VERSION = 2
-# Of before it said what the model has learned the meaning of, and was evaluated on.
+# From before vocabularies and evaluation rows were described.
 _WITHOUT_CONTENT = 1
 LARGEST = 256 << 20
 
 
+History = list[dict[str, Any]]
+
+
 @dataclass
-class RunState:
-    """Where a run stands.
+class Progress:
+    """Where training stands.
 
     Attributes:
         step: steps done.
         position: which rows are unread, in all readers; see `mbrec.reader.position`.
+        learning_rates: of the last step, by optimizer.
+        history: the evaluations so far: {"step", "tasks"}.
+        guard: batches left out, and how each task stands for the explosion guard.
+    """
+
+    step: int
+    position: dict[str, Any]
+    learning_rates: dict[str, float]
+    history: History
+    guard: dict[str, Any]
+
+
+@dataclass
+class RunState(Progress):
+    """Where a run stands, and what it is of.
+
+    Attributes:
         tasks: names, in row order.
         inputs, tables, plan: see `mbrec.checkpoint.match.Layout`.
         world_size: ranks that wrote it.
-        learning_rates: of the last step, by optimizer.
         random: state of torch's generators of each rank, in hex: {"cpu": ..., "cuda": ...}.
-        balancer: its class, and its state by task name, for people: the tensors are what is loaded.
-        guard: batches left out, and how each task stands for the explosion guard.
-        history: the evaluations so far: {"step", "tasks"}.
+        balancer: its class, and its state by task name, to be read: the tensors are loaded.
         config: the settings of the run.
         schema_hash: of the columns that the model reads.
         vocabularies: feature -> number and hash of its values; see
@@ -47,25 +64,20 @@ class RunState:
         time: when, in seconds since 1970.
     """
 
-    step: int
-    position: dict[str, Any]
     tasks: list[str]
     inputs: dict[str, int]
     tables: dict[str, list[str]]
     plan: dict[str, str]
     world_size: int
-    learning_rates: dict[str, float]
     random: list[dict[str, str]]
     balancer: dict[str, Any]
-    guard: dict[str, Any]
-    history: list[dict[str, Any]]
     config: dict[str, Any]
     schema_hash: str
     vocabularies: dict[str, dict[str, Any]]
     evaluation: dict[str, Any]
     versions: dict[str, str]
     time: float
-    config_hash: str = field(default="")
+    config_hash: str = ""
 
     def __post_init__(self) -> None:
         self.config_hash = self.config_hash or fingerprint(self.config)

@@ -1,4 +1,4 @@
-"""Reads the tensors of a checkpoint: each is looked at before torch unpacks it."""
+"""Reads the tensors of a checkpoint: each is checked before torch unpacks it."""
 
 import io
 import math
@@ -40,12 +40,7 @@ _TENSOR = kinds(
 
 
 class Reader(FileSystemReader):
-    """Reads the tensors of a checkpoint; see this module.
-
-    Args:
-        folder: of the checkpoint.
-        files: of its manifest.
-    """
+    """Reads the tensors of a checkpoint, whose manifest lists the `files`; see this module."""
 
     def __init__(self, folder: Path, files: Mapping[str, File]) -> None:
         super().__init__(folder)

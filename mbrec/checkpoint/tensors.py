@@ -38,12 +38,7 @@ class Saved:
 
 
 def collect(model: DistributedModelParallel, optimizer: CombinedOptimizer | None) -> Tensors:
-    """Return every tensor that training changes, of this rank; loading into them loads the model.
-
-    Args:
-        model: sharded.
-        optimizer: of the tables and the dense parameters; None for the model alone.
-    """
+    """Return every tensor of this rank that training changes; loading into them loads the model."""
     found: Tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     if optimizer is not None:
         # Before the first step too: what is saved then is complete, and what is loaded has a place.
@@ -81,7 +76,7 @@ def num_bytes(tensors: Tensors) -> int:
 
 
 def write(folder: Path, tensors: Tensors, group: dist.ProcessGroup) -> None:
-    """Write the tensors of all ranks, durably. A collective of the group.
+    """Write the tensors of all ranks, durably. Collective in the group.
 
     Raises:
         OSError: on every rank, if one could not write.
@@ -105,11 +100,10 @@ def inspect(folder: Path) -> Saved:
 
 
 def read(folder: Path, tensors: Tensors) -> None:
-    """Fill tensors in place, under whatever plan and number of ranks. A collective.
+    """Fill tensors from a checkpoint that verified, under whatever plan and number of ranks.
 
-    Args:
-        folder: of a checkpoint that verified.
-        tensors: by the names they were saved under; all of them are there, in the same sizes.
+    It has all of them, under the same names and in the same sizes. Collective: every rank must call
+    it.
 
     Raises:
         ValueError: on every rank, if one could not be filled.

@@ -2,7 +2,7 @@
 
 import dis
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 import torch
 import torch.distributed as dist
@@ -11,25 +11,19 @@ import torchrec
 import mbrec
 
 _WITHOUT_PLACE = ("Application timeout caused pair closure", "Gloo connectFullMesh failed")
+
+
+def _below(package: ModuleType, *names: str) -> tuple[str, ...]:
+    return tuple(str(Path(str(package.__file__)).parent / name) for name in names)
+
+
 # Files whose C++ calls are collectives, or waits for one.
-_COLLECTIVES = tuple(
-    str(Path(str(package.__file__)).parent / below)
-    for package, below in (
-        (torch, "distributed/distributed_c10d.py"),
-        (torchrec, "distributed/comm_ops.py"),
-        (mbrec, "balance/backward/ranks.py"),
-    )
-)
+_COLLECTIVES = _below(torch, "distributed/distributed_c10d.py")
+_COLLECTIVES += _below(torchrec, "distributed/comm_ops.py")
+_COLLECTIVES += _below(mbrec, "balance/backward/ranks.py")
 # Places whose C++ calls contain collectives and other operations: there gloo's text decides.
-_MIXED = tuple(
-    str(Path(str(package.__file__)).parent / below)
-    for package, below in (
-        (torch, "autograd/graph.py"),
-        (torch, "distributed"),
-        (torch, "nn/parallel"),
-        (torchrec, "distributed"),
-    )
-)
+_MIXED = _below(torch, "autograd/graph.py", "distributed", "nn/parallel")
+_MIXED += _below(torchrec, "distributed")
 
 
 def is_of_collective(error: BaseException) -> bool:

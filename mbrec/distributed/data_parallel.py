@@ -57,9 +57,6 @@ def fix_buckets(model: nn.Module) -> None:
 
     Collective: every rank must call it, before the first step.
 
-    Args:
-        model: sharded.
-
     Raises:
         RuntimeError: if a layout is final already.
     """

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
+from torch._C._distributed_c10d import Store
+
 from mbrec.distributed.collective_errors import is_of_collective
-from mbrec.distributed.processes import Processes, Store, add
+from mbrec.distributed.processes import Processes, add
 
 if TYPE_CHECKING:
     from mbrec.distributed.process import Runtime
@@ -24,18 +26,12 @@ class PeerFailure(ConnectionError):
 
 
 def report(store: Store, rank: int, reason: str) -> None:
-    """Tell the other ranks that this one has failed.
-
-    Args:
-        store: of the job.
-        rank: this one.
-        reason: empty if another rank has caused it.
-    """
+    """Report to the other ranks that this one has failed; without a reason if another caused it."""
     add(store, "reports", json.dumps([rank, reason[:1000]]) + "\n")
 
 
 def reports(store: Store) -> dict[int, str]:
-    """Return the ranks that have failed, and what each has said last."""
+    """Return the ranks that have failed, with the last report of each."""
     if not store.check(["reports"]):
         return {}
     return dict(json.loads(line) for line in store.get("reports").decode().splitlines())
@@ -48,41 +44,11 @@ def reported(store: Store, ranks: Sequence[int]) -> str:
     return f"rank {failed[0]} has failed: {found[failed[0]]}" if failed else ""
 
 
-def after_rank_0(
-    store: Store, rank: int, name: str, work: Callable[[], object], *, poll_s: float = 0.2
-) -> None:
-    """Let rank 0 do something long, and the others wait as long as it is alive.
-
-    A collective would end the job after `runtime.timeout_s`.
-
-    Args:
-        store: of the job.
-        rank: this one.
-        name: of the work, different from that of any other work of the job.
-        work: done on rank 0.
-        poll_s: seconds between two checks.
-
-    Raises:
-        PeerFailure: on the other ranks, if rank 0 has failed or died.
-    """
-    if rank == 0:
-        work()
-        store.set(f"done/{name}", "")
-        return
-    processes = Processes(store, [0])
-    while not store.check([f"done/{name}"]):
-        if reason := reported(store, [0]):
-            raise PeerFailure(reason)
-        if processes.look().dead and not store.check([f"done/{name}"]):
-            raise PeerFailure("rank 0 no longer answers: it has died")
-        time.sleep(poll_s)
-
-
 @contextmanager
 def named_failures(
     runtime: "Runtime", *, last_words: Callable[[str], None] | None = None
 ) -> Iterator[None]:
-    """Tell the other ranks why this one fails; turn what another one's failure does into its name.
+    """Report to the other ranks why this one fails; name the rank whose failure this one meets.
 
     A watch runs meanwhile, which ends this process where it cannot notice a failure by itself: see
     `mbrec.distributed.watchdog`.
@@ -113,11 +79,10 @@ def named_failures(
             raised = _failure_of_another(store, rank, runtime.world_size, reason)
         else:
             raised = None
-        if isinstance(raised, PeerFailure):
-            with suppress(RuntimeError):
+        with suppress(RuntimeError):  # without a store no other rank can be reached
+            if isinstance(raised, PeerFailure):
                 report(store, rank, "")
-        else:
-            with suppress(RuntimeError):  # without a store nobody can be told
+            else:
                 report(store, rank, str(raised or error) or type(error).__name__)
                 # They cannot end by themselves, as all others do.
                 processes = Processes(store, set(range(runtime.world_size)) - {rank})
@@ -171,14 +136,14 @@ def _failure_of_another(
 
 
 def _silent(store: Store, processes: Processes, others: Sequence[int]) -> list[int]:
-    """Return the ranks that neither noticed a failure nor have a watch that has heard of it.
+    """Return the ranks on which neither the main thread nor the watch has noticed a failure.
 
-    Whoever is alive answers soon; a process that hangs, is stopped or is gone does not.
+    A process that is alive notices soon; one that hangs, is stopped or is gone does not.
     """
     start, silent = time.monotonic(), list(others)
     while True:
         found = reports(store)
-        silent = [r for r in silent if r not in found and not store.check([f"heard/{r}"])]
+        silent = [r for r in silent if r not in found and not store.check([f"noticed/{r}"])]
         waited = time.monotonic() - start
         if any(found.get(other) for other in others) or waited > ANSWER_S:
             return silent

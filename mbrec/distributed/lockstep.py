@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from mbrec.balance.backward.ranks import start_sum
+from mbrec.distributed.interrupt import Interrupt
 
-# Batches that the ranks vote on at a time; no more than a loader reads ahead.
-VOTED_BATCHES = 4
+# Batches that the ranks vote on at a time. A request to stop waits for two votes at most.
+VOTED_BATCHES = 2
 
 
 class Stalled(Exception):
@@ -35,22 +36,21 @@ B = TypeVar("B", bound=_Counted)
 class Lockstep(Generic[B]):
     """Iterates over this rank's batches until the last rank has run out of them.
 
-    The ranks tell each other which of their next batches they have, and how many unmasked
-    samples and positive labels each holds: one small collective on the CPU for a few batches, which
-    runs ahead, so that nobody waits for it. A rank without a batch gets one of padding; no row is
-    lost, no rank waits for one that has left. Each batch goes on with the global counts.
-
-    A rank whose reader stalls when the job is asked to stop votes for it, and all ranks stop before
-    the same batch.
+    The ranks tell each other whether they were asked to stop, which of their next batches they
+    have, and how many unmasked samples and positive labels each holds: one small collective on the
+    CPU for a few batches, which runs ahead, so that no rank waits for it. A rank without a batch
+    gets one of padding; no row is lost, no rank waits for one that has left. Each batch is yielded
+    with the global counts. All ranks stop before the same batch, however one was asked to.
 
     Args:
         batches: this rank's batches.
         padding: makes a batch of padding rows.
         limit: stop after that many batches, on every rank the same.
+        interrupt: the request to stop; None where none may come.
 
     Attributes:
         exhausted: True once no rank has a batch left; False after a stop at the limit.
-        stopped: True once the job was asked to stop and a rank's next batch does not come.
+        stopped: True once a rank was asked to stop; the batches voted on with that are dropped.
     """
 
     def __init__(
@@ -59,10 +59,12 @@ class Lockstep(Generic[B]):
         padding: Callable[[], B],
         *,
         limit: int | None = None,
+        interrupt: Interrupt | None = None,
     ) -> None:
         self._batches = batches
         self._padding = padding
         self._left = limit
+        self._interrupt = interrupt
         self._ready: deque[B] = deque()
         self._voted: tuple[list[B], Callable[[], torch.Tensor]] | None = None
         self._stalled = False
@@ -107,13 +109,13 @@ class Lockstep(Generic[B]):
             self._left -= size
         found = self._read(size)
         batches = found + [self._padding() for _ in range(size - len(found))]
+        stop = self._stalled or (self._interrupt is not None and self._interrupt.vote())
         have_n = torch.arange(size) < len(found)
-        stop_n = ~have_n & self._stalled
-        votes_n2 = torch.stack([stop_n, have_n], dim=1).double()
+        votes_n2 = torch.stack([torch.full((size,), stop), have_n], dim=1).double()
         counts_nK = torch.stack([batch.counts_K for batch in batches])
         positives_nK = torch.stack([batch.positives_K for batch in batches])
-        told = torch.cat([votes_n2, counts_nK, positives_nK], dim=1)
-        return batches, start_sum(told.flatten())
+        vote = torch.cat([votes_n2, counts_nK, positives_nK], dim=1)
+        return batches, start_sum(vote.flatten())
 
     def _read(self, size: int) -> list[B]:
         """Return the next batches; fewer at the end, or if the reader stalls at a stop."""

@@ -1,7 +1,7 @@
 """A rendezvous for torchrun on one machine, of which nothing is within reach of the network.
 
 `torchrun --standalone` opens a store that listens on every interface, without a password:
-whoever reaches the port can write to it. This one listens on 127.0.0.1. It is found by its name,
+anyone who reaches the port can write to it. This one listens on 127.0.0.1. It is found by its name,
 
     torchrun --rdzv-backend mbrec-loopback --rdzv-endpoint 127.0.0.1:0 --nproc-per-node 2 ...
 
@@ -29,11 +29,8 @@ class LoopbackRendezvous:
     """Has what torch's `RendezvousHandler` has, which it cannot be derived from without torch.
 
     Each start of the workers gets a store of its own. With one store for all of them, as
-    `--standalone` has it, gloo finds addresses of processes that a restart has ended.
-
-    Args:
-        run_id: of the job.
-        timeout_s: that a client of the store waits for a key.
+    `--standalone` has it, gloo finds addresses of processes that a restart has ended. A client of
+    the store waits `timeout_s` for a key.
     """
 
     def __init__(self, run_id: str, timeout_s: int = _TIMEOUT_S) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -24,13 +23,13 @@ from torchrec.distributed.planner.types import (
     KernelConfig,
     ParameterConstraints,
     PlannerError,
-    Shard,
     ShardingOption,
     TopologyFactory,
     TrainerConfig,
 )
 from torchrec.distributed.types import ParameterSharding, ShardingPlan, ShardingType
 
+from mbrec.distributed.agreement import from_rank_0
 from mbrec.distributed.data_parallel import DataParallel, fix_buckets
 from mbrec.distributed.process import Runtime
 
@@ -74,10 +73,7 @@ class Placement:
 def memory_limit(runtime: Runtime, memory_gb: float | None = None) -> int:
     """Return the bytes that tables may take on this rank.
 
-    Args:
-        runtime: this process.
-        memory_gb: that limit, in GiB; default: most of the GPU's free memory, or of this rank's
-            share of the machine's.
+    Without a limit in GiB: most of the GPU's free memory, or of this rank's share of the machine's.
     """
     if memory_gb is not None:
         return int(memory_gb * 2**30)
@@ -98,11 +94,11 @@ def place(
     chosen: Mapping[str, str] | None = None,
     memory_gb: float | None = None,
 ) -> Placement:
-    """Plan the placement of the tables. A collective: rank 0 plans, and all ranks fail together.
+    """Plan the placement of the tables. Collective: rank 0 plans, and all ranks fail together.
 
     Args:
         model: unsharded, its embedding tables on the meta device.
-        tables: their names.
+        tables: names of the tables.
         runtime: this process.
         batch_size: rows of a batch on one rank.
         chosen: table -> torchrec's name of a placement; the planner chooses for the others.
@@ -112,46 +108,31 @@ def place(
         ValueError: if the tables do not fit.
         RuntimeError: if the plan leaves a table out, or is not what was chosen.
     """
-    answer: list[Any] = [None]
-    if runtime.rank == 0:
-        try:
-            limit = memory_limit(runtime, memory_gb)
-            answer[0] = _plan(model, tables, runtime, batch_size, chosen or {}, limit)
-        except Exception as error:  # whatever it is: the other ranks wait for an answer
-            answer[0] = error
-    dist.broadcast_object_list(answer, src=0)
-    if isinstance(answer[0], Exception):
-        raise answer[0]
-    placement: Placement = answer[0]
+    chosen = chosen or {}
+
+    def plan() -> Placement:
+        limit = memory_limit(runtime, memory_gb)
+        return _plan(model, tables, runtime, batch_size, chosen, limit)
+
+    placement = from_rank_0(plan)
     found = {name: where.sharding_type for name, where in _placed(placement.plan)}
     if lost := sorted(set(tables) - set(found)):
         raise RuntimeError(f"expected a plan for every table, got none for {', '.join(lost)}")
-    for name, kind in (chosen or {}).items():
+    for name, kind in chosen.items():
         if found.get(name) != kind:
             raise RuntimeError(f"expected table '{name}' to be {kind}, got {found.get(name)}")
     return placement
 
 
-def shard(
-    model: nn.Module,
-    tables: Sequence[str],
-    runtime: Runtime,
-    *,
-    batch_size: int,
-    chosen: Mapping[str, str] | None = None,
-    memory_gb: float | None = None,
-) -> DistributedModelParallel:
-    """Place the tables, and wrap the model in DistributedModelParallel; as `place`."""
-    placement = place(
-        model, tables, runtime, batch_size=batch_size, chosen=chosen, memory_gb=memory_gb
-    )
+def shard(model: nn.Module, placement: Placement, runtime: Runtime) -> DistributedModelParallel:
+    """Wrap the model in DistributedModelParallel, its tables where a plan has them."""
     if runtime.rank == 0:
         kinds = (f"{name} {where.sharding_type}" for name, where in _placed(placement.plan))
         most, limit = _human(max(placement.bytes_per_rank)), _human(placement.limit)
         log.info("tables take up to %s of %s on a rank (%s)", most, limit, ", ".join(kinds))
     sharders: list[Any] = [Sharder()]
-    # Said in training: torchrec 1.8 calls what torch 2.13 renamed, for row-wise tables; FBGEMM's
-    # dense kernel, of data-parallel ones, has its backward elsewhere than where torch looks.
+    # Two warnings of training: torchrec 1.8 calls what torch 2.13 renamed, for row-wise tables;
+    # FBGEMM's dense kernel, of data-parallel ones, has its backward where torch does not look.
     renamed = r".*(reduce_scatter_tensor|all_gather_into_tensor)` is deprecated"
     warnings.filterwarnings("ignore", renamed, FutureWarning)
     warnings.filterwarnings("ignore", "fbgemm::dense_embedding_codegen_lookup", UserWarning)
@@ -206,15 +187,15 @@ def _plan(
     )
     sharders: list[Any] = [Sharder()]
     options = enumerator.enumerate(model, sharders)
-    needs = _needs(options)
-    total = sum(need.in_all for need in needs)
-    # What cannot fit is told without a search for a plan, which may take long.
-    if total > limit * runtime.world_size or any(need.on_a_rank > limit for need in needs):
-        raise _infeasible(needs, runtime.world_size, limit)
+    least, total = _least(options)
+    infeasible = _infeasible(least, total, runtime.world_size, limit)
+    # What cannot fit is refused without a search for a plan, which may take long.
+    if total > limit * runtime.world_size or any(_bytes_on_a_rank(o) > limit for o in least):
+        raise infeasible
     try:
         plan = planner.plan(model, sharders)
     except PlannerError as error:
-        raise _infeasible(needs, runtime.world_size, limit) from error
+        raise infeasible from error
     return Placement(plan, _bytes_per_rank(options, plan, runtime.world_size), limit)
 
 
@@ -223,9 +204,26 @@ def _placed(plan: ShardingPlan) -> list[tuple[str, ParameterSharding]]:
     return [placed for module in modules for placed in module.items()]
 
 
-def _bytes(shard: Shard) -> int:
-    assert shard.storage is not None
-    return shard.storage.hbm + shard.storage.ddr
+def _shard_bytes(option: ShardingOption) -> list[int]:
+    storages = [shard.storage for shard in option.shards]
+    return [storage.hbm + storage.ddr for storage in storages if storage is not None]
+
+
+def _bytes(option: ShardingOption) -> int:
+    return sum(_shard_bytes(option))
+
+
+def _bytes_on_a_rank(option: ShardingOption) -> int:
+    return max(_shard_bytes(option))
+
+
+def _least(options: Sequence[ShardingOption]) -> tuple[list[ShardingOption], int]:
+    """Return each table's placement that needs least on a rank, and the least bytes of all."""
+    by_table: dict[str, list[ShardingOption]] = {}
+    for option in options:
+        by_table.setdefault(option.name, []).append(option)
+    total = sum(min(map(_bytes, choices)) for choices in by_table.values())
+    return [min(choices, key=_bytes_on_a_rank) for choices in by_table.values()], total
 
 
 def _bytes_per_rank(
@@ -234,43 +232,31 @@ def _bytes_per_rank(
     by_kind = {(option.name, option.sharding_type): option for option in options}
     total = [0] * world_size
     for name, where in _placed(plan):
-        shards = by_kind[name, where.sharding_type].shards
-        for part, rank in zip(shards, where.ranks or [], strict=True):
-            total[rank] += _bytes(part)
+        sizes = _shard_bytes(by_kind[name, where.sharding_type])
+        for size, rank in zip(sizes, where.ranks or [], strict=True):
+            total[rank] += size
     return total
 
 
-@dataclass(frozen=True)
-class _Need:
-    """The least that a table needs, and the placement that needs least on a rank."""
+def _infeasible(
+    least: Sequence[ShardingOption], total: int, world_size: int, limit: int
+) -> ValueError:
+    """Return the error of tables that do not fit.
 
-    option: ShardingOption
-    on_a_rank: int
-    in_all: int
-
-
-def _needs(options: Sequence[ShardingOption]) -> list[_Need]:
-    least: dict[str, _Need] = {}
-    for option in options:
-        sizes = [_bytes(part) for part in option.shards]
-        known = least.get(option.name) or _Need(option, max(sizes), sum(sizes))
-        best = option if max(sizes) < known.on_a_rank else known.option
-        least[option.name] = _Need(
-            best, min(max(sizes), known.on_a_rank), min(sum(sizes), known.in_all)
-        )
-    return list(least.values())
-
-
-def _infeasible(needs: Sequence[_Need], world_size: int, limit: int) -> ValueError:
-    too_large = [need for need in needs if need.on_a_rank > limit]
-    largest = max(too_large or needs, key=lambda need: need.on_a_rank)
-    name, (rows, dim) = largest.option.name, largest.option.tensor.shape
-    got = f"table '{name}' ({rows:,} rows of {dim}), which needs {_human(largest.on_a_rank)} on one"
+    Args:
+        least: the placement of each table that needs least on a rank.
+        total: least bytes of all tables, on all ranks together.
+        world_size: ranks.
+        limit: bytes for tables on each.
+    """
+    too_large = [option for option in least if _bytes_on_a_rank(option) > limit]
+    largest = max(too_large or least, key=_bytes_on_a_rank)
+    name, (rows, dim), size = largest.name, largest.tensor.shape, _bytes_on_a_rank(largest)
+    got = f"table '{name}' ({rows:,} rows of {dim}), which needs {_human(size)} on one"
     if not too_large:
-        total = _human(sum(need.in_all for need in needs))
-        got = f"{total} of tables for {world_size} ranks; the largest is {got}"
+        got = f"{_human(total)} of tables for {world_size} ranks; the largest is {got}"
     ranks = "more ranks, among which its rows are split"
-    if largest.option.sharding_type != ShardingType.ROW_WISE.value:
+    if largest.sharding_type != ShardingType.ROW_WISE.value:
         choice = f"++model.sharding.{name}=row_wise"
         ranks = f"its rows split among the ranks ({choice}), and more ranks if need be"
     return ValueError(

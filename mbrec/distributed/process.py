@@ -12,6 +12,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from mbrec.distributed import loopback
+from mbrec.distributed.agreement import from_rank_0
 from mbrec.distributed.processes import introduce
 
 # A rank that is in a collective notices a failed peer by itself within this time.
@@ -23,10 +24,8 @@ class Runtime:
     """This process among the others.
 
     Attributes:
-        rank: of this process.
         world_size: processes in all.
         local_world_size: those on this machine.
-        device: of this process.
         store: that all processes share; empty when the processes start.
         timeout_s: for a rank that does not answer.
         patience_s: after a failure of another rank, until this process is ended if it has not
@@ -90,9 +89,7 @@ def _unused_part(store: Store) -> Store:
 
     What processes that a restart has ended wrote there, such as a failure, concerns no others.
     """
-    chosen = [secrets.token_hex(8)]
-    dist.broadcast_object_list(chosen, src=0)
-    return PrefixStore(chosen[0], store)
+    return PrefixStore(from_rank_0(lambda: secrets.token_hex(8)), store)
 
 
 def place() -> tuple[int, int, int]:

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
+
+from torch._C._distributed_c10d import Store
 
 # Of the table of processes in the store: a line a rank, so that one request reads all of them.
 KEY = "processes"
@@ -19,37 +21,16 @@ KEY = "processes"
 STATE, PARENT, START = 0, 1, 19
 
 
-class Store(Protocol):
-    """A store of torch.distributed."""
-
-    def set(self, key: str, value: str) -> None:
-        """Set a key."""
-        ...
-
-    def get(self, key: str) -> bytes:
-        """Return the value of a key, once it is there."""
-        ...
-
-    def check(self, keys: list[str]) -> bool:
-        """Return whether all keys are there."""
-        ...
-
-
 @dataclass(frozen=True)
 class Seen:
-    """Ranks whose process is not at work; sorted.
-
-    Attributes:
-        dead: the process has surely ended.
-        stopped: it is stopped, as by SIGSTOP.
-    """
+    """Ranks whose process has surely ended, and those whose process is stopped; sorted."""
 
     dead: list[int]
     stopped: list[int]
 
 
 def introduce(store: Store, rank: int) -> None:
-    """Tell the other ranks which process this one is."""
+    """Write into the store which process this rank is."""
     add(store, KEY, entry(rank, os.getpid()))
 
 
@@ -72,9 +53,7 @@ def entry(rank: int, pid: int) -> str:
 class Processes:
     """Those processes of ranks that this one can see: in its namespace of its machine.
 
-    Args:
-        store: of the job. It is asked until all ranks have introduced themselves.
-        ranks: to look at.
+    The store is read until all ranks have introduced themselves.
     """
 
     def __init__(self, store: Store, ranks: Iterable[int]) -> None:

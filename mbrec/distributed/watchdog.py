@@ -2,8 +2,8 @@
 
 With gloo a rank in a collective notices at once that another one is gone: its connection closes.
 With NCCL it waits inside a read from the device, and a rank that waits for a batch is in no
-collective at all. So each rank has a thread, independent of the backend, that hears in the store
-of failures which others have reported, and sees the processes of this machine die.
+collective at all. So each rank has a thread, independent of the backend, that reads in the store
+which failures others have reported, and sees the processes of this machine die.
 """
 
 import os
@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mbrec.config.errors import tell
 from mbrec.distributed import failures
-from mbrec.distributed.processes import Processes, Store
+from mbrec.distributed.processes import Processes
 
 if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
     from mbrec.distributed.process import Runtime
 
 POLL_S = 0.25
 
 
 class Watch:
-    """Looks after the other ranks while it is used as a context.
+    """Watches the other ranks while it is used as a context.
 
     A failure is left to the main thread for `runtime.patience_s` seconds. If it has not left the
     context by then, the process ends with status 1 and the reason.
@@ -89,10 +91,10 @@ class Watch:
     def _trouble(self) -> str | None:
         """Return what is wrong with the job, if anything is."""
         if failures.reports(self._store):
-            self._store.set(f"heard/{self._rank}", "")
+            self._store.set(f"noticed/{self._rank}", "")
             return self._known() or "another rank no longer answers"
         seen = self._processes.look()
-        if gone := self._without_a_word(seen.dead):
+        if gone := self._gone_silently(seen.dead):
             return f"rank {', '.join(map(str, gone))} no longer answers: it has died"
         if hung := self._hung(seen.stopped):
             self._processes.kill(hung)
@@ -105,7 +107,7 @@ class Watch:
             return text
         return self._store.get("blamed").decode() if self._store.check(["blamed"]) else ""
 
-    def _without_a_word(self, dead: list[int]) -> list[int]:
+    def _gone_silently(self, dead: list[int]) -> list[int]:
         """Return those of dead ranks that had neither finished nor reported a failure."""
         if not dead or self._store.check([f"left/{rank}" for rank in dead]):
             return []

@@ -147,7 +147,7 @@ def shard(
     torch.manual_seed(config.trainer.seed)
     model = ranker(config, runtime.world_size, with_hook=with_hook, with_guard=with_guard)
     inputs, parameters = model.bottom.widths, count_parameters(model)
-    sharded = placement.shard(
+    placed = placement.place(
         model,
         list(config.data.columns.tables),
         runtime,
@@ -155,6 +155,7 @@ def shard(
         chosen={table: kind.value for table, kind in config.model.sharding.items()},
         memory_gb=config.runtime.memory_gb,
     )
+    sharded = placement.shard(model, placed, runtime)
     init_tables(sharded, config.trainer.seed)
     settings = config.optimizer
     optimizer = optimizers.combine_optimizers(
@@ -253,7 +254,7 @@ def trainer(
         epochs=settings.epochs,
         explosion=explosion_guard(config.guard, list(config.tasks)),
         max_rollbacks=config.guard.rollbacks,
-        keeper=resume.keeper(config, sharded, (reader, evaluation), folder, interrupt, source),
+        saver=resume.run_saver(config, sharded, (reader, evaluation), folder, interrupt, source),
         max_steps=settings.steps,
         evaluate_every=settings.evaluate_every,
     )

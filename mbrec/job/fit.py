@@ -42,8 +42,8 @@ def train_one(
         PeerFailure: if another rank has failed, and this one not.
     """
 
-    interrupt.renew(runtime.store if runtime.world_size > 1 else None)
-    folder = resume.run_folder(config, runtime)
+    interrupt.join(runtime.store if runtime.world_size > 1 else None)
+    folder = resume.run_folder(config)
     status = Status(folder, runtime.rank)
     metrics, stopped = {}, ""
     named = named_failures(runtime, last_words=lambda why: status.write("failed", reason=why))

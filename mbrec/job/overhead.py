@@ -17,6 +17,7 @@ from mbrec.balance import BalanceHook
 from mbrec.balance.backward.ranks import sum_over_ranks
 from mbrec.balance.backward.spans import Part
 from mbrec.config.overhead import FIRST_STEPS, WARMUP_PAIRS, Plan, plan
+from mbrec.distributed.agreement import from_rank_0
 from mbrec.distributed.lockstep import Lockstep
 from mbrec.metrics.outputs import Outputs
 from mbrec.monitor.timing import PartClock, Spread, drop, interleave
@@ -183,8 +184,11 @@ class Meter:
     def _train(self, steps: int, *, bypass: bool) -> None:
         self._trainer.monitor.flushed()
         self._hook.bypass = bypass
-        segment = Lockstep(self._batches, self._reader.empty_batch, limit=steps)
-        self._trainer.train(segment, look=self._look)
+        trainer = self._trainer
+        segment = Lockstep(
+            self._batches, self._reader.empty_batch, limit=steps, interrupt=trainer.interrupt
+        )
+        trainer.train(segment, look=self._look)
         self._hook.bypass = False
         if segment.exhausted:
             raise ValueError("expected at least one batch of training rows in an epoch, got none")
@@ -244,6 +248,4 @@ def step_seconds(block: Callable[[], object], steps: int) -> float:
     """Return how long a step of a block takes, on every rank the same."""
     start = time.perf_counter()
     block()
-    found = torch.tensor((time.perf_counter() - start) / steps)
-    dist.broadcast(found, src=0)
-    return float(found)
+    return from_rank_0(lambda: (time.perf_counter() - start) / steps)

@@ -7,15 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from mbrec.columns import manifest
 from mbrec.columns.schema import Order
 from mbrec.config.settings import Config
 from mbrec.distributed import process
-from mbrec.distributed.failures import after_rank_0
+from mbrec.distributed.agreement import after_rank_0, from_rank_0
 from mbrec.reader import dataset, verify, windows
-from mbrec.reader.content import Content
 from mbrec.reader.parquet import ParquetReader
 from mbrec.reader.source import Store, open_store
 
@@ -152,21 +149,14 @@ def evaluation_reader(
 
 
 def identify(reader: ParquetReader) -> None:
-    """Let a reader's positions say what its files hold, as rank 0 reads it. A collective.
+    """Let a reader's positions say what its files hold, as rank 0 reads it.
+
+    Collective: every rank must call it.
 
     Raises:
         ValueError: on every rank, if a row group cannot be read.
     """
-    found: list[Content | str] = [""]
-    if reader.rank == 0:
-        try:
-            found = [reader.content]
-        except ValueError as error:
-            found = [str(error)]
-    dist.broadcast_object_list(found, src=0)
-    if isinstance(found[0], str):
-        raise ValueError(found[0])
-    reader.content = found[0]
+    reader.content = from_rank_0(lambda: reader.content)
 
 
 def _warn_of_age(store: Store, runtime: process.Runtime) -> None:

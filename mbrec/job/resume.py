@@ -19,10 +19,12 @@ from mbrec.balance import BalanceHook
 from mbrec.checkpoint import folder as checkpoints
 from mbrec.checkpoint import restore, state
 from mbrec.checkpoint.match import Layout, inputs_differ
+from mbrec.checkpoint.saver import Saver
 from mbrec.checkpoint.state import RunState, differences
 from mbrec.columns.schema import Categorical, Numerical
 from mbrec.config.instantiate import interaction
 from mbrec.config.settings import Config
+from mbrec.distributed.agreement import from_rank_0
 from mbrec.distributed.interrupt import Interrupt
 from mbrec.distributed.process import Runtime
 from mbrec.files import atomic
@@ -31,7 +33,7 @@ from mbrec.job import run_lock
 from mbrec.reader import dataset
 from mbrec.reader.content import Content
 from mbrec.reader.parquet import ParquetReader
-from mbrec.training.run_saver import Kept, RunKeeper, restore_random_state
+from mbrec.training.run_saver import RunSaver, restore_random_state
 from mbrec.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -42,40 +44,36 @@ WRITTEN = ("checkpoint", "tensorboard")
 OUTSIDE = ("run.", "resume.", "monitor.", "runtime.", "checkpoint.")
 
 
-def run_folder(config: Config, runtime: Runtime) -> Path:
+def run_folder(config: Config) -> Path:
     """Return the folder of this run, the same on every rank; rank 0 makes it.
 
     Raises:
         ValueError: on every rank, if a finished run is there, or a restart could not find it.
     """
+    return from_rank_0(lambda: _new_folder(config))
+
+
+def _new_folder(config: Config) -> Path:
+    """Make and lock the folder of a run.
+
+    Raises:
+        ValueError: if this job may not write to it.
+    """
     folder = Path(config.run.folder) / run_name(config)
-    chosen = [(folder, "")]
-    if runtime.rank == 0:
-        # A measurement would end a run that is under way.
-        anew = config.resume.path == "none" or config.trainer.measure_overhead
-        begun = (folder / "checkpoint").exists() and anew
+    # A measurement would end a run that is under way.
+    anew = config.resume.path == "none" or config.trainer.measure_overhead
+    begun = (folder / "checkpoint").exists() and anew
+    try:
         if begun or (folder / "metrics.json").exists():
             more = f"run.name=NEW resume.path={folder} goes on from it"
-            chosen = [(folder, f"{folder} holds one; {more}")]
-        else:
-            chosen = [(folder, _prepared(folder))]
-    dist.broadcast_object_list(chosen, src=0)
-    ((folder, taken),) = chosen
-    if taken:
-        raise ValueError(f"expected a new run, got run.name={folder.name}: {taken}")
-    return folder
-
-
-def _prepared(folder: Path) -> str:
-    """Make and lock the folder of a run; return why this job may not write to it, or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
+            raise ValueError(f"{folder} holds one; {more}")
+        folder.mkdir(parents=True, exist_ok=True)
         atomic.check_no_links(folder, *WRITTEN)
         if not run_lock.take(folder):
-            return f"another job is writing to {folder}; wait for it, or stop it"
+            raise ValueError(f"another job is writing to {folder}; wait for it, or stop it")
     except ValueError as error:
-        return str(error)
-    return ""
+        raise ValueError(f"expected a new run, got run.name={folder.name}: {error}") from error
+    return folder
 
 
 def run_name(config: Config) -> str:
@@ -182,14 +180,14 @@ def load(config: Config, sharded: _Sharded, source: Path) -> RunState:
     )
 
 
-def keeper(
+def run_saver(
     config: Config,
     sharded: _Sharded,
     readers: tuple[ParquetReader, ParquetReader],
     run: Path,
     interrupt: Interrupt,
     source: Path | None,
-) -> RunKeeper | None:
+) -> RunSaver | None:
     """Return what saves the run, or None where it is not saved. A collective.
 
     Args:
@@ -206,27 +204,29 @@ def keeper(
     for part in readers:
         sources.identify(part)
     reader, evaluation = readers
-    kept = Kept(
+    own = source if source is not None and source.parent == run / "checkpoint" else None
+    settings = config.checkpoint
+    saver = Saver(
+        run / "checkpoint",
         sharded.model,
-        sharded.hook,
         sharded.optimizer,
+        keep=settings.keep,
+        background=settings.background,
+        failed=interrupt.request,
+        timeout=timedelta(seconds=config.runtime.timeout_s),
+    )
+    return RunSaver(
+        run,
+        saver,
+        sharded.hook,
         layout(config, sharded),
         plain(config),
         dataset.identify_vocabularies(config.data.columns, reader.vocabularies),
         evaluation.content.plain(),
-    )
-    timeout = timedelta(seconds=config.runtime.timeout_s)
-    made = RunKeeper(
-        run,
-        kept,
-        config.checkpoint,
+        settings,
         load=lambda found: load(config, sharded, found),
-        failed=interrupt.request,
-        timeout=timeout,
+        resumed_from=-1 if own is None else checkpoints.step_of(own),
     )
-    if source is not None and source.parent == run / "checkpoint":
-        made.resumed_from(checkpoints.step_of(source))
-    return made
 
 
 def go_on(trainer: Trainer, saved: RunState, runtime: Runtime, evaluation: ParquetReader) -> None:
@@ -243,13 +243,8 @@ def go_on(trainer: Trainer, saved: RunState, runtime: Runtime, evaluation: Parqu
             model has learned, or the position is in other rows.
     """
     check_vocabularies(saved, trainer.loader.reader)
-    trainer.step, trainer.history = saved.step, list(saved.history)
-    trainer.guard.skipped = int(saved.guard.get("skipped", 0))
-    if trainer.explosion is not None:
-        trainer.explosion.load(saved.guard.get("levels", {}))
-    trainer.loader.reader.resume(saved.position)
+    trainer.resume(saved)
     warn_of_evaluation(saved, evaluation)
-    trainer.start_within_epoch()
     if saved.world_size == runtime.world_size:
         restore_random_state(saved.random[runtime.rank])
     if runtime.rank == 0:
@@ -262,24 +257,20 @@ def check_vocabularies(saved: RunState, reader: ParquetReader) -> None:
     Raises:
         ValueError: on every rank, if rank 0 finds that some differ.
     """
-    problems = [""]
-    if reader.rank == 0:
+
+    def check() -> None:
         remedy = (
             "give the data that the model was trained on (data.path), or name the features in "
             "resume.allow_dropped and, under other names, in resume.allow_new"
         )
-        try:
-            unknown = dataset.check_vocabularies(
-                reader.columns, reader.vocabularies, saved.vocabularies, remedy
-            )
-        except ValueError as error:
-            problems, unknown = [str(error)], []
+        unknown = dataset.check_vocabularies(
+            reader.columns, reader.vocabularies, saved.vocabularies, remedy
+        )
         known = saved.config["data"]["columns"]["categorical"]
         if old := [name for name in unknown if name in known]:
             log.warning("%s", dataset.describe_unknown(old))
-    dist.broadcast_object_list(problems, src=0)
-    if problems[0]:
-        raise ValueError(problems[0])
+
+    from_rank_0(check)
 
 
 def warn_of_evaluation(saved: RunState, reader: ParquetReader) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch.distributed as dist
 
+from mbrec.distributed.agreement import gather
 from mbrec.metrics.outputs import Outputs
 
 Array = npt.NDArray[Any]
@@ -44,10 +44,8 @@ class GroupedAuc:
         rows, *parts = (np.concatenate(part) for part in zip(*kept, strict=True))
         mine = (self._groups_of(rows), *parts)
         # Groups are spread over the ranks: each row takes 8 + 16 K bytes on every one.
-        gathered: list[tuple[Array, ...]] = [()] * dist.get_world_size()
-        dist.all_gather_object(gathered, mine)
         groups, predictions, labels, masks = (
-            np.concatenate(part) for part in zip(*gathered, strict=True)
+            np.concatenate(part) for part in zip(*gather(mine), strict=True)
         )
         found = {}
         for k, task in enumerate(self._tasks):

@@ -19,16 +19,16 @@ POLL_S = 0.2
 LAST_READ_S = 10.0
 
 
-class Wish(Protocol):
-    """A wish to stop; see `mbrec.distributed.interrupt.Interrupt`."""
+class StopRequest(Protocol):
+    """A request to stop; see `mbrec.distributed.interrupt.Interrupt`."""
 
     @property
-    def stopping(self) -> bool:
-        """Whether this rank knows of a wish to stop."""
+    def reason(self) -> str:
+        """Why this rank stops; empty without a request that it knows of."""
         ...
 
-    def wished(self) -> bool:
-        """Return whether any rank wishes to stop."""
+    def requested(self) -> bool:
+        """Return whether any rank was asked to stop."""
         ...
 
 
@@ -49,7 +49,7 @@ class Loader:
         *,
         num_workers: int = 0,
         pin_memory: bool = False,
-        interrupt: Wish | None = None,
+        interrupt: StopRequest | None = None,
     ) -> None:
         self.reader = reader
         self.num_workers = num_workers
@@ -99,7 +99,7 @@ def prefetch(
     *,
     depth: int = PREFETCHED_BATCHES,
     pin_memory: bool = False,
-    interrupt: Wish | None = None,
+    interrupt: StopRequest | None = None,
     look: Callable[[], None] = lambda: None,
 ) -> Generator[Batch]:
     """Yield the batches, read ahead by a thread; its errors are raised here.
@@ -131,12 +131,12 @@ def prefetch(
             yield item
     finally:
         stop.set()
-        thread.join(0.0 if interrupt is not None and interrupt.stopping else LAST_READ_S)
+        thread.join(0.0 if interrupt is not None and interrupt.reason else LAST_READ_S)
 
 
 def _next(
     ready: "queue.Queue[Batch | _Failure | None]",
-    interrupt: Wish | None,
+    interrupt: StopRequest | None,
     look: Callable[[], None],
 ) -> Batch | _Failure | None:
     while True:
@@ -144,7 +144,7 @@ def _next(
             item = ready.get(timeout=POLL_S)
         except queue.Empty:
             look()
-            if interrupt is not None and interrupt.wished():
+            if interrupt is not None and interrupt.requested():
                 raise Stalled from None
         else:
             # A batch that was lost is passed over in silence once its worker has ended.

@@ -154,7 +154,7 @@ class Turns:
             return _End("failed", reason, own=not another), None
 
     def _tell(self, store: Store, end: _End) -> None:
-        content = asdict(end) | {"wish": self._interrupt.wish}
+        content = asdict(end) | {"wish": self._interrupt.reason}
         store.set(f"ended/{self.rank}", json.dumps(content))
 
     def _ended_within(self, store: Store, seconds: float) -> bool:

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import torch
 import torch.distributed as dist
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from mbrec.distributed.interrupt import Interrupt
-from mbrec.distributed.lockstep import VOTED_BATCHES, Lockstep
+from mbrec.distributed.lockstep import Lockstep
 from mbrec.metrics.excess_ne import OracleGap
 from mbrec.metrics.grouped_auc import GroupedAuc
 from mbrec.metrics.lost_ids import LostIds
@@ -22,9 +23,6 @@ from mbrec.training.progress_bar import progress_bar
 
 log = logging.getLogger(__name__)
 
-# Without a sharded table nothing but the votes keeps ranks together: two of them can be under way.
-MARGIN = 3 * VOTED_BATCHES + 2
-
 
 class Evaluator:
     """Scores a model on all rows of a loader, over all ranks.
@@ -32,14 +30,11 @@ class Evaluator:
     Args:
         pipeline: the model's pipeline; no batch of training may be in flight.
         loader: the rows.
-        metrics: reset at each evaluation.
-        oracle: distance to the true probabilities, where the data has them.
+        metrics, oracle, not_finite, grouped: reset at each evaluation.
         lost: counts ids outside the vocabularies or cut off.
-        not_finite: finds rows whose predictions are not finite.
-        grouped: AUC within groups of rows, or None.
         total_steps: batches of the longest rank, for the progress bar.
-        progress: show one.
-        interrupt: looked at between batches.
+        progress: show a bar.
+        interrupt: the request to stop.
 
     Attributes:
         lost: of the last evaluation, figure -> fraction of ids; see `Columns.lost_ids`.
@@ -80,29 +75,23 @@ class Evaluator:
         """
         training = model.training
         model.eval()
-        self._metrics.reset()
-        self._oracle.reset()
-        self._not_finite.reset()
-        if self._grouped is not None:
-            self._grouped.reset()
+        added = [self._oracle, *([] if self._grouped is None else [self._grouped])]
+        for part in (self._metrics, self._not_finite, *added):
+            part.reset()
         bar = progress_bar("evaluate", self._total_steps, shown=self._progress)
         with torch.no_grad(), bar:
             for outputs in self._steps():
                 self._metrics.update([outputs])
-                self._oracle.update(outputs)
                 self._lost.update(outputs.lost_2C)
-                self._not_finite.update(outputs)
-                if self._grouped is not None:
-                    self._grouped.update(outputs)
+                for part in (self._not_finite, *added):
+                    part.update(outputs)
                 if keep is not None:
                     keep(outputs)
                 bar.update()
         model.train(training)
         report = self._metrics.compute()
-        for task, figures in self._oracle.compute().items():
-            report[task] |= figures
-        if self._grouped is not None:
-            for task, figures in self._grouped.compute().items():
+        for part in added:
+            for task, figures in part.compute().items():
                 report[task] |= figures
         self.lost = self._lost.compute()
         self._not_finite.warn(report)
@@ -112,16 +101,13 @@ class Evaluator:
         return only_finite(report)
 
     def _steps(self) -> Iterator[Outputs]:
-        batches = iter(self._loader)
-        lockstep = Lockstep(batches, self._loader.reader.empty_batch)
-        try:
+        with closing(iter(self._loader)) as batches:
+            padding = self._loader.reader.empty_batch
+            lockstep = Lockstep(batches, padding, interrupt=self._interrupt)
             while True:
-                self._interrupt.check(MARGIN)
                 try:
                     yield self._pipeline.progress(lockstep)
                 except StopIteration:
-                    if lockstep.stopped:
-                        self._interrupt.stop()
-                    return
-        finally:
-            batches.close()
+                    break
+            if lockstep.stopped:
+                self._interrupt.stop()

@@ -1,4 +1,4 @@
-"""Notices that training explodes, and says from when on. Imports no torch.
+"""Notices that training explodes, and since when. Imports no torch.
 
 He et al. 2024 mark such runs "NEX" in their Table 3.
 """
@@ -14,9 +14,8 @@ from mbrec.metrics.best_constant import UNTRAINED, BinaryConstant
 # Least reference, in nats per row: the entropy of a rate of 7e-4. Where all labels are the same
 # the best constant loses nothing, and any model is many times worse.
 FLOOR = 0.005
-# Nats by which the losses have to be too large. Chance alone makes a model whose predictions are
-# right lose so much against any other prediction with a probability below exp(-20) (Ville's
-# inequality).
+# Nats by which the losses have to be too large. A model whose predictions are right loses that much
+# to any other prediction by chance with a probability below exp(-20) (Ville's inequality).
 EVIDENCE = 20.0
 # Up to this multiple of the reference a loss is sound, and so is the model.
 SOUND = 2.0
@@ -26,13 +25,9 @@ BAD_NE = 1.2
 
 @dataclass(frozen=True)
 class StepLosses:
-    """One step's losses and labels over the global batch, by task.
+    """One step's losses in nats, rows and positive labels by task, summed over the global batch.
 
-    Attributes:
-        step: its number.
-        losses: log losses in nats, summed over the rows.
-        rows: weights of the rows that count for the task.
-        positives: weights of its positive labels.
+    The losses are log losses; rows and positives count with their weights.
     """
 
     step: int
@@ -49,7 +44,7 @@ class Explosion:
         first: the first step whose loss was no longer sound.
         task: whose loss it is; empty where a value was not finite, and no loss was too large.
         value: loss per row in the last step.
-        constant: that of the best constant.
+        constant: loss per row of the best constant.
     """
 
     first: int
@@ -70,9 +65,8 @@ class _Level:
     """How one task stands.
 
     Attributes:
-        constant: its best constant.
         reached: loss per row that the model has reached; it only falls.
-        steps: steps since it was last held against the largest loss; not step 1.
+        steps: steps since it was last compared with the largest loss; not step 1.
         peak: the largest loss per row of these steps, at least that of an untrained model.
         evidence: nats by which the last losses were too large.
         above: steps of the present rise that were too large.
@@ -91,7 +85,7 @@ class _Level:
 
 
 class ExplosionGuard:
-    """Holds each task's loss against that of the best constant prediction on the same labels.
+    """Compares each task's loss with that of the best constant prediction on the same labels.
 
     A loss is too large above `factor` times the reference. That is the constant's loss, or the
     level that the model has reached where this is higher: in the beginning that of an untrained
@@ -152,13 +146,10 @@ class ExplosionGuard:
         return Explosion(level.first, task, loss / rows, constant / rows)
 
     def _end_block(self, level: _Level, loss: float) -> None:
-        """After each `window` steps, lower the level to the largest loss among them.
+        """After each `window` steps, lower the level to the largest loss per row among them.
 
         No healthy loss is far above that. Without it, one outlier in step 1 would keep the level
         up for thousands of steps, because it falls by a share of itself only.
-
-        Args:
-            loss: of the step, per row, but at least that of an untrained model.
         """
         level.steps, level.peak = level.steps + 1, max(level.peak, loss)
         if level.steps >= self._window:
@@ -166,7 +157,7 @@ class ExplosionGuard:
             level.steps, level.peak = 0, 0.0
 
     def _count(self, level: _Level, step: int, loss: float, reference: float) -> bool:
-        """Bring what speaks for an explosion up to date; return whether the step is too large."""
+        """Update the evidence of an explosion; return whether the step's loss is too large."""
         threshold = self._factor * reference
         # One step alone never has the evidence, nor outweighs many.
         most = max(threshold, 2 * EVIDENCE / self._patience)
@@ -234,18 +225,13 @@ def _is_amount(value: Any) -> bool:
 
 
 def warnings_of(report: Mapping[str, Mapping[str, float | None]]) -> list[str]:
-    """Return a warning for each task of an evaluation that a constant would predict better.
-
-    Args:
-        report: task -> figure -> value.
-    """
-    found = {task: figures.get("ne") for task, figures in report.items()}
+    """Return a warning for each task of an evaluation that a constant would predict better."""
     return [
         f"the NE of task '{task}' is {ne:.4g}, worse than the 1 of predicting the label rate for "
         "every row: the steps were too few, the rows were learned by heart, or training exploded; "
         "the training loss shows which"
-        for task, ne in found.items()
-        if ne is not None and ne >= BAD_NE
+        for task, figures in report.items()
+        if (ne := figures.get("ne")) is not None and ne >= BAD_NE
     ]
 
 

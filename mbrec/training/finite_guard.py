@@ -1,11 +1,11 @@
 """No value that is not finite reaches a table or a dense parameter, on any rank.
 
-Three places look, none of which adds a collective:
+Three places check, none of which adds a collective:
 
 * the hook, where the K gradients arrive: its collective makes the verdict the same on all ranks,
   and it merges to zero (`BalanceHook.ok`);
 * `TableGuard`, below it, where the gradient leaves for the tables, which update themselves inside
-  backward: zero times an infinite activation is NaN, so the zeros are made anew there;
+  backward: zero times an infinite activation is NaN, so it makes the zeros there;
 * `FiniteGuard`, before the dense optimizer steps: gradients are summed over the ranks by then, and
   one that is not finite on one rank is so on all.
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torchrec.optim.keyed import CombinedOptimizer, OptimizerWrapper
 
 from mbrec.balance import BalanceHook
+from mbrec.distributed.agreement import gather
 from mbrec.model.ranker import LARGEST_GRADIENT, Heads, TableGuard
 from mbrec.training.explosion_guard import StepLosses
 
@@ -39,14 +40,13 @@ class NotFiniteInputs(FloatingPointError):
 
 
 class FiniteGuard(OptimizerWrapper):
-    """An optimizer that looks before it steps; give it to the pipeline in place of the one inside.
+    """An optimizer that checks before it steps; give it to the pipeline in place of the one inside.
 
-    The look is one read from the device a step. With finite values it steps; else it leaves every
-    parameter, moment and balancer as it is, and says so on all ranks at the same step.
+    The check is one read from the device per step. With finite values it steps; else it leaves
+    every parameter, moment and balancer as it is, and says so on all ranks at the same step.
 
     Args:
-        optimizer: of the tables and the dense parameters.
-        parameters: of the model; those with a gradient are looked at.
+        parameters: of the model; those with a gradient are checked.
         heads: with the hook.
         tables: the guard below the hook.
         max_skipped: batches that may be left out.
@@ -137,9 +137,8 @@ class FiniteGuard(OptimizerWrapper):
         return mean_K * ranks if together and mean_K is not None else own_K
 
     def _leave_out(self, *, tables_moved: bool) -> None:
-        """Go on without the batch, or say why not. A collective."""
-        found: list[list[str]] = [self._findings()] * dist.get_world_size()
-        dist.all_gather_object(found, found[0])
+        """Continue without the batch, or say why not. Collective: every rank must call it."""
+        found = gather(self._findings())
         at_fault = any(t.startswith(_INPUTS) for part in found for t in part)
         text = self._describe(dict(enumerate(found)))
         # With the hook's verdict no table has moved, on any rank.
@@ -154,11 +153,7 @@ class FiniteGuard(OptimizerWrapper):
         self.problem = NotFiniteInputs(text) if at_fault else FloatingPointError(text)
 
     def _describe(self, found: Mapping[int, Sequence[str]]) -> str:
-        """Return the message.
-
-        Args:
-            found: rank -> its findings.
-        """
+        """Return the message about the findings of each rank."""
         ranks: dict[str, list[str]] = {}
         for rank, findings in found.items():
             for text in findings:
@@ -176,36 +171,27 @@ class FiniteGuard(OptimizerWrapper):
         """Return what is not finite on this rank, from the inputs upwards."""
         assert self._heads.seen is not None
         batch, losses_K = self._heads.seen
-        tasks = list(self._heads.mlps)
-        found = [f"{_INPUTS[0]} '{name}'" for name in self._bad_inputs(batch)]
-        labels = zip(tasks, batch.labels_BK.unbind(1), strict=True)
-        found += [f"{_INPUTS[1]} '{task}'" for task, label_B in labels if _bad(label_B)]
-        found += [_INPUTS[2]] if _bad(batch.weights_B) else []
-        found += [f"embeddings of feature '{name}'" for name in self._bad_embeddings()]
-        losses = dict(zip(tasks, losses_K.tolist(), strict=True))
-        found += [f"loss {v} of task '{task}'" for task, v in losses.items() if not _finite(v)]
-        local_KK = self._hook.local_gramian
-        if local_KK is not None:
-            pairs = zip(tasks, local_KK.diagonal().tolist(), strict=True)
-            bad = [task for task, v in pairs if not _finite(v) and _finite(losses[task])]
-            found += [f"gradient of task '{task}'" for task in bad]
+        tasks, features = list(self._heads.mlps), self._tables.features_BD
+        values: list[tuple[str, Tensor | None]] = []
+        for name, value_B in zip(self._inputs, batch.dense_BN.unbind(1), strict=True):
+            values.append((f"{_INPUTS[0]} '{name}'", value_B))
+        for task, label_B in zip(tasks, batch.labels_BK.unbind(1), strict=True):
+            values.append((f"{_INPUTS[1]} '{task}'", label_B))
+        values.append((_INPUTS[2], batch.weights_B))
+        if features is not None:
+            parts = features.split(list(self._features.values()), 1)
+            for name, part in zip(self._features, parts, strict=True):
+                values.append((f"embeddings of feature '{name}'", part))
+        found = [text for text, value in values if value is not None and not _is_finite(value)]
+        losses = dict(zip(tasks, losses_K.unbind(), strict=True))
+        bad = [task for task, loss in losses.items() if not _is_finite(loss)]
+        found += [f"loss {losses[task].item()} of task '{task}'" for task in bad]
+        if (local_KK := self._hook.local_gramian) is not None:
+            for task, square in zip(tasks, local_KK.diagonal(), strict=True):
+                if not _is_finite(square) and task not in bad:
+                    found.append(f"gradient of task '{task}'")
         return found
 
-    def _bad_inputs(self, batch: Any) -> list[str]:
-        columns = zip(self._inputs, batch.dense_BN.unbind(1), strict=True)
-        return [name for name, value_B in columns if _bad(value_B)]
 
-    def _bad_embeddings(self) -> list[str]:
-        features_BD = self._tables.features_BD
-        if features_BD is None:
-            return []
-        parts = features_BD.split(list(self._features.values()), 1)
-        return [n for n, part in zip(self._features, parts, strict=True) if _bad(part)]
-
-
-def _bad(values: Tensor | None) -> bool:
-    return values is not None and not bool(torch.isfinite(values).all())
-
-
-def _finite(value: float) -> bool:
-    return abs(value) < torch.inf
+def _is_finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(values).all())

@@ -17,11 +17,11 @@ SHARED_STEPS = 4
 
 
 class LossFeed:
-    """Hands on the losses of steps, the same on every rank, in the order of the steps.
+    """Returns the losses of steps, the same on every rank, in the order of the steps.
 
-    With its statistics the hook has the losses of all ranks at once, and nothing is added. Without
-    them, or with `lag=1`, each rank has its own: they are summed for a few steps at a time, in the
-    background of the next step.
+    With its statistics the hook has the losses of all ranks at once, and they pass as they are.
+    Without them, or with `lag=1`, each rank has its own: they are summed for a few steps at a time,
+    in the background of the next step.
     """
 
     def __init__(self) -> None:
@@ -31,11 +31,8 @@ class LossFeed:
     def add(self, losses: StepLosses, *, of_all_ranks: bool) -> list[StepLosses]:
         """Take a step's losses; return those that all ranks have now.
 
-        Collective: every rank must call it.
-
-        Args:
-            losses: of the step; its labels are those of all ranks.
-            of_all_ranks: whether the losses are as well.
+        Collective: every rank must call it. The step's labels are those of all ranks;
+        `of_all_ranks` says whether its losses are as well.
         """
         if of_all_ranks:
             return [losses]

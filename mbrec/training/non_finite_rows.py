@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.distributed as dist
 
+from mbrec.distributed.agreement import gather
 from mbrec.metrics.outputs import Outputs
 from mbrec.reader.parquet import ParquetReader
 
@@ -27,7 +28,7 @@ SHOWN = 3
 class NotFiniteRows:
     """Keeps the first row of an evaluation that has a prediction which is not finite.
 
-    It stays on the device: a look at each batch from the host would hold up the next one.
+    It stays on the device: to read each batch from the host would hold up the next one.
 
     Args:
         inputs: names of the numerical inputs, in order.
@@ -43,7 +44,7 @@ class NotFiniteRows:
         self._values_1N = torch.zeros(1, len(self._inputs), device=device)
 
     def update(self, outputs: Outputs) -> None:
-        """Look at the rows of a step."""
+        """Check the rows of a step."""
         bad_BK = ~outputs.predictions_BK.isfinite() & (outputs.masks_BK > 0)
         bad_B = bad_BK.any(1) & (outputs.rows_B >= 0)
         # Not a tensor without dimensions: as an index, the host would read it.
@@ -58,15 +59,11 @@ class NotFiniteRows:
         """Name the tasks without figures, and the first row that is the cause, if there is any.
 
         Collective: every rank must call it, with the same report.
-
-        Args:
-            report: task -> figure -> value.
         """
         counts = {t: int(n) for t, found in report.items() if (n := found.get("not_finite"))}
         if not counts:
             return
-        found: list[str] = [""] * dist.get_world_size()
-        dist.all_gather_object(found, self._describe())
+        found = gather(self._describe())
         if dist.get_rank() == 0:
             log.warning("%s", message(counts, next(filter(None, found), "")))
 
@@ -88,11 +85,9 @@ class NotFiniteRows:
 
 
 def message(counts: Mapping[str, int], example: str) -> str:
-    """Return the warning.
+    """Return the warning about the rows without a finite prediction of each task.
 
-    Args:
-        counts: task -> rows without a finite prediction.
-        example: where such a row is, and what is in it; empty if that is not known.
+    The example says where such a row is, and what is in it; empty if that is not known.
     """
     tasks = ", ".join(f"{task} ({count:,})" for task, count in counts.items())
     first = f" One of them: {example}." if example else ""

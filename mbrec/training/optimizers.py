@@ -33,7 +33,7 @@ class CopiedTables(KeyedOptimizer):
     Args:
         params: name in the model (`....TABLE.weight`) -> table.
         lr: learning rate.
-        eps: added to the denominator.
+        eps: added to the root.
     """
 
     def __init__(self, params: Mapping[str, Tensor], *, lr: float, eps: float) -> None:
@@ -68,13 +68,10 @@ class CopiedTables(KeyedOptimizer):
 def combine_optimizers(
     model: DistributedModelParallel, *, dense_lr: float, table_lr: float, table_eps: float
 ) -> CombinedOptimizer:
-    """Return the optimizers of the tables ("tables") and Adam for the rest ("dense").
+    """Return the optimizers of a sharded model: of its tables ("tables"), Adam ("dense").
 
-    Args:
-        model: the sharded model, whose tables have their fused optimizer.
-        dense_lr: learning rate of Adam.
-        table_lr: learning rate of data-parallel tables.
-        table_eps: eps of data-parallel tables.
+    The tables have their fused optimizer already; `table_lr` and `table_eps` are for data-parallel
+    ones.
 
     Raises:
         RuntimeError: if a parameter would not be trained by either.
@@ -119,9 +116,5 @@ class Warmup:
 
 def learning_rates(optimizer: CombinedOptimizer) -> dict[str, float]:
     """Return the rates of the last step, by optimizer."""
-    rates = {}
-    for name, part in optimizer.optimizers:
-        groups = list(part.param_groups)
-        if groups:
-            rates[name] = float(groups[0]["lr"])
-    return rates
+    groups = {name: list(part.param_groups) for name, part in optimizer.optimizers}
+    return {name: float(parts[0]["lr"]) for name, parts in groups.items() if parts}

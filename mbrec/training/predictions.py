@@ -28,13 +28,8 @@ def writer(
     label where the task's mask takes the row out. The file is there at the end of the `with`
     statement, and not after an error.
 
-    Args:
-        path: the file, which must not exist.
-        tasks: names, in the order of the columns.
-        reader: where the rows came from.
-
     Yields:
-        What adds the rows of a step; padding is left out.
+        A function that adds the rows of a step; padding is left out.
 
     Raises:
         ValueError: if the file exists.

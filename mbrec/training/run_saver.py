@@ -1,28 +1,24 @@
-"""Keeps a run: saves it, marks the best, and goes back when training explodes."""
+"""Saves a run and marks its best step; loads a sound checkpoint when training explodes."""
 
 import logging
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.optim.keyed import CombinedOptimizer
 
 from mbrec.balance import BalanceHook
 from mbrec.checkpoint import folder, restore
 from mbrec.checkpoint.match import Layout
 from mbrec.checkpoint.saver import Saver
-from mbrec.checkpoint.state import RunState, fingerprint
+from mbrec.checkpoint.state import History, Progress, RunState, fingerprint
 from mbrec.config.checkpoints import Checkpoints, find_best
 from mbrec.training.explosion_guard import Explosion
-from mbrec.training.progress import History, Progress
 
 log = logging.getLogger(__name__)
 
@@ -32,70 +28,37 @@ STEPS_BEFORE = 5
 
 
 @dataclass
-class Kept:
-    """What is saved of a run.
+class RunSaver:
+    """Saves a run in its folder. Every method that writes or loads is collective.
 
     Attributes:
-        model: sharded.
-        hook: its hook.
-        optimizer: of the tables and the dense parameters.
-        layout: of the model.
+        run: the folder.
+        saver: writes its checkpoints.
         config: the settings, as JSON has them.
         vocabularies: that its tables are for; see `mbrec.reader.dataset.identify_vocabularies`.
         evaluation: what the rows of the evaluations hold; see `mbrec.reader.content.Content`.
+        load: fills the model and its optimizers from a checkpoint that verified.
+        resumed_from: step of the run's own checkpoint that it continues from; -1 without one.
     """
 
-    model: DistributedModelParallel
+    run: Path
+    saver: Saver
     hook: BalanceHook
-    optimizer: CombinedOptimizer
     layout: Layout
     config: dict[str, Any]
     vocabularies: dict[str, dict[str, Any]]
     evaluation: dict[str, Any]
+    settings: Checkpoints
+    load: Callable[[Path], object]
+    resumed_from: int = -1
 
-
-class RunKeeper:
-    """Keeps a run in its folder. Every call is a collective.
-
-    Args:
-        run: the folder.
-        kept: what is saved.
-        settings: when, and how much.
-        load: fills the model and its optimizers from a checkpoint that verified.
-        failed: called when too many saves have failed in a row.
-        timeout: for a rank that does not answer.
-    """
-
-    def __init__(
-        self,
-        run: Path,
-        kept: Kept,
-        settings: Checkpoints,
-        *,
-        load: Callable[[Path], object],
-        failed: Callable[[str], None],
-        timeout: timedelta,
-    ) -> None:
-        self._run, self._kept, self._settings = run, kept, settings
-        self._load = load
-        self._resumed_from = -1
-        self.saver = Saver(
-            run / "checkpoint",
-            kept.model,
-            kept.optimizer,
-            keep=settings.keep,
-            background=settings.background,
-            failed=failed,
-            timeout=timeout,
-        )
-
-    def resumed_from(self, step: int) -> None:
-        """Take note that the run goes on from a checkpoint of its own."""
-        self.saver.last_step = self._resumed_from = step
+    def __post_init__(self) -> None:
+        if self.resumed_from >= 0:
+            self.saver.last_step = self.resumed_from
 
     def is_due(self, step: int) -> bool:
         """Return whether a periodic save is due after a step."""
-        return self._settings.every is not None and step % self._settings.every == 0
+        return self.settings.every is not None and step % self.settings.every == 0
 
     def save(self, progress: Progress, *, now: bool = False) -> None:
         """Save; in the background perhaps, or with `now` until it is on the disk.
@@ -116,7 +79,7 @@ class RunKeeper:
 
     def evaluated(self, progress: Progress) -> None:
         """Take note of the last evaluation of a history; save if it is the best."""
-        if (name := self._settings.best) is None:
+        if (name := self.settings.best) is None:
             return
         best = find_best(progress.history, name)
         if best is None:
@@ -132,60 +95,49 @@ class RunKeeper:
 
     def is_enough(self, history: History) -> bool:
         """Return whether the evaluations have stopped to get better."""
-        name, patience = self._settings.best, self._settings.patience
+        name, patience = self.settings.best, self.settings.patience
         if name is None or patience is None:
             return False
         best = find_best(history, name)
         return best is not None and best.since >= patience
 
     def roll_back(self, explosion: Explosion, *, load: bool) -> int | None:
-        """Put aside what an explosion may have spoilt; load the last sound checkpoint.
+        """Quarantine the checkpoints that an explosion may have spoilt; load the last sound one.
 
-        The data goes on from where it is: the rows on which training exploded are not met again.
-
-        Args:
-            explosion: the alarm.
-            load: load the last sound checkpoint, if there is one.
-
-        Returns:
-            the step that was loaded, or None.
+        The data continues from where it is: the rows on which training exploded are not met again.
+        Returns the step that was loaded, or None.
         """
         self.wait()
         # What this process was resumed from was written before it did anything.
-        last_good = max(explosion.first - STEPS_BEFORE, self._resumed_from)
-        source = restore.roll_back(self._run, last_good)
+        last_good = max(explosion.first - STEPS_BEFORE, self.resumed_from)
+        source = restore.roll_back(self.run, last_good)
         self.saver.last_step = None if source is None else folder.step_of(source)
         if source is None or not load:
             return None
-        self._load(source)
+        self.load(source)
         if dist.get_rank() == 0:
-            log.warning("%s; ROLLED BACK to %s, going on with later rows", explosion, source)
+            log.warning("%s; ROLLED BACK to %s, continuing with later rows", explosion, source)
         return folder.step_of(source)
 
     def _state(self, progress: Progress) -> RunState:
-        kept, layout = self._kept, self._kept.layout
-        balancer = kept.hook.balancer
+        balancer = self.hook.balancer
         by_task = {
             name: dict(zip(balancer.task_names, value_K.tolist(), strict=True))
             for name, value_K in balancer.task_states().items()
         }
         return RunState(
-            step=progress.step,
-            position=progress.position,
-            tasks=layout.tasks,
-            inputs=layout.inputs,
-            tables=layout.tables,
-            plan=layout.plan,
+            **vars(progress),
+            tasks=self.layout.tasks,
+            inputs=self.layout.inputs,
+            tables=self.layout.tables,
+            plan=self.layout.plan,
             world_size=dist.get_world_size(),
-            learning_rates=progress.learning_rates,
             random=[random_state()],
             balancer={"class": type(balancer).__name__, **by_task},
-            guard={"skipped": progress.skipped, "levels": progress.levels},
-            history=list(progress.history),
-            config=kept.config,
-            schema_hash=fingerprint(kept.config["data"]["columns"]),
-            vocabularies=kept.vocabularies,
-            evaluation=kept.evaluation,
+            config=self.config,
+            schema_hash=fingerprint(self.config["data"]["columns"]),
+            vocabularies=self.vocabularies,
+            evaluation=self.evaluation,
             versions=versions(),
             time=time.time(),
         )
@@ -199,7 +151,7 @@ def random_state() -> dict[str, str]:
     return {name: state.numpy().tobytes().hex() for name, state in states.items()}
 
 
-def restore_random_state(states: dict[str, str]) -> None:
+def restore_random_state(states: Mapping[str, str]) -> None:
     """Set torch's generators on this rank.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -9,6 +10,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
 
+from mbrec.checkpoint.state import History, Progress
 from mbrec.distributed.interrupt import Interrupt, Interrupted
 from mbrec.distributed.lockstep import Lockstep
 from mbrec.metrics.outputs import Outputs
@@ -19,7 +21,8 @@ from mbrec.training.explosion_guard import Explosion, ExplosionGuard
 from mbrec.training.finite_guard import FiniteGuard, NotFiniteInputs
 from mbrec.training.loss_feed import LossFeed
 from mbrec.training.optimizers import Warmup, learning_rates
-from mbrec.training.progress import History, Keeper, Progress, Recorder
+from mbrec.training.recorder import Recorder
+from mbrec.training.run_saver import RunSaver
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +32,9 @@ class Trainer:
     """Trains a model for some epochs or steps, with evaluations between.
 
     Attributes:
-        model: sharded.
-        optimizer: of the tables and the dense parameters.
-        warmup: of its learning rates.
         pipeline: runs a step; torchrec overlaps copies and all-to-alls with compute.
-        loader: the training rows.
-        evaluator: of the evaluation rows.
-        monitor: keeps the figures.
-        guard: keeps non-finite values away from the parameters.
-        explosion: notices an explosion, or None.
-        max_rollbacks: explosions to live through.
-        interrupt: looked at between steps.
-        keeper: saves the run, or None.
-        epochs: passes over the training rows.
+        max_rollbacks: explosions to tolerate.
+        saver: None for a run that is not saved.
         max_steps: stop after that many steps.
         evaluate_every: steps between evaluations; None: only at the end.
         step: steps done.
@@ -60,19 +53,30 @@ class Trainer:
     epochs: int
     explosion: ExplosionGuard | None = None
     max_rollbacks: int = 0
-    keeper: Keeper | None = None
+    saver: RunSaver | None = None
     max_steps: int | None = None
     evaluate_every: int | None = None
     step: int = 0
     history: History = field(default_factory=list)
     _feed: LossFeed = field(default_factory=LossFeed, init=False)
     _taken: int = field(default=0, init=False)
+    _rates: dict[str, float] = field(default_factory=dict, init=False)
     _due: bool = field(default=False, init=False)
     _next_epoch: int = field(default=0, init=False)
     _resumed: bool = field(default=False, init=False)
 
-    def start_within_epoch(self) -> None:
-        """Begin with the rest of the epoch that the reader was resumed in."""
+    def resume(self, saved: Progress) -> None:
+        """Continue where a checkpoint was saved, with the rest of its epoch.
+
+        Raises:
+            ValueError: if its position is in other rows, or the state of a guard does not fit.
+        """
+        self.step, self.history = saved.step, list(saved.history)
+        self._rates = saved.learning_rates
+        self.guard.skipped = int(saved.guard.get("skipped", 0))
+        if self.explosion is not None:
+            self.explosion.load(saved.guard.get("levels", {}))
+        self.loader.reader.resume(saved.position)
         self._next_epoch, self._resumed = self.loader.reader.epoch, True
 
     def fit(self) -> Report:
@@ -110,22 +114,26 @@ class Trainer:
             self._evaluate()
 
     def _is_finished(self) -> bool:
-        if self.keeper is not None and self.keeper.is_enough(self.history):
+        if self.saver is not None and self.saver.is_enough(self.history):
             return True
         if self.max_steps is not None:
             return self.step >= self.max_steps
         return self._next_epoch >= self.epochs
 
     def _train_epoch(self) -> None:
-        batches = iter(self.loader)
         self._taken = 0
-        try:
+        with closing(iter(self.loader)) as batches:
             while True:
                 # A segment ends before an evaluation, and its end drains the pipeline: a batch
                 # in flight would be scored, and not trained on.
-                segment = Lockstep(batches, self.loader.reader.empty_batch, limit=self._limit())
+                segment = Lockstep(
+                    batches,
+                    self.loader.reader.empty_batch,
+                    limit=self._limit(),
+                    interrupt=self.interrupt,
+                )
                 self.train(segment)
-                self._live_through(self._watch(rest=True))
+                self._roll_back(self._watch(rest=True))
                 if segment.exhausted or self.step == self.max_steps:
                     break
                 self.monitor.flush()
@@ -133,8 +141,6 @@ class Trainer:
                 self.monitor.resume()
                 if self._is_finished():
                     break
-        finally:
-            batches.close()
         if not self._taken and not self._resumed:
             raise ValueError("expected at least one batch of training rows in an epoch, got none")
 
@@ -144,14 +150,13 @@ class Trainer:
         Args:
             segment: the batches.
             look: takes what a step leaves, in place of the monitor, the explosion guard and the
-                keeper.
+                saver.
 
         Raises:
             Interrupted: on every rank after the same step.
         """
-        look = look or self._look_at
+        look = look or self._after_step
         while True:
-            self.interrupt.check()
             self.guard.step_number = self.step + 1
             self.warmup.step(self.step + 1)
             try:
@@ -162,14 +167,15 @@ class Trainer:
                 return
             self.step += 1
             self._taken += 1
+            self._rates = learning_rates(self.optimizer)
             look(outputs)
 
-    def _look_at(self, outputs: Outputs) -> None:
+    def _after_step(self, outputs: Outputs) -> None:
         # A save says how each task stands after the last step.
-        self._due = self._due or (self.keeper is not None and self.keeper.is_due(self.step))
+        self._due = self._due or (self.saver is not None and self.saver.is_due(self.step))
         alarm = self._watch(rest=self._due)
         if not self.guard.last_skipped:
-            self.monitor.record(self.step, outputs, learning_rates(self.optimizer))
+            self.monitor.record(self.step, outputs, self._rates)
         else:
             self.monitor.skip(self.step, self.guard.skipped)
             if self.guard.problem is not None:
@@ -178,18 +184,15 @@ class Trainer:
                     self._stop(self.guard.problem)
                 self._watch(rest=True)
                 alarm = self.explosion.not_finite(self.step)
-        self._live_through(alarm)
-        # What may be exploding is not saved; the save is made up for at the next calm step.
+        self._roll_back(alarm)
+        # A model that may be exploding is not saved; the next calm step makes up for it.
         if self._due and not self._is_suspicious:
             self._save()
 
     def _watch(self, *, rest: bool) -> Explosion | None:
         """Show the explosion guard the losses that have arrived; return its first alarm, or None.
 
-        Collective: every rank must call it.
-
-        Args:
-            rest: wait for those under way as well.
+        Collective: every rank must call it. With `rest` it waits for those under way as well.
         """
         if self.explosion is None:
             return None
@@ -202,20 +205,20 @@ class Trainer:
         alarms = [self.explosion.update(step) for step in seen]
         return next((alarm for alarm in alarms if alarm is not None), None)
 
-    def _live_through(self, alarm: Explosion | None) -> None:
-        """Roll back to a checkpoint from before an explosion, or stop."""
+    def _roll_back(self, alarm: Explosion | None) -> None:
+        """Load a checkpoint from before an explosion, if there is an alarm; or stop."""
         if alarm is None:
             return
         assert self.explosion is not None
         load = self.max_rollbacks > 0
-        loaded = None if self.keeper is None else self.keeper.roll_back(alarm, load=load)
+        loaded = None if self.saver is None else self.saver.roll_back(alarm, load=load)
         if loaded is None:
             self._stop(
                 self.guard.problem
                 or FloatingPointError(
-                    f"step {self.step}: {alarm}. Lower the learning rates, or look at the rows of "
-                    "these steps; guard.explosion=rollback goes on from the last sound checkpoint, "
-                    "guard.max_rollbacks times"
+                    f"step {self.step}: {alarm}. Lower the learning rates, or check the rows of "
+                    "these steps; guard.explosion=rollback continues from the last sound "
+                    "checkpoint, guard.max_rollbacks times"
                 )
             )
         self.max_rollbacks -= 1
@@ -227,8 +230,8 @@ class Trainer:
 
     def _stop(self, why: FloatingPointError) -> NoReturn:
         """Stop, on every rank, once the save under way is on the disk."""
-        if self.keeper is not None:
-            self.keeper.wait()
+        if self.saver is not None:
+            self.saver.wait()
         raise why
 
     @property
@@ -239,26 +242,26 @@ class Trainer:
         self._watch(rest=True)
         if not self._is_suspicious:
             self._save(now=True)
-        elif self.keeper is not None:
+        elif self.saver is not None:
             log.warning("not saved: training may be exploding; the checkpoint before is kept")
-            self.keeper.wait()
+            self.saver.wait()
 
     def _save(self, *, now: bool = False) -> None:
         self._due = False
-        if self.keeper is not None:
-            # What comes after may be lost; what the checkpoint stands for is written down.
+        if self.saver is not None:
+            # What comes after may be lost; the figures up to the checkpoint are written.
             self.monitor.flush()
-            self.keeper.save(self._progress(), now=now)
+            self.saver.save(self._progress(), now=now)
             self.monitor.resume()
 
     def _progress(self) -> Progress:
+        levels = {} if self.explosion is None else self.explosion.state()
         return Progress(
-            self.step,
-            self.loader.state(self._taken),
-            learning_rates(self.optimizer),
-            self.history,
-            self.guard.skipped,
-            {} if self.explosion is None else self.explosion.state(),
+            step=self.step,
+            position=self.loader.state(self._taken),
+            learning_rates=self._rates,
+            history=list(self.history),
+            guard={"skipped": self.guard.skipped, "levels": levels},
         )
 
     def _limit(self) -> int | None:
@@ -280,5 +283,5 @@ class Trainer:
         report = self.evaluator.evaluate(self.model)
         self.history.append({"step": self.step, "tasks": report})
         self.monitor.evaluated(self.step, report, self.evaluator.lost)
-        if self.keeper is not None:
-            self.keeper.evaluated(self._progress())
+        if self.saver is not None:
+            self.saver.evaluated(self._progress())

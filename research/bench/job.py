@@ -39,7 +39,7 @@ def measure(config: configuration.Config) -> None:
     from research.bench.hook_time import hook_time
 
     runtime = process.start(timeout_s=config.runtime.timeout_s)
-    folder = resume.run_folder(config, runtime)
+    folder = resume.run_folder(config)
     trainer, _ = build.trainer(config, runtime, folder)
     trainer.model.train()
     batches = endless(trainer.loader)

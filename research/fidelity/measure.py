@@ -117,7 +117,7 @@ def measure(folder: Path, trainer_of: TrainerOf, size: Size, seeds: int) -> None
     Args:
         folder: for the files; all ranks see it.
         trainer_of: builds a trainer from overrides of the default configuration. The trainer
-            has no keeper (`checkpoint.enabled=false` is among the overrides), and its model has
+            has no saver (`checkpoint.enabled=false` is among the overrides), and its model has
             hook and guard.
         size: what to train.
         seeds: runs of each variant.
@@ -195,7 +195,7 @@ def train(trainer: Trainer, steps: int, look: Callable[[Outputs], None]) -> None
     """Train up to a step, epoch after epoch, and nothing else.
 
     Args:
-        trainer: whose monitor, explosion guard and keeper see nothing of it.
+        trainer: whose monitor, explosion guard and saver see nothing of it.
         steps: of the trainer, those that it has done included.
         look: called after each step.
     """

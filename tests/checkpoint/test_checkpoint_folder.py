@@ -154,7 +154,8 @@ def test_only_folders_of_the_right_name_are_checkpoints(checkpoints):
 def test_old_checkpoints_are_deleted_and_the_best_is_not(checkpoints):
     for step in (30, 40, 50):
         shutil.copytree(checkpoints / "step_00000020", folder.step_folder(checkpoints, step))
-    folder.prune(checkpoints, keep=2, also={20})
+    folder.mark_best(checkpoints, 20, "ctr.ne", 0.5)
+    folder.prune(checkpoints, keep=2)
     assert steps(checkpoints) == [20, 40, 50]
     assert folder.leftovers(checkpoints) == []
 
@@ -163,7 +164,7 @@ def test_of_a_checkpoint_that_is_a_link_only_the_link_is_deleted(checkpoints, tm
     source = checkpoints / "step_00000010"
     elsewhere = Path(shutil.move(source, tmp_path / "elsewhere"))
     source.symlink_to(elsewhere)
-    folder.prune(checkpoints, keep=1, also=set())
+    folder.prune(checkpoints, keep=1)
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step_00000020"]
     assert (elsewhere / folder.MANIFEST).exists()
 
@@ -174,7 +175,7 @@ def test_a_half_deleted_checkpoint_has_lost_its_name(checkpoints, monkeypatch):
 
     monkeypatch.setattr(shutil, "rmtree", fail)
     with pytest.raises(PermissionError):
-        folder.prune(checkpoints, keep=1, also=set())
+        folder.prune(checkpoints, keep=1)
     assert steps(checkpoints) == [20]
     assert folder.leftovers(checkpoints) == [checkpoints / "step_00000010.tmp"]
 
@@ -183,12 +184,12 @@ def test_what_is_put_aside_gets_a_name_that_is_free(checkpoints):
     source = checkpoints / "step_00000020"
     names = []
     for _ in range(3):
-        names.append(folder.set_aside(source, folder.DAMAGED).name)
+        names.append(folder.quarantine(source, folder.DAMAGED).name)
         shutil.copytree(checkpoints / "step_00000010", source)
     assert names == [f"step_00000020.damaged{n}" for n in ("", 1, 2)]
     shutil.rmtree(checkpoints / names[0])
     shutil.rmtree(checkpoints / names[1])
-    assert folder.set_aside(source, folder.DAMAGED).name == names[0]
+    assert folder.quarantine(source, folder.DAMAGED).name == names[0]
     assert (checkpoints / names[2]).is_dir()
 
 

@@ -50,7 +50,7 @@ def test_a_damaged_one_is_passed_over_loudly_and_put_aside(run, caplog, name):
     assert record.levelno == logging.WARNING
     assert "FELL BACK" in record.message
     assert str(at(run, 30) / name) in record.message
-    assert f"going on from {at(run, 20)}" in record.message
+    assert f"resuming from {at(run, 20)}" in record.message
     assert names(run) == ["step_00000010", "step_00000020", "step_00000030.damaged"]
 
 
@@ -59,7 +59,7 @@ def test_two_damaged_ones_are_passed_over(run):
     damage(at(run, 20))
     assert restore.newest(run) == at(run, 10)
     assert names(run) == ["step_00000010", "step_00000020", "step_00000030"]
-    assert restore.newest(run, aside=True) == at(run, 10)
+    assert restore.newest(run, quarantine=True) == at(run, 10)
     assert names(run) == ["step_00000010", "step_00000020.damaged", "step_00000030.damaged"]
 
 

@@ -3,8 +3,6 @@
 import signal
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 import torch
@@ -13,7 +11,7 @@ from processes import gone, stop
 from torch._C._distributed_c10d import HashStore
 
 from mbrec.distributed import failures
-from mbrec.distributed.failures import PeerFailure, after_rank_0, named_failures
+from mbrec.distributed.failures import PeerFailure, named_failures
 from mbrec.distributed.process import Runtime
 
 GLOO = "[/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234"
@@ -85,7 +83,7 @@ def test_a_rank_that_hangs_is_named_and_ended(store, process):
     assert peer.wait(DEADLINE_S) == -signal.SIGKILL
 
 
-def test_a_rank_that_is_stopped_is_named_and_ended_though_it_had_heard_of_a_failure(store, process):
+def test_a_rank_that_is_stopped_is_named_and_ended_though_it_had_noticed_a_failure(store, process):
     peer = process(1)
     stop(peer)
     with pytest.raises(PeerFailure, match="rank 1 no longer"), named_failures(rank(store)):
@@ -95,7 +93,7 @@ def test_a_rank_that_is_stopped_is_named_and_ended_though_it_had_heard_of_a_fail
 
 def test_a_rank_that_is_alive_and_late_is_named_and_ends_by_itself(store, process):
     peer = process(1)
-    store.set("heard/1", "")  # its watch answers
+    store.set("noticed/1", "")  # its watch answers
     with pytest.raises(PeerFailure, match="rank 1 no longer"), named_failures(rank(store)):
         raise failed_collective()
     assert peer.poll() is None
@@ -128,35 +126,6 @@ def test_a_reader_that_was_killed_is_told(store):
 def test_a_reader_that_met_the_end_of_shared_memory_is_told(store):
     with pytest.raises(ChildProcessError, match="shm-size"), named_failures(rank(store)):
         raise RuntimeError("DataLoader worker (pid 17) is killed by signal: Bus error. ")
-
-
-def test_ranks_wait_for_long_work_of_rank_0_until_it_is_done(store, process):
-    process(0)
-    begun, found = threading.Event(), []
-
-    def wait() -> None:
-        begun.set()
-        after_rank_0(store, 1, "work", lambda: found.append("twice"), poll_s=0.01)
-        found.append("after")
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    assert begun.wait(DEADLINE_S)
-    time.sleep(0.1)
-    after_rank_0(store, 0, "work", lambda: found.append("done"))
-    thread.join(DEADLINE_S)
-    assert found == ["done", "after"]
-
-
-def test_ranks_do_not_wait_for_a_rank_0_that_has_failed_or_died(store, process):
-    writer = process(0)
-    failures.report(store, 0, "the disk is full")
-    with pytest.raises(PeerFailure, match="rank 0 has failed: the disk is full"):
-        after_rank_0(store, 1, "work", list)
-    failures.report(store, 0, "")
-    gone(writer)
-    with pytest.raises(PeerFailure, match="rank 0 no longer answers: it has died"):
-        after_rank_0(store, 1, "work", list)
 
 
 def test_importing_what_commands_show_in_a_line_needs_no_torch():

@@ -1,16 +1,18 @@
-"""All ranks stop at the same tick, whoever wishes it and whenever."""
+"""All ranks stop before the same batch, whichever is asked to and whenever."""
 
 import os
 import signal
 import subprocess
 import sys
 import threading
+from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import torch
+from ranks import run_ranks
 
 from mbrec.distributed.interrupt import Interrupt, Interrupted
+from mbrec.distributed.lockstep import VOTED_BATCHES
 
 
 class Shared:
@@ -37,94 +39,117 @@ class Shared:
 
 
 def ranks(count: int) -> list[Interrupt]:
-    """Interrupts of ranks of one job: of the same key."""
-    store, made = Shared(), [Interrupt() for _ in range(count)]
-    for interrupt in made:
-        interrupt.store, interrupt._key = store, made[0]._key
-    return made
+    """Interrupts of the ranks of one job."""
+    store = Shared()
+    return [Interrupt(cast(Any, store)) for _ in range(count)]
 
 
-def test_one_rank_stops_at_the_next_look():
-    interrupt = Interrupt()
-    interrupt.check()
-    interrupt.request("SIGTERM")
-    with pytest.raises(Interrupted, match="SIGTERM"):
-        interrupt.check()
+class Counts:
+    """A batch, as far as ranks vote on it."""
+
+    def __init__(self) -> None:
+        self.counts_K, self.positives_K = torch.ones(1).double(), torch.zeros(1).double()
 
 
-@given(data=st.data(), count=st.integers(2, 5))
-@settings(max_examples=200, deadline=None)
-def test_ranks_that_are_at_most_a_step_apart_stop_after_the_same_one(data, count):
-    """Ranks take turns in any order that waiting for each other once a step allows."""
-    made, wishes = (
-        ranks(count),
-        data.draw(st.dictionaries(st.integers(0, count - 1), st.integers(0, 6), min_size=1)),
-    )
-    ticks, stopped = [0] * count, {}
-    while len(stopped) < count:
-        running = [r for r in range(count) if r not in stopped]
-        slowest = min(ticks[r] for r in range(count))
-        # The collectives of step t need every rank: nobody looks again before all have begun it.
-        able = [r for r in running if ticks[r] <= slowest]
-        rank = data.draw(st.sampled_from(able or running))
-        if wishes.get(rank) == ticks[rank]:
-            made[rank].request(f"of rank {rank}")
-        ticks[rank] += 1
-        try:
-            made[rank].check()
-        except Interrupted:
-            stopped[rank] = ticks[rank]
-    assert len(set(stopped.values())) == 1
+def steps_until_a_stop(requests: dict[int, int], lengths: list[int], limit: int | None):
+    """Return the batches that this rank takes, and why it stops.
+
+    Args:
+        requests: rank -> batches after which it is asked to stop.
+        lengths: batches that each rank has.
+        limit: of the segment.
+    """
+    from mbrec.distributed import process
+    from mbrec.distributed.lockstep import Lockstep
+
+    runtime = process.start()
+    interrupt = Interrupt(runtime.store if runtime.world_size > 1 else None)
+    asked = requests.get(runtime.rank)
+    if asked == 0:
+        interrupt.request(f"rank {runtime.rank}")
+    batches = iter([Counts() for _ in range(lengths[runtime.rank])])
+    lockstep = Lockstep(batches, Counts, limit=limit, interrupt=interrupt)
+    taken = 0
+    for _ in lockstep:
+        taken += 1
+        if taken == asked:
+            interrupt.request(f"rank {runtime.rank}")
+    if not lockstep.stopped:
+        return taken, "", lockstep.exhausted
+    try:
+        interrupt.stop()
+    except Interrupted as stop:
+        return taken, str(stop), lockstep.exhausted
 
 
-def test_the_first_wish_is_the_one_that_is_told():
+def all_stops(cases: list[Any]) -> list[Any]:
+    return [steps_until_a_stop(*case) for case in cases]
+
+
+STOPS: list[tuple[dict[int, int], list[int], int | None]] = [
+    *(({rank: after}, [50, 50], None) for rank in (0, 1) for after in (0, 1, 2, 3, 7)),
+    ({0: 3, 1: 4}, [50, 50], None),
+    ({0: 5}, [3, 50], None),
+    ({1: 2}, [50, 50], 9),
+    ({1: 2}, [50, 0], None),
+]
+
+
+def test_ranks_stop_before_the_same_batch_soon_after_any_of_them_is_asked(tmp_path):
+    first, second = run_ranks(all_stops, 2, tmp_path, STOPS)
+    assert first == second
+    for (requests, _, _), (taken, reason, exhausted) in zip(STOPS, first, strict=True):
+        asked = min(requests.values())
+        assert asked <= taken <= asked + 2 * VOTED_BATCHES
+        assert reason in {f"rank {rank}" for rank in requests}
+        assert not exhausted
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 5])
+def test_one_rank_stops_soon_after_it_is_asked(tmp_path, after):
+    ((taken, reason, _),) = run_ranks(steps_until_a_stop, 1, tmp_path, {0: after}, [50], None)
+    assert after <= taken <= after + 2 * VOTED_BATCHES
+    assert reason == "rank 0"
+
+
+def test_a_request_after_the_last_vote_of_a_segment_counts_in_the_next_one(tmp_path):
+    (found,) = run_ranks(all_stops, 1, tmp_path, [({0: 4}, [50], 4), ({0: 0}, [50], 4)])
+    assert found == [(4, "", False), (0, "rank 0", False)]
+
+
+def test_the_first_reason_is_that_of_every_rank():
     first, second = ranks(2)
-    first.request("SIGTERM")
-    second.request("another")
-    reasons = []
-    for _ in range(4):
-        for interrupt in (first, second):
-            try:
-                interrupt.check()
-            except Interrupted as stop:
-                reasons.append(str(stop))
-    assert reasons[:2] == ["SIGTERM", "SIGTERM"]
+    for interrupt, reason in ((first, "SIGTERM"), (second, "another")):
+        assert not interrupt.vote()
+        interrupt.request(reason)
+        assert interrupt.vote()
+    for interrupt in (first, second):
+        with pytest.raises(Interrupted, match=r"^SIGTERM$"):
+            interrupt.stop()
 
 
-def test_two_jobs_of_one_process_do_not_see_each_others_wishes():
-    store = Shared()
-    first, second = Interrupt(store), Interrupt(store)
-    first.request("the first")
-    for _ in range(5):
-        second.check()
-
-
-def test_a_new_job_counts_anew_and_keeps_a_wish_that_was_not_followed():
-    store = Shared()
-    interrupt = Interrupt(store)
-    interrupt.request("the wish")
-    with pytest.raises(Interrupted):
-        for _ in range(9):
-            interrupt.check()
-    # What the job before has agreed on is no tick of this one.
-    interrupt.renew(store)
-    assert interrupt.wish == "the wish"
-    interrupt.check()
-    with pytest.raises(Interrupted, match="the wish"):
-        for _ in range(3):
-            interrupt.check()
+def test_a_new_job_keeps_a_request_that_came_before_it():
+    interrupt = Interrupt()
+    interrupt.request("SIGTERM")
+    (other,) = ranks(1)
+    interrupt.join(other._store)
+    assert not other.requested()
+    assert interrupt.vote()
+    assert other.requested()
+    assert other.reason == "SIGTERM"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_a_wish(number):
+def test_a_signal_is_a_request(number):
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     interrupt = Interrupt()
     try:
         interrupt.install()
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)  # as torchrun passes on what a terminal has sent to all
+        assert interrupt.vote()
         with pytest.raises(Interrupted, match=signal.Signals(number).name):
-            interrupt.check()
+            interrupt.stop()
     finally:
         signal.set_wakeup_fd(-1)
         for n, handler in before.items():
@@ -135,7 +160,7 @@ def test_a_signal_is_a_wish(number):
 # handles no signal in it. A thread sends what the test says, and what `printed` says shows.
 IN_C = """
 import ctypes, os, threading, time
-import mbrec.interrupt as m
+import mbrec.distributed.interrupt as m
 {before}
 interrupt = m.Interrupt({store})
 interrupt.install()
@@ -164,41 +189,32 @@ def test_other_ranks_learn_of_a_signal_to_a_rank_that_waits_for_them_in_a_collec
 class Store:
     def clone(self):
         return self
-    def set(self, key, value):
+    def compare_set(self, key, expected, value):
         print(key, value, flush=True)
         os._exit(0)
 """
     done = in_c(before=store, store="Store()")
-    assert (done.returncode, done.stdout) == (0, "interrupt/0 wish SIGTERM\n")
+    assert (done.returncode, done.stdout) == (0, "interrupt SIGTERM\n")
 
 
-def test_a_rank_that_waits_hears_of_the_wish_of_another_before_any_tick():
+def test_a_rank_that_waits_finds_the_request_of_another_before_any_vote():
     first, second = ranks(2)
-    assert not second.wished()
-    assert not second.stopping
-    first.request("SIGTERM")
+    assert not second.requested()
+    assert not second.reason
     first._receive(signal.SIGTERM)
-    assert first.wished()
-    assert second.wished()
-    assert second.stopping
+    assert first.requested()
+    assert second.requested()
+    assert second.reason == "SIGTERM"
     for interrupt in (first, second):
         with pytest.raises(Interrupted, match="SIGTERM"):
             interrupt.stop()
 
 
-def test_a_wish_that_is_kept_for_the_next_job_is_known_to_its_ranks_before_any_tick():
-    first, second = ranks(2)
-    first.request("SIGTERM")
-    for interrupt in (first, second):
-        interrupt._key, interrupt._renewed = "a", 0
-        interrupt.renew(first.store)
-    assert second.wished()
-
-
-def test_a_wish_may_come_from_another_thread():
+def test_a_request_may_come_from_another_thread():
     interrupt = Interrupt()
     thread = threading.Thread(target=interrupt.request, args=["a full disk"])
     thread.start()
     thread.join()
+    assert interrupt.vote()
     with pytest.raises(Interrupted, match="a full disk"):
-        interrupt.check()
+        interrupt.stop()

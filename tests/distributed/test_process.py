@@ -27,7 +27,8 @@ def tables(data: str, kinds: list[ShardingType]):
         model = build.ranker(config, runtime.world_size, with_hook=False)
         names = list(config.data.columns.tables)
         chosen = dict.fromkeys(names, kind.value)
-        sharded = placement.shard(model, names, runtime, batch_size=32, chosen=chosen)
+        placed = placement.place(model, names, runtime, batch_size=32, chosen=chosen)
+        sharded = placement.shard(model, placed, runtime)
         init_tables(sharded, seed=5)
         (plan,) = sharded.plan.plan.values()
         assert {parameter.sharding_type for parameter in plan.values()} == {kind.value}

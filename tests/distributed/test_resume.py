@@ -11,7 +11,9 @@ import torch
 from jobs import compose
 from ranks import run_ranks
 
-STEPS, CUTS = 100, [30, 50]
+STEPS, STOPS_ASKED = 100, [28, 48]
+# A request waits for two votes, while the pipeline has some batches in flight.
+LATEST = 12
 SHARDING = "{user: table_wise, item: row_wise, tags: data_parallel}"
 JOB = [
     "trainer.global_batch_size=128",
@@ -104,14 +106,14 @@ def test_three_pieces_of_a_run_are_the_run_to_the_last_bit(
 ):
     job = [*JOB, f"checkpoint.background={str(background).lower()}"]
     target = str(tmp_path / "run")
-    # The wish is followed two steps later: no rank can have passed that.
-    ends = [*(c - 2 for c in CUTS), None]
     pieces = []
-    for end in ends:
+    for end in (*STOPS_ASKED, None):
         ranks = tmp_path / f"piece_{end}"
         ranks.mkdir()
         pieces.append(run_ranks(run, 2, ranks, str(tiny_data), target, job, end))
-    assert [piece[0]["step"] for piece in pieces] == [*CUTS, STEPS]
+    assert pieces[-1][0]["step"] == STEPS
+    for asked, piece in zip(STOPS_ASKED, pieces, strict=False):
+        assert asked < piece[0]["step"] < asked + LATEST
     for before, after in pairwise(pieces):
         assert after[0]["first"] == before[0]["step"] == before[1]["step"]
     for rank in range(2):
@@ -135,7 +137,7 @@ def test_the_state_covers_tables_moments_and_the_balancer(undisturbed):
     assert "model.heads.hook.balancer.weight.cvr" in names
 
 
-SHORT, CUT = 6, 3
+SHORT = 12
 # On two ranks sums do not depend on the order of the ranks; from three on they do.
 MIXED = "{user: data_parallel, item: row_wise, tags: data_parallel}"
 MORE_RANKS = [
@@ -174,13 +176,14 @@ def test_more_than_two_ranks_resume_to_the_last_bit(tiny_data, tmp_path, ranks, 
         f"data.num_workers={workers}",
     ]
     found = {}
-    for name, end in (("whole", None), ("cut", CUT - 2), ("cut", None)):
+    for name, end in (("whole", None), ("cut", 1), ("cut", None)):
         folder = tmp_path / f"{name}_{end}"
         folder.mkdir()
         target = str(tmp_path / name)
         found[name] = run_ranks(run, ranks, folder, str(tiny_data), target, job, end)
-    assert found["cut"][0]["first"] == CUT
+    cut_at = found["cut"][0]["first"]
+    assert 1 < cut_at < SHORT
     for whole, cut in zip(found["whole"], found["cut"], strict=True):
         assert_same(cut, whole)
-        assert cut["losses"] == whole["losses"][CUT:]
+        assert cut["losses"] == whole["losses"][cut_at:]
     assert saved_state(tmp_path / "cut") == saved_state(tmp_path / "whole")

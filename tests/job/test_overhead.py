@@ -198,12 +198,11 @@ def test_a_run_that_is_under_way_is_not_measured_over(tmp_path):
     (tmp_path / "a" / "checkpoint").mkdir(parents=True)
     overrides = [f"run.folder={tmp_path}", "run.name=a"]
     with alone():
-        runtime = process.start()
-        run = resume.run_folder(compose(tmp_path, *overrides), runtime)
+        run = resume.run_folder(compose(tmp_path, *overrides))
         assert run == tmp_path / "a"
         measuring = compose(tmp_path, *overrides, "trainer.measure_overhead=true")
         with pytest.raises(ValueError, match=r"expected a new run, got run\.name=a"):
-            resume.run_folder(measuring, runtime)
+            resume.run_folder(measuring)
 
 
 def test_all_that_the_hook_does_counts_as_its_time():

@@ -23,7 +23,7 @@ def alone(monkeypatch):
     """One rank, without a process group."""
     import torch.distributed as dist
 
-    def gather(into: list[Any], value: Any) -> None:
+    def gather(into: list[Any], value: Any, group: None) -> None:
         into[0] = value
 
     monkeypatch.setattr(dist, "get_rank", lambda *_: 0)
@@ -134,21 +134,21 @@ def test_names_of_what_changed_need_a_checkpoint(alone, tmp_path, option, path):
         source(tmp_path / "run", f"resume.{option}=[like]", f"resume.path={path}")
 
 
-def run_folder(parent: Path, runtime: Any, *overrides: str) -> Path:
+def run_folder(parent: Path, *overrides: str) -> Path:
     from mbrec.job import resume
 
-    return resume.run_folder(compose(Path("nowhere"), f"run.folder={parent}", *overrides), runtime)
+    return resume.run_folder(compose(Path("nowhere"), f"run.folder={parent}", *overrides))
 
 
 def test_an_unfinished_run_goes_on_and_a_finished_one_is_refused(alone, tmp_path):
     named = "run.name=a"
-    assert run_folder(tmp_path, alone, named) == tmp_path / "a"
+    assert run_folder(tmp_path, named) == tmp_path / "a"
     checkpoint(tmp_path / "a", 10)
-    assert run_folder(tmp_path, alone, named) == tmp_path / "a"
+    assert run_folder(tmp_path, named) == tmp_path / "a"
     (tmp_path / "a" / "metrics.json").write_text("{}")
     for options in ([], ["resume.path=none"], [f"resume.path={tmp_path / 'a'}"]):
         with pytest.raises(ValueError, match=r"expected a new run, got run\.name=a"):
-            run_folder(tmp_path, alone, named, *options)
+            run_folder(tmp_path, named, *options)
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "tensorboard", ".lock"])
@@ -156,35 +156,35 @@ def test_a_run_does_not_write_through_a_link_in_its_folder(alone, tmp_path, name
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "large/a").mkdir(parents=True)
     (tmp_path / "a").symlink_to(tmp_path / "large/a")
-    assert run_folder(tmp_path, alone, "run.name=a") == tmp_path / "a"
+    assert run_folder(tmp_path, "run.name=a") == tmp_path / "a"
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=rf"b/{name}: expected a f.*, got a link"):
-        run_folder(tmp_path, alone, "run.name=b")
+        run_folder(tmp_path, "run.name=b")
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_starting_anew_needs_a_folder_without_checkpoints(alone, tmp_path):
     options = ["run.name=a", "resume.path=none"]
-    assert run_folder(tmp_path, alone, *options) == tmp_path / "a"
+    assert run_folder(tmp_path, *options) == tmp_path / "a"
     # It ended before its first checkpoint.
-    assert run_folder(tmp_path, alone, *options) == tmp_path / "a"
+    assert run_folder(tmp_path, *options) == tmp_path / "a"
     checkpoint(tmp_path / "a", 10)
     with pytest.raises(ValueError, match=r"expected a new run, got run\.name=a"):
-        run_folder(tmp_path, alone, *options)
+        run_folder(tmp_path, *options)
 
 
 def test_restarts_need_a_name_to_find_the_run_by(alone, tmp_path, monkeypatch):
     monkeypatch.delenv("MBREC_RUN_ID", raising=False)
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d_[\d-]+", run_folder(tmp_path, alone).name)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_[\d-]+", run_folder(tmp_path).name)
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     with pytest.raises(ValueError, match=r"expected run\.name=NAME .* with --max-restarts"):
-        run_folder(tmp_path, alone)
-    assert run_folder(tmp_path, alone, "run.name=a") == tmp_path / "a"
+        run_folder(tmp_path)
+    assert run_folder(tmp_path, "run.name=a") == tmp_path / "a"
     monkeypatch.setenv("MBREC_RUN_ID", "b")
-    assert run_folder(tmp_path, alone) == tmp_path / "b"
-    assert run_folder(tmp_path, alone, "run.name=a") == tmp_path / "a"
+    assert run_folder(tmp_path) == tmp_path / "b"
+    assert run_folder(tmp_path, "run.name=a") == tmp_path / "a"
 
 
 def told(caplog, *overrides: str, world_size: int = 1) -> list[str]:
@@ -262,20 +262,24 @@ def test_other_vocabularies_than_the_model_has_learned_are_refused_on_every_rank
     def broadcast(into: list[Any], src: int) -> None:
         # Rank 1 has what rank 0 has sent, and has read nothing itself.
         assert src == 0
-        sent.append(list(into)) if rank == 0 else into.__setitem__(slice(None), ["told"])
+        if rank == 0:
+            sent.append(list(into))
+        else:
+            into[:] = [None, ValueError("refused")]
 
     monkeypatch.setattr(dist, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(dist, "get_rank", lambda: rank)
     values = {name: pa.array(at) for name, at in WORDS.items()}
     reader = mock.Mock(rank=rank, columns=columns, vocabularies=values)
     if rank:
-        with pytest.raises(ValueError, match=r"^told$"):
+        with pytest.raises(ValueError, match=r"^refused$"):
             resume.check_vocabularies(saved(), reader)
         return
     resume.check_vocabularies(saved(), reader)
-    assert sent.pop() == [""]
+    assert sent.pop() == [None, None]
     with pytest.raises(ValueError) as caught:
         resume.check_vocabularies(saved(city=["a", "b", "c"], word=["x"]), reader)
-    assert sent == [[str(caught.value)]]
+    assert sent == [[None, caught.value]]
     assert "'city' (city): 3 values -> as many, others or in another order" in str(caught.value)
     assert "'word' (word): 1 values -> 2, which begin with the same" in str(caught.value)
     assert "give the data that the model was trained on (data.path)" in str(caught.value)
@@ -367,11 +371,11 @@ class Jobs:
         script: list[float] | None = None,
         **settings: Any,
     ) -> dict[str, Any]:
-        """Train until a signal after step `cut`, or to the end.
+        """Train until a stop after step `cut`, or to the end.
 
         Args:
             name: of the run.
-            cut: the last step before the wish to stop.
+            cut: the last step before the stop.
             script: what `ctr.ne` is at each evaluation.
             settings: `group__key=value`.
         """
@@ -394,7 +398,7 @@ class Jobs:
             rows[step] = outputs.rows_B.tolist()
             record(step, outputs, rates)
             if step == cut:
-                trainer.interrupt.request("a test")
+                raise Interrupted("a test")
 
         def scripted(model: Any) -> Any:
             report = evaluate(model)

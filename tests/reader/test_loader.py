@@ -224,26 +224,26 @@ def test_closing_early_stops_the_worker_processes(new_log: Any, workers_left: An
 # Stops and losses
 
 
-class Wished:
-    """A wish to stop, as the ranks of a job have it."""
+class StopRequest:
+    """A request to stop, as the ranks of a job have it."""
 
     def __init__(self) -> None:
-        self.stopping = False
+        self.reason = ""
 
-    def wished(self) -> bool:
-        return self.stopping
+    def requested(self) -> bool:
+        return bool(self.reason)
 
 
 def test_a_reader_that_stalls_is_given_up_at_a_stop_and_not_waited_for() -> None:
-    wish, goes_on = Wished(), threading.Event()
+    interrupt, goes_on = StopRequest(), threading.Event()
 
     def stalling() -> Iterator[int]:
         yield 1
         assert goes_on.wait(PATIENCE)
 
-    batches = prefetch(numbers(stalling()), interrupt=wish)
+    batches = prefetch(numbers(stalling()), interrupt=interrupt)
     assert next(batches) == 1
-    wish.stopping = True
+    interrupt.reason = "a test"
     with pytest.raises(Stalled):
         next(batches)
     assert readers(), "expected the reader in its last read"
@@ -254,10 +254,10 @@ def test_a_reader_that_stalls_is_given_up_at_a_stop_and_not_waited_for() -> None
     assert not readers()
 
 
-def test_a_wish_to_stop_takes_no_batch_away_that_is_there() -> None:
-    wish = Wished()
-    wish.stopping = True
-    assert list(prefetch(numbers(range(20)), interrupt=wish)) == list(range(20))
+def test_a_request_to_stop_takes_no_batch_away_that_is_there() -> None:
+    interrupt = StopRequest()
+    interrupt.reason = "a test"
+    assert list(prefetch(numbers(range(20)), interrupt=interrupt)) == list(range(20))
 
 
 @pytest.mark.parametrize("lost", ["the first", "all"])

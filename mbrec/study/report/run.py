@@ -148,7 +148,7 @@ def _read_events(run: Run) -> None:
 
 def _read_checkpoints(run: Run) -> None:
     folder = run.path / "checkpoint"
-    run.put_aside = [path.name for path in checkpoints.put_aside(folder)]
+    run.put_aside = [path.name for path in checkpoints.quarantined(folder)]
     if not (found := checkpoints.finished(folder)):
         run.missing.append("There is no checkpoint: versions and device are not known.")
         return
