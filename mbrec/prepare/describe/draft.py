@@ -34,8 +34,8 @@ def write_draft(
 
     Args:
         profile: of the data set.
-        labels: in order.
-        guesses: for each column.
+        labels: in the order of the draft.
+        guesses: column -> what it is used as.
         rates: label -> split -> rate.
         command: that writes the draft.
 

@@ -88,7 +88,7 @@ class LabelRates:
 
 @dataclass
 class _Reading:
-    """How a column is read as a label: its expression and contents, or why there is none."""
+    """A column as a label: its expression, and what it holds; or why it cannot be one."""
 
     expression: str = ""
     contents: str = ""

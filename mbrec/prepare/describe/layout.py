@@ -11,7 +11,7 @@ from mbrec.reader.source import Store
 
 TRAIN = "train"
 
-_TRAIN_NAMES = ("train", "training")
+_TRAIN_NAMES = (TRAIN, "training")
 _TEST_NAMES = ("test", "testing", "evaluation", "eval")
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 _HELD_OUT = 10  # one in this number of files, where no folder holds any out
@@ -88,7 +88,7 @@ def find_layout(store: Store, manifest: Manifest | None) -> Layout:
     # Rows that settings were chosen on are trained on as well, for they come just before the test.
     learned = [train, validation] if test and validation else [train]
     evaluated = test or validation or ""
-    return Layout(splits, [patterns[n] for n in learned if n], [patterns[evaluated]], notes)
+    return Layout(splits, [patterns[name] for name in learned], [patterns[evaluated]], notes)
 
 
 def _refuse_several(files: Sequence[str], store: Store) -> None:
@@ -134,7 +134,7 @@ def _units(files: Sequence[str]) -> tuple[dict[str, list[str]], str]:
     for file in sorted(files, key=_natural):
         folders.setdefault(file.rpartition("/")[0], []).append(file)
     if len(folders) == 1:
-        return {_escape(file): [file] for file in sorted(files, key=_natural)}, ""
+        return {_escape(file): [file] for found in folders.values() for file in found}, ""
     units: dict[str, list[str]] = {}
     if times := _times(list(folders)):
         # All files of one time, whatever their other partitions are, stay together.

@@ -30,7 +30,7 @@ def draw(out: str, profile: Profile, ids: Sequence[str], rates: LabelRates | Non
     Args:
         out: the file to write; its ending decides the format.
         profile: of the data set.
-        ids: columns of ids.
+        ids: names of columns.
         rates: of the labels, if there are any.
 
     Raises:

@@ -39,10 +39,8 @@ class Field:
     """A column.
 
     Attributes:
-        name: in the files.
         type: of the values; for a column of lists, of the values in them.
-        is_list: whether it holds lists.
-        stats: statistics of the training rows.
+        stats: of the training rows.
         seen: different integers or strings in the sample, most frequent first.
         times_seen: how often each of these occurs there.
         lengths: of the lists in the sample.
@@ -101,12 +99,10 @@ class Profile:
 
     Attributes:
         path: as the user wrote it.
-        store: the folder.
-        layout: its splits.
         schema: the columns that a model may read.
-        manifest: what the data set states about its columns, if it does.
+        manifest: if it states what its columns hold.
         rows: of each split.
-        fields: the columns of `schema`, by name.
+        fields: the columns of `schema`, by name; with a manifest, those that are in it.
         sample: of the training rows.
     """
 
@@ -130,12 +126,9 @@ class Profile:
 
 
 def read_profile(path: str) -> Profile:
-    """Find out what a data set holds.
+    """Find out what a data set holds, given its folder or the URI of one.
 
     Statistics come from its manifest; without one, all training rows are read.
-
-    Args:
-        path: a folder, or the URI of one.
 
     Raises:
         ValueError: if there is no such folder, or no Parquet file in it, or one cannot be read.

@@ -10,37 +10,20 @@ from mbrec.config.synthetic import LABELS, ORACLE_PREFIX, Array
 
 
 @dataclass(frozen=True)
-class Lists:
-    """A list of ids for each of N rows: `values[offsets[n] : offsets[n + 1]]`, int64."""
-
-    values: Array
-    offsets: Array
-
-    @classmethod
-    def pack(cls, padded: Array, present: Array) -> "Lists":
-        """Keep the ids of an (N, L) table where `present` is true."""
-        return cls(padded[present], np.append(0, np.cumsum(present.sum(axis=1))))
-
-    def array(self) -> pa.ListArray:
-        """Return the lists as arrow stores them."""
-        return pa.ListArray.from_arrays(self.offsets.astype(np.int32), self.values)
-
-
-@dataclass(frozen=True)
 class Shard:
     """Consecutive impressions: N rows in time order, tasks in the order of `LABELS`.
 
     Attributes:
         days: days since the log began, (N,) int32.
         users, items: ids, (N,) int64.
-        tags: tag ids of the items.
+        tags: tag ids of the items, N lists of int64.
         dense: standard normal features, (N, 8) float32.
         labels: 0 or 1, (N, 5) int8, as they are known when the log is read; there is no
             conversion without a click.
         conversion_label: whether a click on the row converts, clicked or not, (N,) int8.
         probabilities: that the labels are drawn from, (N, 5) float64; of a conversion: if clicked,
             however late.
-        history: item ids that explain nothing, or None.
+        history: item ids that explain nothing, N lists of int64, or None.
         missing: which raw dense values are null, (N, 8) bool, or None without raw columns.
         delays: days until a click converts if it does, (N,) float64, or None without delay.
     """
@@ -48,21 +31,21 @@ class Shard:
     days: Array
     users: Array
     items: Array
-    tags: Lists
+    tags: pa.ListArray
     dense: Array
     labels: Array
     conversion_label: Array
     probabilities: Array
-    history: Lists | None = None
+    history: pa.ListArray | None = None
     missing: Array | None = None
     delays: Array | None = None
 
     def table(self) -> pa.Table:
         """Return the rows as Parquet stores them: day, features, labels and oracle columns."""
         columns: dict[str, Any] = {"day": self.days, "user": self.users, "item": self.items}
-        columns["tags"] = self.tags.array()
+        columns["tags"] = self.tags
         if self.history is not None:
-            columns["history"] = self.history.array()
+            columns["history"] = self.history
         columns |= {f"x{column}": values for column, values in enumerate(self.dense.T)}
         if self.missing is not None:
             raw = np.exp(self.dense.astype(np.float64)).astype(np.float32)

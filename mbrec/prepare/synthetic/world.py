@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from mbrec.config.synthetic import BASE_RATES, NUM_DENSE, NUM_TASKS, Array, Synthetic
 from mbrec.prepare.synthetic import streams
-from mbrec.prepare.synthetic.shard import Lists, Shard
+from mbrec.prepare.synthetic.shard import Shard
 from mbrec.prepare.synthetic.streams import Popularity
 
 RAW_MISSING = 0.05  # share of nulls in the raw dense columns
@@ -71,7 +72,7 @@ class World:
             uniform = self._uniform(rows, 1 + longest, _HISTORY, index)
             lengths = np.floor(uniform[:, :1] * (longest + 1))
             drawn = self._popularity("item").draw(uniform[:, 1:])
-            history = Lists.pack(drawn, np.arange(longest) < lengths)
+            history = _lists(drawn, np.arange(longest) < lengths)
         if settings.raw_dense:
             missing = self._uniform(rows, NUM_DENSE, _MISSING, index) < RAW_MISSING
         if settings.delay:
@@ -82,7 +83,7 @@ class World:
             days=(position * settings.days // settings.rows).astype(np.int32),
             users=users,
             items=items,
-            tags=Lists.pack(self.arrays["tags"][items], self.arrays["has_tag"][items]),
+            tags=_lists(self.arrays["tags"][items], self.arrays["has_tag"][items]),
             dense=dense,
             labels=labels,
             conversion_label=conversion_label,
@@ -188,3 +189,9 @@ class World:
             if task == 0:  # the rate of conversions is one among clicks
                 weights[:, 1] = streams.sigmoid(logits[:, 0] + intercepts[0])
         self.arrays["intercepts"] = intercepts
+
+
+def _lists(padded: Array, present: Array) -> pa.ListArray:
+    """Return N lists, of the ids of an (N, L) table where `present` is true."""
+    offsets = np.append(0, np.cumsum(present.sum(axis=1)))
+    return pa.ListArray.from_arrays(offsets.astype(np.int32), padded[present])
