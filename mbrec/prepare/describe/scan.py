@@ -116,7 +116,7 @@ def read_sample(store: Store, files: Sequence[str], schema: pa.Schema) -> Sample
                 rows = parquet.metadata.row_group(group).num_rows
                 is_whole = is_whole and rows <= quota
                 wanted = min(quota, rows)
-                for batch in _read(parquet, schema, name, min(wanted, _BATCH_ROWS), [group]):
+                for batch in _read(parquet, schema, name, min(quota, _BATCH_ROWS), [group]):
                     tables.append(batch[:wanted])
                     wanted -= len(tables[-1])
                     if not wanted:

@@ -61,7 +61,7 @@ def run(folder: Path, arguments: Sequence[str]) -> str:
     path = str(folder)
     if not re.fullmatch(r"[\w./~-]+", path):  # a comma, for one, would separate several values
         path = "'{}'".format(path.replace("'", r"\'"))
-    command = shlex.join(["mbrec-train", f"data.path={path}", *_overrides(arguments)])
+    command = shlex.join(["mbrec", "train", f"data.path={path}", *_overrides(arguments)])
     return f"{_summary(settings, target)}\n\nto train on it:\n  {command}"
 
 

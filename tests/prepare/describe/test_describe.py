@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_dir
 from shop_logs import make_log, prepare, write
@@ -155,6 +156,17 @@ def test_training_files_with_other_columns_or_types_are_named(tmp_path):
     write(tmp_path / "b", {**files, "train/b.parquet": text})
     with pytest.raises(ValueError, match=r"b\.parquet: rows cannot be read: .*int64"):
         describe(str(tmp_path / "b"), Options())
+
+
+def test_files_and_row_groups_without_rows_are_no_obstacle(tmp_path, capsys):
+    table = make_log(60)
+    files = {"train/a.parquet": table, "train/b.parquet": table.slice(0, 0)}
+    folder = write(tmp_path, {**files, "test/a.parquet": table.slice(0, 0)})
+    with pq.ParquetWriter(folder / "train/c.parquet", table.schema) as writer:
+        for part in (table.slice(0, 0), table, table.slice(0, 0)):
+            writer.write_table(part)
+    describe(str(folder), Options(plot="none"))
+    assert "# Rows: train 120, test 0" in capsys.readouterr().out
 
 
 def test_a_column_that_test_files_lack_is_not_used(tmp_path, capsys):
