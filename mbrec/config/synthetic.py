@@ -3,7 +3,7 @@
 Users, items and tags follow power laws; each task's logit is a weighted sum of a dense, a user,
 an item, a tag and a user-item interaction effect. The probabilities that the labels are drawn
 from travel with the rows as oracle columns, so that a model can be scored against the best
-that any model could reach. `python -m mbrec.prepare.synthetic DIR [key=value ...]` writes one.
+that any model could reach. `mbrec synthetic FOLDER [key=value ...]` writes one.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ SIGMAS = (1.2, 1.2, 1.4, 1.2, 1.2)  # standard deviation of each task's logit
 VERSION = 2  # raise it whenever the same settings give other rows or columns
 NUM_TASKS = len(LABELS)
 
-# Those left at their defaults do not count in the fingerprint, so that a new one does not make
-# old data sets out of date.
+# Those left at their defaults do not count in the fingerprint, so that a new one does not make old
+# data sets out of date.
 _OPTIONS = ("days", "drift", "scale", "history_length", "raw_dense", "delay", "horizon")
 _LARGEST_SCALE = 4.0  # beyond it, probabilities round to 0 and 1
 
@@ -56,28 +56,26 @@ class Synthetic:
     """Settings of the synthetic data set.
 
     Attributes:
-        rows: Impressions, the held-out ones included.
-        num_users: Distinct user ids.
-        num_items: Distinct item ids.
-        num_tags: Distinct tag ids.
-        seed: Seed of every random stream.
-        conflict: Correlation of the tasks.
-        shares: Shares of the logits' variance due to the dense, user, item, tag and interaction
+        rows: impressions, the held-out ones included.
+        num_users, num_items, num_tags: numbers of different ids.
+        seed: of every random stream.
+        conflict: correlation of the tasks.
+        shares: shares of the logits' variance due to the dense, user, item, tag and interaction
             effects; they sum to 1. Without interaction: .45, .2, .2, .15, 0.
-        rows_per_shard: Rows drawn from one random stream and written as one Parquet row group.
-        evaluation_fraction: Share of the rows, the last in time, that are held out.
-        days: Length of the log; rows come at an even rate. Column `day` counts from 0.
-        drift: Angle in radians by which the dense effects turn from the first row to the last.
+        rows_per_shard: rows drawn from one random stream and written as one Parquet row group.
+        evaluation_fraction: share of the rows, the last in time, that are held out.
+        days: length of the log; rows come at an even rate. Column `day` counts from 0.
+        drift: angle in radians by which the dense effects turn from the first row to the last.
             Rates, variances and correlations stay; a model of the first rows ages.
-        scale: Factors of the standard deviations of the logits of click, conversion, like, share
+        scale: factors of the standard deviations of the logits of click, conversion, like, share
             and comment, at most 4. A task with a larger one has larger gradients.
-        history_length: Longest list in the column `history` of item ids, which is drawn apart from
+        history_length: longest list in the column `history` of item ids, which is drawn apart from
             everything else, explains nothing, and is often empty. 0: no such column.
-        raw_dense: Whether to add columns `x0_raw` to `x7_raw` = exp(x), of which 5 % are null.
-        delay: Mean days from a click to its conversion, exponentially distributed; 0: none. With a
+        raw_dense: whether to add columns `x0_raw` to `x7_raw` = exp(x), of which 5% are null.
+        delay: mean days from a click to its conversion, exponentially distributed; 0: none. With a
             delay, rows to train on have the label that is known `horizon` days after the last of
             them: 1 turns into 0 where the conversion comes later. Held-out rows have the final one.
-        horizon: Days from the end of the rows to train on until their labels are read; see `delay`.
+        horizon: days from the end of the rows to train on until their labels are read; see `delay`.
     """
 
     rows: int = 200_000
@@ -98,7 +96,7 @@ class Synthetic:
     horizon: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for settings that describe no data set."""
+        """Raise ValueError for settings that describe no data set."""
         # With fewer entities, an effect may not vary in all five directions.
         least = {"num_users": 20, "num_items": 20, "num_tags": 20, "rows_per_shard": 1, "seed": 0}
         least |= {"days": 1, "drift": 0, "history_length": 0, "delay": 0, "horizon": 0}
@@ -121,7 +119,7 @@ class Synthetic:
 
     @property
     def evaluation_rows(self) -> int:
-        """Number of rows held out, at the end of the log."""
+        """Number of rows held out, the last of the log."""
         return round(self.rows * self.evaluation_fraction)
 
     @property
@@ -135,7 +133,7 @@ class Synthetic:
         return -(-self.train_rows // self.rows_per_shard)
 
     def first_row(self, shard: int) -> int:
-        """Position in the log of a shard's first row; the last to train on may be short."""
+        """Return the position of a shard's first row; the last one to train on may be short."""
         if shard < self.train_shards:
             return shard * self.rows_per_shard
         return self.train_rows + (shard - self.train_shards) * self.rows_per_shard
@@ -147,14 +145,14 @@ class Synthetic:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that tell apart data sets of different content."""
+        """Sixteen hex digits, different for data sets of different content."""
         plain, usual = self.plain(), Synthetic().plain()
         plain = {k: v for k, v in plain.items() if k not in _OPTIONS or v != usual[k]}
         text = json.dumps([VERSION, plain], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def plain(self) -> dict[str, Any]:
-        """The settings in types that JSON has."""
+        """Return the settings in types that JSON has."""
         return asdict(self) | {
             "conflict": self.conflict.name,
             "shares": [float(share) for share in self.shares],

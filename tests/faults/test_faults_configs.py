@@ -28,7 +28,7 @@ from mbrec.config.settings import Config, Data
 from mbrec.distributed import process
 from mbrec.distributed.process import Runtime
 from mbrec.job import build, readers
-from mbrec.prepare.describe.__main__ import Options, describe
+from mbrec.prepare.describe.command import Options, describe
 from mbrec.prepare.writer import DatasetWriter
 from mbrec.reader import dataset
 from mbrec.reader.source import open_store

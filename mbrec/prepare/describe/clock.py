@@ -1,4 +1,4 @@
-"""Columns of dates and times, whatever they are written as."""
+"""Columns of dates and times, however they are written."""
 
 import math
 import re
@@ -19,19 +19,19 @@ _ROW_TIMES = (
 )
 _SUFFIX = re.compile(r"_(date|day|dt|time|timestamp|ts|ms|at)$")
 _ISO_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
-# Counted from 1970, and from 1980 to 2100 at that.
+# Counted from 1970, for times from 1980 to 2100.
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _EARLIEST, _LATEST = 315_532_800, 4_102_444_800
-_SECONDS_A_DAY = 86_400
+_SECONDS_PER_DAY = 86_400
 _MOST_DAYS = 36_600
 
 
-def time_of(column: Field, profile: Profile) -> str | None:
-    """Return how a column tells the time, or None if it does not.
+def time_format(column: Field) -> str | None:
+    """Return how a column states the time, or None if it does not.
 
     Returns:
         `date`, `timestamp`, `text` (ISO 8601), `digits` (20240131), a unit since 1970 (`s`, `ms`,
-        `us`, `ns`), or `count` (of days, from wherever).
+        `us`, `ns`), or `count` (of days, from any start).
     """
     if column.is_list:
         return None
@@ -45,7 +45,7 @@ def time_of(column: Field, profile: Profile) -> str | None:
     if name not in _ROW_TIMES and not _SUFFIX.search(name):
         return None
     if column.is_text:
-        seen = profile.sample.values(column.name)[:100].to_pylist()
+        seen = column.seen[:100].to_pylist()
         return "text" if seen and all(_ISO_DAY.match(value) for value in seen) else None
     least, most = column.stats.min, column.stats.max
     if not (column.is_integer or column.is_float) or least is None or most is None:
@@ -59,39 +59,34 @@ def time_of(column: Field, profile: Profile) -> str | None:
 
 def find_clock(profile: Profile) -> Field | None:
     """Return the column with the time of the rows, if there is one without gaps."""
-    clocks = [c for c in profile.fields.values() if time_of(c, profile) and not c.has_nulls]
+    clocks = [c for c in profile.fields.values() if time_format(c) and not c.has_nulls]
     ranks = {name: rank for rank, name in enumerate(_ROW_TIMES)}
     return min(clocks, key=lambda c: ranks.get(c.name.lower(), len(ranks)), default=None)
 
 
-def days(array: pa.Array, how: str) -> np.ndarray:
-    """Return the day of each value since 1970-01-01; of `count`, the value.
+def days(array: Any, written: str) -> np.ndarray:
+    """Return the day of each value since 1970-01-01; for `count`, the value.
 
     Args:
         array: of a column.
-        how: it tells the time; see `time_of`.
+        written: its `time_format`.
 
     Raises:
-        ValueError: if a value tells no time.
+        ValueError: if a value is not a time.
     """
-    numbers: Any = array
-    if how == "text":
-        first = pc.call_function("utf8_slice_codeunits", [array], pc.SliceOptions(0, 10))
-        numbers = first.cast(pa.date32())
-    elif how == "digits":
+    if written == "text":
+        array = pc.call_function("utf8_slice_codeunits", [array], pc.SliceOptions(0, 10))
+    elif written == "digits":
         date = pc.StrptimeOptions("%Y%m%d", "s")
-        numbers = pc.call_function("strptime", [array.cast(pa.string())], date).cast(pa.date32())
-    elif how == "timestamp":
-        # In UTC, and without asking for a database of time zones.
-        plain = array.cast(pa.int64()).cast(pa.timestamp(array.type.unit))
-        numbers = plain.cast(pa.date32(), safe=False)
-    elif how == "date":
-        numbers = array.cast(pa.date32())
-    if pt.is_date32(numbers.type):
-        return numbers.cast(pa.int32()).to_numpy(zero_copy_only=False).astype(np.int64)
-    values = numbers.to_numpy(zero_copy_only=False)
-    if how in _UNITS:
-        values = values // (_SECONDS_A_DAY * _UNITS[how])
+        array = pc.call_function("strptime", [array.cast(pa.string())], date)
+    elif written == "timestamp":
+        # In UTC, and without a database of time zones.
+        array = array.cast(pa.int64()).cast(pa.timestamp(array.type.unit))
+    if written in ("text", "digits", "timestamp", "date"):
+        array = array.cast(pa.date32(), safe=False).cast(pa.int32())
+    values = array.to_numpy(zero_copy_only=False)
+    if written in _UNITS:
+        values = values // (_SECONDS_PER_DAY * _UNITS[written])
     return values.astype(np.int64)
 
 

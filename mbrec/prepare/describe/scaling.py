@@ -1,23 +1,24 @@
 """How numbers become inputs of a size that a model learns from."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from mbrec.prepare.describe.column_names import IDS, words
+from mbrec.prepare.describe.names import IDS, words
 from mbrec.prepare.describe.profile import Field
 
-# Of the way from the median up to the 99 % quantile over the way down to the 1 % quantile:
+# Distance from the median up to the 99% quantile over the distance down to the 1% quantile:
 # 1 for a normal distribution, 6 for an exponential one.
 _SKEWED = 5.0
 _WORTH_A_LOGARITHM = 2.0
-# A value this many times the inner 98 % beyond them would rule the mean and the deviation.
+# A value this many times the inner 98% beyond them would dominate the mean and the deviation.
 _FAR_OUT = 10.0
 
 
 def unfit(column: Field) -> str | None:
-    """Return why a column of floating-point numbers can be no feature, or None."""
+    """Return why a column of floating-point numbers cannot be a feature, or None."""
     if column.has_infinities:
         return "holds infinities; clip them when the data is prepared"
     whole = all(value == math.floor(value) for value in column.stats.quantiles or [0.5])
@@ -46,7 +47,7 @@ def settings(column: Field, *, written: bool) -> tuple[dict[str, Any], str]:
         found["clip"] = clip
         reasons.append("long tails")
     elif logarithm and not (column.elsewhere.is_known and column.elsewhere.least >= 0):
-        found["clip"] = clip = [0.0, _round(float(quantiles[-1]), up=True)]
+        found["clip"] = clip = [0.0, _rounded(float(quantiles[-1]), math.ceil)]
         reasons.append("log1p needs numbers of at least 0, and other files may have less")
     mean, std = (stats.log1p_mean, stats.log1p_std) if logarithm else (stats.mean, stats.std)
     if clip is not None or mean is None or std is None:
@@ -54,13 +55,16 @@ def settings(column: Field, *, written: bool) -> tuple[dict[str, Any], str]:
         inner = np.log1p(inner) if logarithm else inner
         mean, std, written = float(inner.mean()), float(inner.std()), True
     if written:
-        found |= {"mean": _round(mean), "std": _round(std) or 1.0}
+        found |= {"mean": float(f"{mean:.6g}"), "std": float(f"{std:.6g}") or 1.0}
     else:
         found["standardise"] = True
     if column.has_nulls or stats.not_finite:
         found["missing"] = "indicator"
-    if drift := _drift(column, quantiles):
-        reasons.append(drift)
+    least, most = column.elsewhere.least, column.elsewhere.most
+    median = quantiles[len(quantiles) // 2]
+    if least <= most and (least > median or most < median):
+        ends = f"{number(least)} to {number(most)}"
+        reasons.append(f"DRIFTS: other files have {ends}; a clock in disguise?")
     return found, ", ".join(reasons)
 
 
@@ -69,17 +73,6 @@ def number(value: float) -> str:
     if value == math.floor(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
-
-
-def _drift(column: Field, quantiles: np.ndarray) -> str:
-    """Return a warning if rows that come later lie on one side of those that are trained on."""
-    elsewhere, median = column.elsewhere, quantiles[len(quantiles) // 2]
-    if elsewhere.least > elsewhere.most or not (
-        elsewhere.least > median or elsewhere.most < median
-    ):
-        return ""
-    ends = f"{number(elsewhere.least)} to {number(elsewhere.most)}"
-    return f"DRIFTS: other files have {ends}; a clock in disguise?"
 
 
 def _is_skewed(column: Field, quantiles: np.ndarray) -> bool:
@@ -93,7 +86,7 @@ def _is_skewed(column: Field, quantiles: np.ndarray) -> bool:
 
 
 def _limits(quantiles: np.ndarray, logarithm: bool) -> list[float] | None:
-    """Return what to clip to, if a few values lie very far out."""
+    """Return the limits to clip to, if a few values lie very far out."""
     if len(quantiles) < 100 or quantiles[1] == quantiles[99]:
         return None
     scaled = np.log1p(quantiles) if logarithm else quantiles
@@ -102,13 +95,12 @@ def _limits(quantiles: np.ndarray, logarithm: bool) -> list[float] | None:
     if max(above, below) <= _FAR_OUT * inner:
         return None
     low, high = quantiles[1 if below > inner else 0], quantiles[99 if above > inner else -1]
-    return [_round(float(low), up=False), _round(float(high), up=True)]
+    return [_rounded(float(low), math.floor), _rounded(float(high), math.ceil)]
 
 
-def _round(value: float, up: bool | None = None) -> float:
-    """Return a number with 6 significant digits, or with 3 in one direction."""
-    if not value or up is None:
-        return float(f"{value:.6g}")
+def _rounded(value: float, direction: Callable[[float], int]) -> float:
+    """Return a number with 3 significant digits, by `math.floor` or `math.ceil`."""
+    if not value:
+        return 0.0
     step = 10.0 ** (math.floor(math.log10(abs(value))) - 2)
-    rounded = math.ceil(value / step) if up else math.floor(value / step)
-    return float(f"{rounded * step:.6g}")
+    return float(f"{direction(value / step) * step:.6g}")

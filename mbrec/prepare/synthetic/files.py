@@ -5,23 +5,53 @@ import multiprocessing
 import os
 import secrets
 import shutil
+import signal
+import threading
+from collections.abc import Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pyarrow import parquet
+from tqdm import tqdm
 
 from mbrec.columns import manifest
 from mbrec.columns.schema import HIDDEN_PREFIX
-from mbrec.config.synthetic import LABELS, NUM_DENSE, VERSION, Synthetic
+from mbrec.config.synthetic import LABELS, NUM_DENSE, VERSION, Array, Synthetic
 from mbrec.prepare.statistics import Statistics
-from mbrec.prepare.synthetic.parts import EVALUATION, TRAIN, Written, plan, write_files
-from mbrec.prepare.synthetic.processes import write_together
 from mbrec.prepare.synthetic.world import RAW_MISSING, World
 
+TRAIN, EVALUATION = "train", "evaluation"
+
+_SHARDS_PER_FILE = 8
 _ROWS_PER_PROCESS = 1_000_000  # with fewer, starting a process takes longer than it saves
-_ROWS_LOOKED_AT = 1_000_000  # for the statistics of columns
+_STATISTICS_ROWS = 1_000_000
+_OPTIONS: dict[str, Any] = {
+    "write_page_checksum": True,
+    # Columns of few values. By default, a dictionary of every column is begun, and given up.
+    "use_dictionary": ["day", "tags.list.element", *LABELS],
+}
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to write: its path below the data set, and (index, rows) of its shards."""
+
+    path: str
+    shards: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written: its path, its entry in the manifest, and each label's sum."""
+
+    path: str
+    entry: manifest.File
+    label_sums: Array
 
 
 def write(
@@ -31,22 +61,22 @@ def write(
     progress: bool = False,
     processes: int | None = None,
 ) -> None:
-    """Writes the data set as Parquet files under `train` and `evaluation`, in time order.
+    """Write the data set as Parquet files under `train` and `evaluation`, in time order.
 
     The folder appears only when it is complete; a complete one is left as it is. The files are the
     same however many processes write them.
 
     Args:
-        settings: What to write.
-        folder: Where to. Its parents are made as needed.
-        progress: Whether to show a progress bar.
-        processes: How many write; default: one for each million rows, at most one a core. More
-            than one are started by `spawn`: a script that calls this needs to have an
-            `if __name__ == "__main__"`.
+        settings: of the data set.
+        folder: where to write it. Its parents are made as needed.
+        progress: whether to show a progress bar.
+        processes: number of processes that write; default: one for each million rows, at most one
+            per core. More than one are started by `spawn`: a script that calls this needs to have
+            an `if __name__ == "__main__"`.
 
     Raises:
-        FileExistsError: If the folder holds something other than this data set.
-        ChildProcessError: If one of several processes was killed.
+        FileExistsError: if the folder holds something other than this data set.
+        ChildProcessError: if one of several processes was killed.
     """
     if processes is not None and processes < 1:
         raise ValueError(f"expected processes >= 1, got {processes}")
@@ -66,10 +96,10 @@ def write(
 
 
 def is_written(settings: Synthetic, folder: Path) -> bool:
-    """Returns whether the folder holds this data set; false if there is nothing in it.
+    """Return whether the folder holds this data set; false if there is nothing in it.
 
     Raises:
-        FileExistsError: If the folder holds something else.
+        FileExistsError: if the folder holds something else.
     """
     if not folder.exists() or not any(folder.iterdir()):
         return False
@@ -81,7 +111,7 @@ def is_written(settings: Synthetic, folder: Path) -> bool:
 
 
 def sensible_processes(settings: Synthetic) -> int:
-    """Returns how many processes write a data set soonest on this machine."""
+    """Return the number of processes that write a data set soonest on this machine."""
     if multiprocessing.current_process().daemon:  # such a process may start no others
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -89,26 +119,85 @@ def sensible_processes(settings: Synthetic) -> int:
 
 
 def _fill(settings: Synthetic, folder: Path, progress: bool, processes: int) -> None:
-    from tqdm import tqdm
-
-    world, files = World(settings), plan(settings)
+    world, files = World(settings), _plan(settings)
     for split in (TRAIN, EVALUATION):
         (folder / split).mkdir(parents=True)
     if processes > 1:
-        parts = write_together(world, folder, files, min(processes, len(files)))
+        writing = _write_together(world, folder, files, min(processes, len(files)))
     else:
-        parts = write_files(world, folder, files)
+        writing = (_write_file(world, folder, file) for file in files)
     written = []
-    # Closed at once: after an interrupt, no process may go on while its files are removed.
-    with closing(parts), tqdm(total=settings.rows, unit=" rows", disable=not progress) as bar:
-        for part in parts:
-            if isinstance(part, Written):
-                written.append(part)
-            else:
-                bar.update(part)
-    description = _description(world)
-    (folder / "world.json").write_text(json.dumps(description, indent=2) + "\n")
+    # Closed at once: after an interrupt, no process may continue while its files are removed.
+    with closing(writing), tqdm(total=settings.rows, unit=" rows", disable=not progress) as bar:
+        for file in writing:
+            written.append(file)
+            bar.update(file.entry.rows)
+    (folder / "world.json").write_text(json.dumps(_description(world), indent=2) + "\n")
     manifest.save(_manifest(settings, folder, written), folder)
+
+
+def _plan(settings: Synthetic) -> list[File]:
+    """Return the files in time order; each can be written without the others."""
+    files, size = [], settings.rows_per_shard
+    for split, first, total in (
+        (TRAIN, 0, settings.train_rows),
+        (EVALUATION, settings.train_shards, settings.evaluation_rows),
+    ):
+        rows = [min(size, total - start) for start in range(0, total, size)]
+        shards = list(enumerate(rows, start=first))
+        for number, start in enumerate(range(0, len(shards), _SHARDS_PER_FILE)):
+            path = f"{split}/part-{number:05d}.parquet"
+            files.append(File(path, shards[start : start + _SHARDS_PER_FILE]))
+    return files
+
+
+def _write_file(world: World, folder: Path, file: File) -> Written:
+    """Write a file, with a row group for each shard."""
+    path, sums = folder / file.path, np.zeros(len(LABELS), dtype=np.int64)
+    with parquet.ParquetWriter(path, world.shard(0, 0).table().schema, **_OPTIONS) as writer:
+        for index, rows in file.shards:
+            shard = world.shard(index, rows)
+            writer.write_table(shard.table(), row_group_size=rows)
+            sums += shard.labels.sum(axis=0)
+    rows = sum(rows for _, rows in file.shards)
+    return Written(file.path, manifest.describe(path, rows), sums)
+
+
+def _write_together(
+    world: World, folder: Path, files: Sequence[File], processes: int
+) -> Generator[Written]:
+    """Write files in several processes, which end with this one, however it ends."""
+    arrays = folder / ".world"
+    world.save(arrays)
+    spawn = multiprocessing.get_context("spawn")  # safe beside threads, unlike fork
+    pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_start_process)
+    try:
+        waiting = [pool.submit(_write_mapped, world.settings, arrays, folder, f) for f in files]
+        for future in as_completed(waiting):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "expected a process that writes rows to finish, got one that was killed; if memory ran "
+            "short, write with fewer processes"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    shutil.rmtree(arrays)
+
+
+def _start_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _write_mapped(settings: Synthetic, arrays: Path, folder: Path, file: File) -> Written:
+    return _write_file(World.load(settings, arrays), folder, file)
 
 
 def _description(world: World) -> dict[str, Any]:
@@ -142,7 +231,7 @@ def _manifest(settings: Synthetic, folder: Path, written: list[Written]) -> mani
 
 
 def _columns(settings: Synthetic, folder: Path, paths: list[str]) -> dict[str, manifest.Column]:
-    """Statistics of the columns that a model may see, in the first rows to train on."""
+    """Return statistics of the columns that a model may read, of the first rows to train on."""
     cardinality = {
         "day": settings.days,
         "user": settings.num_users,
@@ -155,7 +244,7 @@ def _columns(settings: Synthetic, folder: Path, paths: list[str]) -> dict[str, m
     visible = [name for name in schema.names if not name.startswith(HIDDEN_PREFIX)]
     statistics, rows = Statistics(schema, cardinality), 0
     for path in paths:
-        if rows >= _ROWS_LOOKED_AT:
+        if rows >= _STATISTICS_ROWS:
             break
         table = parquet.ParquetFile(folder / path).read(columns=visible)
         statistics.update(table)

@@ -1,4 +1,4 @@
-"""What the best possible model of a simulated data set would score."""
+"""The scores of the best possible model of a simulated data set."""
 
 import numpy as np
 
@@ -6,28 +6,26 @@ from mbrec.config.synthetic import Array
 
 
 def normalized_entropy_optimum(p: Array, weight: Array | None = None) -> float:
-    """Normalized entropy that the true probabilities reach: the least that any model can expect.
+    """Return the normalized entropy of the true probabilities: the least that a model can expect.
+
+    It is the rows' mean entropy over the entropy of their mean probability.
 
     Args:
-        p: True probabilities, (N,).
-        weight: Weight of each row, (N,), such as the probability that it is clicked; or all 1.
-
-    Returns:
-        The rows' mean entropy over the entropy of their mean probability.
+        p: true probabilities, (N,).
+        weight: of each row, (N,), such as the probability that it is clicked; default: 1.
     """
     p = np.asarray(p, dtype=np.float64)
     return float(np.average(_entropy(p), weights=weight) / _entropy(np.average(p, weights=weight)))
 
 
 def auc_optimum(p: Array, weight: Array | None = None) -> float:
-    """Area under the ROC curve that the true probabilities can expect; ties count half.
+    """Return the AUC that the true probabilities can expect; ties count half.
+
+    It is the probability that a positive row ranks above a negative one.
 
     Args:
-        p: True probabilities, (N,).
-        weight: Weight of each row, (N,); or all 1.
-
-    Returns:
-        The probability that a positive row ranks above a negative one.
+        p: true probabilities, (N,).
+        weight: of each row, (N,); default: 1.
     """
     p = np.asarray(p, dtype=np.float64)
     order = np.argsort(p, kind="stable")

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from mbrec.config.synthetic import BASE_RATES, NUM_DENSE, NUM_TASKS, Array, Synthetic
 from mbrec.prepare.synthetic import streams
-from mbrec.prepare.synthetic.shard import Lists, Shard
+from mbrec.prepare.synthetic.shard import Shard
 from mbrec.prepare.synthetic.streams import Popularity
 
 RAW_MISSING = 0.05  # share of nulls in the raw dense columns
@@ -22,20 +23,15 @@ _BLOCKS = ("dense", "user", "item", "tags", "interaction")
 
 
 class World:
-    """Users, items and tags with their effects on every task: what impressions are drawn from.
+    """Users, items and tags with their effects on every task, which impressions are drawn from.
 
-    Attributes:
-        settings: What the world was made from.
-        arrays: All that was drawn and calibrated, by name.
+    Args:
+        settings: of the data set.
+        arrays: those of another world of the same settings, to save the work; default: draw the
+            entities and calibrate their effects on a fixed sample of impressions.
     """
 
     def __init__(self, settings: Synthetic, arrays: dict[str, Array] | None = None) -> None:
-        """Draws the entities and calibrates their effects on a fixed sample of impressions.
-
-        Args:
-            settings: What to draw.
-            arrays: Those of another world of the same settings, to save the work.
-        """
         self.settings = settings
         self.arrays = {} if arrays is None else arrays
         if arrays is None:
@@ -48,44 +44,52 @@ class World:
         return self.arrays["intercepts"]
 
     def save(self, folder: Path) -> None:
-        """Writes the arrays into a folder, which is made."""
+        """Write the arrays into a new folder."""
         folder.mkdir(parents=True)
         for name, array in self.arrays.items():
             np.save(folder / f"{name}.npy", array)
 
     @classmethod
     def load(cls, settings: Synthetic, folder: Path) -> "World":
-        """Maps the arrays of `save` into memory; processes that do so share them."""
+        """Map the arrays of `save` into memory; processes that do so share them."""
         files = sorted(folder.glob("*.npy"))
         return cls(settings, {f.stem: np.asarray(np.load(f, mmap_mode="r")) for f in files})
 
     def shard(self, index: int, rows: int) -> Shard:
-        """Draws the first `rows` impressions of shard `index`, whatever was drawn before."""
+        """Draw the first `rows` impressions of shard `index`, whatever was drawn before."""
         settings = self.settings
         users, items, dense, uniform = self._impressions(rows, _SHARDS, index)
         position = settings.first_row(index) + np.arange(rows)
         blocks = self._blocks(users, items, dense)
         if settings.drift:
-            angle = settings.drift * position / settings.rows
-            blocks[0] = self._turned(blocks[0], dense, angle)
+            blocks[0] = self._turned(blocks[0], dense, settings.drift * position / settings.rows)
         probabilities = streams.sigmoid(np.sum(blocks, axis=0) + self.intercepts)
         labels = (uniform < probabilities).astype(np.int8)
         conversion_label = labels[:, 1].copy()
         labels[:, 1] *= labels[:, 0]
-        delays = self._delays(index, rows)
-        if delays is not None:
+        history = missing = delays = None
+        if longest := settings.history_length:
+            uniform = self._uniform(rows, 1 + longest, _HISTORY, index)
+            lengths = np.floor(uniform[:, :1] * (longest + 1))
+            drawn = self._popularity("item").draw(uniform[:, 1:])
+            history = _lists(drawn, np.arange(longest) < lengths)
+        if settings.raw_dense:
+            missing = self._uniform(rows, NUM_DENSE, _MISSING, index) < RAW_MISSING
+        if settings.delay:
+            uniform = self._uniform(rows, 1, _DELAY, index)[:, 0]
+            delays = -settings.delay * np.log(1 - uniform)
             labels[:, 1] *= delays <= self._waited(position)
         return Shard(
             days=(position * settings.days // settings.rows).astype(np.int32),
             users=users,
             items=items,
-            tags=Lists.pack(self.arrays["tags"][items], self.arrays["has_tag"][items]),
+            tags=_lists(self.arrays["tags"][items], self.arrays["has_tag"][items]),
             dense=dense,
             labels=labels,
             conversion_label=conversion_label,
             probabilities=probabilities,
-            history=self._history(index, rows),
-            missing=self._missing(index, rows),
+            history=history,
+            missing=missing,
             delays=delays,
         )
 
@@ -110,7 +114,7 @@ class World:
         arrays["tags_effects"] = self._by_item(arrays["tags_effects"])
 
     def _by_item(self, tag_effects: Array) -> Array:
-        """Each item's sum over its tags, over the root of their number."""
+        """Return each item's sum over its tags, over the root of their number."""
         tags, has_tag = self.arrays["tags"], self.arrays["has_tag"]
         total = np.zeros((len(tags), NUM_TASKS))
         for tag, present in zip(tags.T, has_tag.T, strict=True):
@@ -133,7 +137,7 @@ class World:
         return streams.stream(self.settings.seed, *key).random((rows, columns))
 
     def _blocks(self, users: Array, items: Array, dense: Array) -> list[Array]:
-        """The logits' summands in the order of `Synthetic.shares`, each (N, 5)."""
+        """Return the logits' summands in the order of `Synthetic.shares`, each (N, 5)."""
         by_feature, by_user, by_item, by_tags, by_factor = (
             self.arrays[f"{block}_effects"] for block in _BLOCKS
         )
@@ -147,11 +151,11 @@ class World:
         ]
 
     def _turned(self, block: Array, dense: Array, angle: Array) -> Array:
-        """The dense block after the effects W turned by an angle: x (cos W + sin J W).
+        """Return the dense block with its effects W turned by an angle: x (cos W + sin J W).
 
         J maps each pair of features (a, b) to (-b, a), so cos + sin J is a rotation: the block's
-        distribution stays what was calibrated, and a task's effects at two times have the cosine
-        of the angle between them.
+        distribution stays as calibrated, and a task's effects at two times have the cosine of the
+        angle between them.
         """
         effects = self.arrays["dense_effects"]
         quarter = np.empty_like(effects)
@@ -159,34 +163,14 @@ class World:
         turned = dense.astype(np.float64) @ quarter
         return np.cos(angle)[:, None] * block + np.sin(angle)[:, None] * turned
 
-    def _history(self, index: int, rows: int) -> Lists | None:
-        longest = self.settings.history_length
-        if not longest:
-            return None
-        uniform = self._uniform(rows, 1 + longest, _HISTORY, index)
-        lengths = np.floor(uniform[:, :1] * (longest + 1))
-        return Lists.pack(
-            self._popularity("item").draw(uniform[:, 1:]), np.arange(longest) < lengths
-        )
-
-    def _missing(self, index: int, rows: int) -> Array | None:
-        if not self.settings.raw_dense:
-            return None
-        return self._uniform(rows, NUM_DENSE, _MISSING, index) < RAW_MISSING
-
-    def _delays(self, index: int, rows: int) -> Array | None:
-        if not self.settings.delay:
-            return None
-        return -self.settings.delay * np.log(1 - self._uniform(rows, 1, _DELAY, index)[:, 0])
-
     def _waited(self, position: Array) -> Array:
-        """Days from impressions until their labels are read; held-out ones are waited for."""
+        """Return the days until labels are read; those of held-out rows are waited for."""
         settings = self.settings
         elapsed = (settings.train_rows - position) * (settings.days / settings.rows)
         return np.where(position < settings.train_rows, elapsed + settings.horizon, np.inf)
 
     def _calibrate(self) -> None:
-        """Gives the logits their correlations, variances and base rates."""
+        """Give the logits their correlations, variances and base rates."""
         users, items, dense, _ = self._impressions(_CALIBRATION_ROWS, _CALIBRATION)
         settings = self.settings
         colour = np.linalg.cholesky(settings.conflict.correlation).T * settings.sigmas
@@ -205,3 +189,9 @@ class World:
             if task == 0:  # the rate of conversions is one among clicks
                 weights[:, 1] = streams.sigmoid(logits[:, 0] + intercepts[0])
         self.arrays["intercepts"] = intercepts
+
+
+def _lists(padded: Array, present: Array) -> pa.ListArray:
+    """Return N lists, of the ids of an (N, L) table where `present` is true."""
+    offsets = np.append(0, np.cumsum(present.sum(axis=1)))
+    return pa.ListArray.from_arrays(offsets.astype(np.int32), padded[present])

@@ -1,4 +1,4 @@
-"""A shop's log with every kind of column, as somebody might bring it."""
+"""A shop's log with every kind of column, as a user might bring it."""
 
 from datetime import date, datetime, timedelta
 from decimal import Decimal

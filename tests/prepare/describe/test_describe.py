@@ -1,4 +1,4 @@
-"""The command `python -m mbrec.prepare.describe`, from a folder to the command that trains."""
+"""The command `mbrec describe`, from a folder to the command that trains."""
 
 import re
 import shlex
@@ -8,14 +8,13 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_dir
 from shop_logs import make_log, prepare, write
 
 from mbrec.config import settings as configuration
-from mbrec.prepare.describe import __main__ as command
-from mbrec.prepare.describe.__main__ import Options, describe
-from mbrec.prepare.describe.task_files import find_tasks
+from mbrec.prepare.describe.command import PICTURE, Options, describe, find_tasks
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,7 +49,7 @@ def composed(configs, line):
         return configuration.parse(compose("train", overrides=overrides))
 
 
-def test_a_click_and_a_purchase_are_trained_with_the_tasks_that_are_there(named, shop, configs):
+def test_a_click_and_a_purchase_are_trained_with_the_existing_tasks(named, shop, configs):
     before = set((configs / "tasks").iterdir())
     lines = named(shop)
     assert lines[-1].endswith("data=shop 'tasks=[ctr,cvr,conv_imp]'")
@@ -88,7 +87,7 @@ def test_a_draft_is_not_overwritten_unless_asked_to(named, shop, configs):
     target = configs / "data/shop.yaml"
     draft = target.read_text()
     target.write_text("edited by hand")
-    with pytest.raises(ValueError, match=r"shop\.yaml is there already; overwrite=true"):
+    with pytest.raises(ValueError, match=r"shop\.yaml already exists; overwrite=true"):
         named(shop)
     assert target.read_text() == "edited by hand"
     named(shop, "overwrite=true")
@@ -105,11 +104,11 @@ def test_tasks_need_their_labels_and_names_stay_apart(tmp_path):
     }
     for name, text in tasks.items():
         (tmp_path / f"{name}.yaml").write_text(f"# @package tasks.{name}\n{text}\n")
-    assert find_tasks([tmp_path], ["conversion"]).names == ["conv_imp"]
-    assert find_tasks([tmp_path], ["click", "conversion"]).names == ["ctr", "cvr", "conv_imp"]
-    new = find_tasks([tmp_path], ["like", "click"])
-    assert new.names == ["like_2", "ctr"]
-    assert list(new.new) == ["like_2"]
+    assert find_tasks([tmp_path], ["conversion"])[0] == ["conv_imp"]
+    assert find_tasks([tmp_path], ["click", "conversion"])[0] == ["ctr", "cvr", "conv_imp"]
+    names, new = find_tasks([tmp_path], ["like", "click"])
+    assert names == ["like_2", "ctr"]
+    assert list(new) == ["like_2"]
 
 
 @pytest.mark.parametrize(
@@ -123,20 +122,20 @@ def test_tasks_need_their_labels_and_names_stay_apart(tmp_path):
         (["labels=[click]"], "expected columns of time, .* in labels, got click"),
     ],
 )
-def test_wrong_arguments_are_told_in_one_line(shop, options, message):
+def test_wrong_arguments_fail_with_one_line(shop, options, message):
     with pytest.raises(ValueError, match=message) as error:
         describe(str(shop), Options.parse(options))
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_data_set_is_told_in_one_line(tmp_path):
+def test_a_folder_without_a_data_set_fails_with_one_line(tmp_path):
     file = write(tmp_path, {"a.parquet": make_log(20)}) / "a.parquet"
     (tmp_path / "empty").mkdir()
     (tmp_path / "text/train").mkdir(parents=True)
     (tmp_path / "text/train/a.parquet").write_text("no Parquet")
     no_rows = write(tmp_path / "no_rows", {"train/a.parquet": make_log(20).slice(0, 0)})
     for folder, message in (
-        (tmp_path / "missing", "missing, which is not there"),
+        (tmp_path / "missing", "missing, which does not exist"),
         (file, "which is a file"),
         (tmp_path / "empty", r"expected Parquet files at .*, found none"),
         (tmp_path / "text", r"train/a\.parquet: expected a Parquet file: "),
@@ -159,6 +158,17 @@ def test_training_files_with_other_columns_or_types_are_named(tmp_path):
         describe(str(tmp_path / "b"), Options())
 
 
+def test_files_and_row_groups_without_rows_are_no_obstacle(tmp_path, capsys):
+    table = make_log(60)
+    files = {"train/a.parquet": table, "train/b.parquet": table.slice(0, 0)}
+    folder = write(tmp_path, {**files, "test/a.parquet": table.slice(0, 0)})
+    with pq.ParquetWriter(folder / "train/c.parquet", table.schema) as writer:
+        for part in (table.slice(0, 0), table, table.slice(0, 0)):
+            writer.write_table(part)
+    describe(str(folder), Options(plot="none"))
+    assert "# Rows: train 120, test 0" in capsys.readouterr().out
+
+
 def test_a_column_that_test_files_lack_is_not_used(tmp_path, capsys):
     table = make_log(60)
     files = {"train/a.parquet": table, "test/a.parquet": table.drop(["price"])}
@@ -169,16 +179,16 @@ def test_a_column_that_test_files_lack_is_not_used(tmp_path, capsys):
 def test_the_draft_alone_is_on_the_standard_output(shop, capsys):
     describe(f"file://{shop}", Options())
     streams = capsys.readouterr()
-    assert streams.out.startswith("# Drafted by python -m mbrec.prepare.describe file://")
+    assert streams.out.startswith("# Drafted by: mbrec describe file://")
     assert re.search(r"path: \"?file://", streams.out)
     assert "name=NAME" in streams.err
-    assert not (shop / command.PICTURE).exists(), "no picture goes to a URI"
+    assert not (shop / PICTURE).exists(), "no picture goes to a URI"
 
 
 def test_the_command_starts_without_torch_and_ends_with_one_line(shop):
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'matplotlib']));"
-        "from mbrec.prepare.describe.__main__ import main; main()"
+        "from mbrec.prepare.describe.command import main; main(sys.argv[1:])"
     )
     run = [sys.executable, "-c", code, str(shop)]
     result = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)

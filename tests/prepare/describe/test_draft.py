@@ -14,7 +14,7 @@ from mbrec.columns import manifest
 from mbrec.columns.schema import Columns
 from mbrec.config.synthetic import Synthetic
 from mbrec.config.tasks import Task
-from mbrec.prepare.describe.__main__ import Options, describe
+from mbrec.prepare.describe.command import Options, describe
 from mbrec.prepare.synthetic.files import write as write_world
 from mbrec.reader import dataset
 from mbrec.reader.parquet import ParquetReader
@@ -155,7 +155,7 @@ def test_rates_of_labels_stand_beside_them_for_each_split(draft, made):
     text = draft(folder)
     found = manifest.load_folder(folder).splits
     rates = [f"{name} {split.label_rates['clicked']:.4g}" for name, split in found.items()]
-    assert f"# int8; {', '.join(rates)}; a label by" in text
+    assert f"# int8; {', '.join(rates)}; a label according" in text
     both = [
         (log["clicked"].to_numpy() * log["bought"].to_numpy()).mean()
         for log in (make_log(2_000), make_log(500, first=2_000), make_log(500, first=2_500))
@@ -186,8 +186,10 @@ def test_the_lines_that_take_columns_back_make_features_of_them(draft, tmp_path)
     folder = write(tmp_path, {"train/a.parquet": table, "test/a.parquet": table})
     lines = draft(folder).splitlines()
     assert not parse("\n".join(lines))[1].numerical.keys() & {"the_score"}
-    told = [line.removeprefix("  #     to take it back, add below ") for line in lines]
-    back = [(f"  {told[k]}", lines[k + 1]) for k in range(len(lines)) if told[k] != lines[k]]
+    section_of = [line.removeprefix("  #     to take it back, add below ") for line in lines]
+    back = [
+        (f"  {section_of[k]}", lines[k + 1]) for k in range(len(lines)) if section_of[k] != lines[k]
+    ]
     for section, line in back:
         lines.insert(lines.index(section) + 1, f"    {line.removeprefix('  #       ')}")
     columns = parse("\n".join(lines))[1]
@@ -201,11 +203,11 @@ def test_the_lines_that_take_columns_back_make_features_of_them(draft, tmp_path)
     assert sum(int((batch.rows_B >= 0).sum()) for batch in reader) == 1_000
 
 
-def test_columns_that_the_manifest_does_not_tell_of_are_not_used(draft, tmp_path):
+def test_columns_that_the_manifest_lacks_are_not_used(draft, tmp_path):
     folder = prepare(tmp_path / "data")
     known = manifest.load_folder(folder)
     known.columns["priced"] = known.columns.pop("price")
     manifest.save(known, folder)
     text = draft(folder)
-    assert "#   price: the manifest does not tell of it" in text
+    assert "#   price: not in the manifest" in text
     assert "price" not in parse(text)[1].numerical

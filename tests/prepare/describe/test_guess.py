@@ -1,4 +1,4 @@
-"""What becomes of a column, by what it holds and what it is called."""
+"""What a column is used as, by its values and its name."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,16 +7,15 @@ from shop_logs import make_log, make_oddities, prepare, write
 
 from mbrec.prepare.describe import clock
 from mbrec.prepare.describe.guess import LARGEST_TABLE, guess, hash_size
-from mbrec.prepare.describe.label_names import find_labels
-from mbrec.prepare.describe.label_rates import count_labels
-from mbrec.prepare.describe.profile import look_at
+from mbrec.prepare.describe.labels import count_labels, find_labels
+from mbrec.prepare.describe.profile import read_profile
 
 RANDOM = np.random.default_rng(5)
 
 
 def look(folder, wanted=None):
     """Return the profile, the labels by name, and the guesses."""
-    profile = look_at(str(folder))
+    profile = read_profile(str(folder))
     labels, kept_out = find_labels(profile, wanted)
     return profile, {label.name: label for label in labels}, guess(profile, labels, kept_out)
 
@@ -75,7 +74,7 @@ def test_features_of_a_prepared_log(shop, column, settings):
         ("paid_cents", "left_out", "filled in only where bought is 1"),
         ("country", "left_out", "the same value in all"),
         ("related_score", "weights", "as many numbers as related has ids"),
-        ("clicked", "label", "by the manifest"),
+        ("clicked", "label", "according to the manifest"),
     ],
 )
 def test_what_is_no_feature_of_a_prepared_log(shop, column, role, reason):
@@ -83,9 +82,9 @@ def test_what_is_no_feature_of_a_prepared_log(shop, column, role, reason):
     assert reason in shop[2][column].reason
 
 
-def test_hidden_columns_are_never_looked_at(shop):
+def test_hidden_columns_are_never_read(shop):
     profile, _, guesses = shop
-    assert profile.hidden == ["__p_click"]
+    assert "__p_click" in make_log(1).column_names
     assert not any(name.startswith("__") for name in [*guesses, *profile.schema.names])
 
 
@@ -166,7 +165,7 @@ def test_what_cannot_be_a_feature_is_left_out_with_the_reason(oddities, column, 
     assert reason in oddities[2][column].reason
 
 
-def test_a_click_and_a_purchase_are_named_for_the_tasks_that_are_there(shop):
+def test_a_click_and_a_purchase_are_named_for_the_existing_tasks(shop):
     labels = shop[1]
     assert {name: label.expression for name, label in labels.items()} == {
         "click": "clicked",
@@ -185,7 +184,7 @@ def test_names_of_columns_that_are_no_names_of_python_are_quoted(oddities):
     assert oddities[1]["click"].expression == "`is click`"
 
 
-def test_small_columns_of_0_and_1_are_labels_only_where_no_name_tells(tmp_path):
+def test_small_columns_of_0_and_1_are_labels_only_where_no_name_shows_one(tmp_path):
     flags = {name: RANDOM.integers(0, 2, 99).astype(np.int8) for name in ("income", "college")}
     other = RANDOM.integers(0, 2, 99)
     folder = write(tmp_path, {"train/a.parquet": pa.table(flags | {"sex": other})})
@@ -196,7 +195,7 @@ def test_small_columns_of_0_and_1_are_labels_only_where_no_name_tells(tmp_path):
 def test_labels_that_were_asked_for_are_the_only_ones(shop_folder):
     _, labels, guesses = look(shop_folder, ["is_member"])
     assert list(labels) == ["member"]
-    assert guesses["clicked"].reason == "an outcome, and no label here"
+    assert guesses["clicked"].reason == "an outcome, and not a label here"
 
 
 @pytest.mark.parametrize(
@@ -209,7 +208,7 @@ def test_labels_that_were_asked_for_are_the_only_ones(shop_folder):
         ("country", "got country: a label of type string"),
     ],
 )
-def test_a_wish_that_can_be_no_label_is_refused_by_name(shop_folder, wanted, message):
+def test_a_requested_column_that_cannot_be_a_label_is_refused_by_name(shop_folder, wanted, message):
     with pytest.raises(ValueError, match=message):
         look(shop_folder, [wanted])
 

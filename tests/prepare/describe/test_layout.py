@@ -53,7 +53,7 @@ def test_without_splits_the_last_files_are_evaluated_on(layout):
     found = layout(*(f"part-{k}.parquet" for k in range(12)))
     assert found.train == [f"part-{k}.parquet" for k in range(11)]
     assert found.evaluation == ["part-11.parquet"]
-    assert "all files are taken for one data set" in found.notes[0]
+    assert "all files are taken as one data set" in found.notes[0]
 
 
 def test_without_splits_folders_are_kept_together(layout):
@@ -110,10 +110,10 @@ def test_below_train_the_last_dates_stand_for_a_test(layout):
     assert found.evaluation == [f"train/region=*/dt={DAYS[-1]}/*.parquet"]
 
 
-def test_folders_that_tell_no_time_are_said_to(layout):
+def test_folders_without_a_time_are_noted(layout):
     found = layout("region=east/a.parquet", "region=west/a.parquet")
     assert found.evaluation == ["region=west/*.parquet"]
-    assert "the last folders by name, which tell no time" in found.notes[0]
+    assert "the last folders by name, which show no time" in found.notes[0]
 
 
 def test_one_time_alone_splits_nothing(layout):
@@ -151,9 +151,9 @@ def test_a_folder_without_rows_is_refused(layout):
         layout("vocabulary/city.parquet", "readme.txt")
 
 
-def test_a_folder_of_data_sets_is_no_data_set(tmp_path):
+def test_a_folder_of_data_sets_is_refused(tmp_path):
     for name in ("one/train/a", "one/evaluation/a", "two/train/a"):
         (tmp_path / f"{name}.parquet").parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table({"x": [1]}), tmp_path / f"{name}.parquet")
-    with pytest.raises(ValueError, match=r"got one of data sets: .*/one, .*/two$"):
+    with pytest.raises(ValueError, match=r"got one of several: .*/one, .*/two$"):
         find_layout(open_store(str(tmp_path)), None)

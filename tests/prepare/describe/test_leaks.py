@@ -1,4 +1,4 @@
-"""Outcomes, and what gives them away, are no features without a word; honest columns stay."""
+"""Outcomes, and what gives them away, are not features without a remark; honest columns stay."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,9 +7,8 @@ from shop_logs import write
 
 from mbrec.prepare.describe.draft import remarks
 from mbrec.prepare.describe.guess import Role, guess
-from mbrec.prepare.describe.label_names import find_labels
-from mbrec.prepare.describe.label_rates import count_labels
-from mbrec.prepare.describe.profile import look_at
+from mbrec.prepare.describe.labels import count_labels, find_labels
+from mbrec.prepare.describe.profile import read_profile
 
 ROWS = 4_000
 RANDOM = np.random.default_rng(2)
@@ -26,13 +25,15 @@ def draft(folder, columns, wanted=None):
     """Return the labels by name, the guesses, and the remarks."""
     table = pa.table(HONEST | columns)
     tables = {"train/a.parquet": table, "test/a.parquet": table.slice(0, 900)}
-    profile = look_at(str(write(folder, tables)))
+    profile = read_profile(str(write(folder, tables)))
     labels, kept_out = find_labels(profile, wanted)
     guesses = guess(profile, labels, kept_out)
     found = {label.name: label for label in labels}
-    rates = count_labels(profile, labels).of("train") if labels else []
-    assert rates == [pytest.approx(rate) for rate in rates]
-    return found, guesses, remarks(labels, guesses), dict(zip(found, rates, strict=True))
+    by_label = count_labels(profile, labels).by_label() if labels else {}
+    rates = {label: by_split["train"] for label, by_split in by_label.items()}
+    assert rates.keys() == found.keys()
+    assert rates == pytest.approx(rates), "no rate is NaN"
+    return found, guesses, remarks(labels, guesses), rates
 
 
 @pytest.mark.parametrize(
@@ -211,5 +212,5 @@ def test_readings_other_than_0_and_1_can_be_asked_for(tmp_path):
     columns = {"click": 2 * CLICK - 1, "buy": BUY, "liked": pa.array(["ny"[c] for c in CLICK])}
     labels, guesses, _, _ = draft(tmp_path, columns, ["liked"])
     assert labels["liked"].expression == "liked == 'y'"
-    assert guesses["click"].reason == "an outcome, and no label here"
+    assert guesses["click"].reason == "an outcome, and not a label here"
     assert guesses["click"].instead is not None

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from shop_logs import make_log, prepare, write
 
-from mbrec.prepare.describe.__main__ import Options, describe
+from mbrec.prepare.describe.command import Options, describe
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_the_picture_shows_rates_ids_and_missing_values(shop):
     assert file.read_bytes().startswith(b"\x89PNG")
     assert titles(axes) == [
         "Label rates by day (time)",
-        "How often ids come, in the 2,000 training rows",
+        "Frequencies of ids in the 2,000 training rows",
         "Missing values in the training rows",
     ]
     assert [label.get_text() for label in axes[2].get_yticklabels()] == ["city", "age"]
@@ -62,7 +62,7 @@ def test_rates_by_day_are_those_of_the_rows(shop):
     assert len(panel.patches) == 2
 
 
-def test_ids_are_ranked_by_how_often_they_come(shop):
+def test_ids_are_ranked_by_their_frequency(shop):
     log = make_log(2_000)
     panel = shop[0][1]
     counts = np.sort(log["item_id"].value_counts().field("counts").to_numpy())[::-1]
@@ -75,14 +75,14 @@ def test_without_a_time_rates_go_by_file(picture, tmp_path):
     table = make_log(900).drop(["time"])
     parts = {f"part-{k}.parquet": table.slice(300 * k, 300) for k in range(3)}
     panel = picture(write(tmp_path / "data", parts))[0][0]
-    assert panel.get_title() == "Label rates by file (no column tells the time)"
+    assert panel.get_title() == "Label rates by file (no column states the time)"
     rates = [part["clicked"].to_numpy().mean() for part in parts.values()]
     drawn = np.concatenate([line.get_xydata() for line in panel.lines[:2]])
     assert drawn[:, 0].tolist() == [0, 1, 2]
     assert drawn[:, 1] == pytest.approx(rates)
 
 
-def test_splits_that_overlap_in_time_are_told_apart_by_their_lines(picture, tmp_path):
+def test_splits_that_overlap_in_time_differ_by_their_lines(picture, tmp_path):
     tables = {
         f"{split}/a.parquet": make_log(900, seed=k) for k, split in enumerate(("train", "test"))
     }
@@ -98,7 +98,7 @@ def test_legends_lie_outside_of_the_axes(shop):
         assert box.x0 >= panel.get_window_extent().x1
 
 
-def test_rare_labels_get_an_axis_of_magnitudes(picture, tmp_path):
+def test_rare_labels_get_a_logarithmic_axis(picture, tmp_path):
     table = make_log(2_000)
     rare = np.zeros(2_000, np.int8)
     rare[::250] = 1

@@ -19,8 +19,8 @@ from prepared import compose_data, encoded, load_script, manifest_of, unfit_colu
 from mbrec.columns.manifest import load_folder
 from mbrec.prepare import writer
 from mbrec.prepare.describe.guess import guess
-from mbrec.prepare.describe.label_names import find_labels
-from mbrec.prepare.describe.profile import look_at
+from mbrec.prepare.describe.labels import find_labels
+from mbrec.prepare.describe.profile import read_profile
 from mbrec.prepare.recipes.kuairand import NUMERICAL
 from mbrec.reader.dataset import resolve
 
@@ -603,7 +603,7 @@ def test_real_kuairand_pure_has_the_known_rows_and_rates_and_no_leak(
         assert table[label].to_numpy().mean() == pytest.approx(rate, abs=5e-5)
     ids = [manifest["columns"][name]["cardinality"] for name in ("user_id", "video_id", "history")]
     assert ids == [27_286, 7_584, 7_584]
-    profile = look_at(str(tmp_path / "out"))
+    profile = read_profile(str(tmp_path / "out"))
     labels, kept_out = find_labels(profile)
     guesses = guess(profile, labels, kept_out)
     suspected = [name for name, one in guesses.items() if one.instead or one.is_suspect]

@@ -164,13 +164,13 @@ def test_few_ids_take_most_of_the_rows(small: tuple[Conflict, Shard]) -> None:
 
 def test_tags_are_multi_hot_and_belong_to_the_item(small: tuple[Conflict, Shard]) -> None:
     _, shard = small
-    lengths = np.diff(shard.tags.offsets)
-    assert set(lengths) == {1, 2, 3, 4, 5}
-    assert shard.tags.offsets[0] == 0
-    assert shard.tags.offsets[-1] == len(shard.tags.values)
-    assert shard.tags.values.min() >= 0
-    assert shard.tags.values.max() < 300
-    rows = np.split(shard.tags.values[: shard.tags.offsets[5_000]], shard.tags.offsets[1:5_000])
+    offsets, values = shard.tags.offsets.to_numpy(), shard.tags.values.to_numpy()
+    assert set(np.diff(offsets)) == {1, 2, 3, 4, 5}
+    assert offsets[0] == 0
+    assert offsets[-1] == len(values)
+    assert values.min() >= 0
+    assert values.max() < 300
+    rows = np.split(values[: offsets[5_000]], offsets[1:5_000])
     tags_of: dict[int, list[int]] = {}
     for item, tags in zip(shard.items[:5_000], rows, strict=True):
         assert tags_of.setdefault(item, tags.tolist()) == tags.tolist()
@@ -270,7 +270,7 @@ def test_short_shard_is_the_beginning_of_a_long_one(tiny_world: World) -> None:
     short, long = tiny_world.shard(5, 100), tiny_world.shard(5, 1_000)
     for name in ("users", "items", "dense", "labels", "conversion_label"):
         assert np.array_equal(getattr(short, name), getattr(long, name)[:100]), name
-    assert np.array_equal(short.tags.values, long.tags.values[: short.tags.offsets[-1]])
+    assert short.tags.equals(long.tags[:100])
     np.testing.assert_allclose(short.probabilities, long.probabilities[:100], rtol=1e-12)
 
 

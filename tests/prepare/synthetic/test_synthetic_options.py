@@ -126,11 +126,11 @@ def test_scale_multiplies_a_tasks_deviation_and_gradient() -> None:
 def test_history_holds_up_to_l_popular_items_and_is_sometimes_empty() -> None:
     shard = World(tiny(history_length=6)).shard(0, 8_000)
     assert shard.history is not None
-    lengths = np.diff(shard.history.offsets)
+    offsets, values = shard.history.offsets.to_numpy(), shard.history.values.to_numpy()
+    lengths = np.diff(offsets)
     assert set(lengths) == set(range(7))
     np.testing.assert_allclose(np.bincount(lengths) / 8_000, 1 / 7, atol=0.02)
-    values = shard.history.values
-    assert len(values) == shard.history.offsets[-1] == lengths.sum()
+    assert len(values) == offsets[-1] == lengths.sum()
     assert values.min() >= 0
     assert values.max() < 200
     shares = [np.bincount(ids, minlength=200) / len(ids) for ids in (values, shard.items)]

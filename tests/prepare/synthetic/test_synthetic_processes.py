@@ -31,7 +31,7 @@ SETTINGS = Synthetic(
     raw_dense=True,
     delay=1.0,
 )
-ENDLESS = replace(SETTINGS, rows=20_000_000, rows_per_shard=8_192)
+ENDLESS = replace(SETTINGS, rows=20_000_000, rows_per_shard=1_000)
 
 
 def read_bytes(folder: Path) -> dict[str, bytes]:
@@ -112,7 +112,7 @@ def test_killed_process_is_an_error_and_leaves_nothing(
         os.kill(pid, signal.SIGKILL)
 
     at_first_rows(monkeypatch, kill_one)
-    with pytest.raises(ChildProcessError, match=r"exit code -9; .* fewer processes"):
+    with pytest.raises(ChildProcessError, match=r"got one that was killed; .* fewer processes"):
         write(ENDLESS, tmp_path / "log", processes=2)
     assert not multiprocessing.active_children()
     assert not list(tmp_path.iterdir())
@@ -126,10 +126,9 @@ def test_error_in_a_process_is_raised_here(tmp_path: Path, monkeypatch: pytest.M
                 np.save(folder / f"{name}.npy", array)
 
     monkeypatch.setattr(World, "save", save_one_array_too_few)
-    with pytest.raises(
-        RuntimeError, match=r"in a process that writes rows:(.|\n)*KeyError: 'tags'"
-    ):
+    with pytest.raises(KeyError, match="tags") as error:
         write(SETTINGS, tmp_path / "log", processes=2)
+    assert "world.py" in str(error.value.__cause__), "the trace of the other process"
     assert not multiprocessing.active_children()
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""How well a column alone tells a label: exact where it can be, honest where it is a guess."""
+"""How well a column alone tells a label: exact where possible, bounded where it is an estimate."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbrec.prepare.describe.alone import auc_bound, judge, only_with, read_levels
+from mbrec.prepare.describe.leaks import auc_bound, judge, only_with, read_levels
 
 RANDOM = np.random.default_rng(11)
 
 
-def told(values, positive, *, binned=False):
-    """Return what the best of a column's levels tells of a label."""
+def evidence(values, positive, *, binned=False):
+    """Return the evidence of the best of a column's levels."""
     array = values if isinstance(values, pa.Array) else pa.array(values)
     found = [judge(one, np.asarray(positive)) for one in read_levels(array, binned=binned)]
     return max(found, key=lambda one: one.auc if one else 0)
@@ -27,12 +27,12 @@ def click(rows, rate=0.1):
 def test_the_auc_of_an_order_is_the_share_of_pairs_in_it(rows):
     values, positive = (np.array(column) for column in zip(*rows, strict=True))
     if min(positive.sum(), (~positive).sum()) < 20:
-        assert told(values, positive) is None
+        assert evidence(values, positive) is None
         return
     pairs = np.sign(values[positive][:, None] - values[~positive][None, :])
     exact = 0.5 + pairs.mean() / 2
     # Rates by level may find more, never less.
-    assert told(values, positive).auc >= max(exact, 1 - exact) - 1e-12
+    assert evidence(values, positive).auc >= max(exact, 1 - exact) - 1e-12
 
 
 @pytest.mark.parametrize("kind", ["both ends", "missing", "lists", "first of lists", "late bins"])
@@ -47,31 +47,31 @@ def test_what_no_order_shows_is_found(kind):
         "late bins": np.where(positive, np.round(noise, 1) + 0.05, np.round(noise, 1)),
     }  # fmt: skip
     binned = kind in ("both ends", "missing")
-    assert told(columns[kind], positive, binned=binned).low > 0.95
+    assert evidence(columns[kind], positive, binned=binned).low > 0.95
 
 
 @pytest.mark.parametrize("ids", [30, 3_000, 30_000, 10**9])
 @pytest.mark.parametrize("rate", [0.3, 0.01])
-def test_ids_are_not_accused_of_what_they_only_memorise(ids, rate):
+def test_ids_that_only_memorise_are_no_evidence(ids, rate):
     positive = click(30_000, rate)
-    found = told(RANDOM.integers(0, ids, 30_000), positive)
+    found = evidence(RANDOM.integers(0, ids, 30_000), positive)
     assert abs(found.auc - 0.5) < 0.1
     texts = pa.array([f"v{k}" for k in RANDOM.integers(0, ids, 30_000)])
-    assert abs(told(texts, positive).auc - 0.5) < 0.1
+    assert abs(evidence(texts, positive).auc - 0.5) < 0.1
 
 
-def test_neighbouring_rows_of_one_session_do_not_tell_of_each_other():
+def test_neighbouring_rows_of_one_session_are_no_evidence_for_each_other():
     session = np.arange(20_000) // 10
     positive = np.repeat(click(2_000, 0.2), 10)
     texts = pa.array([f"s{k}" for k in RANDOM.permutation(2_000)[session]])
-    assert told(texts, positive).auc < 0.6
+    assert evidence(texts, positive).auc < 0.6
 
 
-def test_few_positives_say_nothing_and_some_say_little():
+def test_few_positives_are_no_evidence_and_some_are_little():
     rows = np.arange(5_000)
-    assert told(rows, rows < 3) is None
-    assert told(rows, rows >= 3) is None
-    some, many = told(rows, rows < 22), told(rows, rows < 400)
+    assert evidence(rows, rows < 3) is None
+    assert evidence(rows, rows >= 3) is None
+    some, many = evidence(rows, rows < 22), evidence(rows, rows < 400)
     assert some.auc == many.auc == 1
     assert 0.85 < some.low < 0.95 < many.low < 1
 
@@ -91,7 +91,7 @@ def test_the_bound_is_below_most_aucs_and_near_them(auc, positives):
     assert auc - np.mean(found) < 0.12
 
 
-def test_the_rows_in_which_a_column_says_something():
+def test_the_rows_in_which_a_column_has_a_value():
     positive = np.array([True, True, False, False, False, False])
     for values, expected in (
         (pa.array([3, 4, None, 0, None, 0]), (2, 1.0, True)),

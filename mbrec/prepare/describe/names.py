@@ -1,4 +1,4 @@
-"""What the names of columns tell, and names that features, labels and tasks can have."""
+"""What the names of columns reveal, and names that features, labels and tasks can have."""
 
 import re
 import unicodedata
@@ -32,6 +32,7 @@ AFTERWARDS = _words_of("""
     """)
 EVENTS = _words_of("event event_type event_name action action_type behavior behaviour")
 WEIGHTS = _words_of("weight wt sample_weight instance_weight example_weight")
+HISTORIES = _words_of("history hist sequence seq recent last past previous session")
 IDS = _words_of("id ids uid code")
 # Of integers that are ids, and of those that are numbers.
 CODES = IDS | _words_of("""
@@ -54,11 +55,11 @@ def words(name: str) -> list[str]:
     return re.findall(r"[a-z]+|\d+", spaced)
 
 
-def tells_outcome(name: str) -> bool:
+def mentions_outcome(name: str) -> bool:
     """Return whether a word of a name is that of an outcome.
 
-    >>> tells_outcome("video_liked"), tells_outcome("follow_user_num"), tells_outcome("price")
-    (True, True, False)
+    >>> mentions_outcome("video_liked"), mentions_outcome("price")
+    (True, False)
     """
     return not OUTCOMES.isdisjoint(words(name))
 
@@ -72,7 +73,7 @@ def names_outcome(name: str) -> bool:
     (False, False, False)
     """
     found = words(name)
-    if not tells_outcome(name):
+    if not mentions_outcome(name):
         return False
     asks = found[0] in ("is", "has", "did", "was") and found[-1] in OUTCOMES
     return asks or all(word in OUTCOMES | _BESIDE or word.isdigit() for word in found)
@@ -97,7 +98,7 @@ def unique_name(name: str, taken: Collection[str]) -> str:
 
 
 def quoted(column: str) -> str:
-    """Return the expression that is a column.
+    """Return the expression for a column.
 
     >>> quoted("is click")
     '`is click`'
