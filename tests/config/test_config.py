@@ -24,7 +24,7 @@ GROUPS = {  # folder -> how its files are chosen
     "data/preset": "data/preset={}",
     "tasks": "tasks=[{}]",
     "balancer": "balancer={}",
-    "interaction": "interaction@model.interaction={}",
+    "interaction": "interaction={}",
     "experiment": "experiment={}",
     "hydra/help": "hydra/help={}",
     "hydra/job_logging": "hydra/job_logging={}",
@@ -140,6 +140,20 @@ def test_another_balancer_leaves_no_argument_of_the_default_one():
         "_target_": "mbrec.balance.Equal",
         "scale": "sum",
     }
+
+
+@pytest.mark.parametrize("experiment", ["ads_multibalance", "paper_ads", "bench"])
+def test_another_interaction_or_balancer_leaves_no_key_of_a_class_that_was_not_chosen(
+    experiment, tmp_path
+):
+    for group in ("interaction", "balancer"):
+        (tmp_path / group).mkdir()
+        package = "# @package model.interaction\n" if group == "interaction" else ""
+        (tmp_path / group / "other.yaml").write_text(f"{package}_target_: mine.Other\nown: 3\n")
+    given = [f"hydra.searchpath=[file://{tmp_path}]", f"experiment={experiment}"]
+    found = composed(*given, "interaction=other", "balancer=other")
+    expected = {"_target_": "mine.Other", "own": 3}
+    assert (found.model.interaction, found.balancer) == (expected, expected)
 
 
 def test_a_preset_changes_the_sizes_and_the_tables_follow():
