@@ -182,7 +182,7 @@ def packages_imported() -> set[tuple[str, str]]:
         for name in imports(path):
             first, _, rest = name.partition(".")
             other = rest.partition(".")[0]
-            if first == "mbrec" and other and other != package_of(path):
+            if first == "mbrec" and other not in ("", "UserError", package_of(path)):
                 found.add((package_of(path), other))
     return found
 

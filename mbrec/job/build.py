@@ -13,6 +13,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
 
+from mbrec import UserError
 from mbrec.balance import BalanceHook
 from mbrec.config import instantiate
 from mbrec.config.model import Boundary
@@ -70,7 +71,7 @@ def bottom(config: Config, *, guard: TableGuard | None = None) -> SharedBottom:
         guard: of the tables' gradients.
 
     Raises:
-        ValueError: if the interaction's class is not one that may be built.
+        UserError: if the interaction's class is not one that may be built.
     """
     columns, settings = config.data.columns, config.optimizer
     categorical = CategoricalModule(columns.categorical, config.model.embedding_dim)
@@ -93,14 +94,14 @@ def balance_hook(config: Config, shared: SharedBottom) -> BalanceHook:
         shared: the bottom that `hook.at` names a module of.
 
     Raises:
-        ValueError: if the balancer is none, or cannot balance there.
+        UserError: if the balancer is none, or cannot balance there.
     """
     balancer = instantiate.balancer(config.balancer, len(config.tasks), config.runtime.plugins)
     at, module = config.hook.at, None
     if at is not Boundary.representation:
         module = getattr(shared, at.value)
         if module is None:
-            raise ValueError(f"expected a module of this model in hook.at, got {at.value}")
+            raise UserError(f"expected a module of this model in hook.at, got {at.value}")
     # Its collective runs in backward, between the collectives of others.
     group = dist.new_group(timeout=timedelta(seconds=config.runtime.timeout_s))
     assert isinstance(group, dist.ProcessGroup)
@@ -230,7 +231,7 @@ def trainer(
         interrupt: looked at between steps.
 
     Raises:
-        ValueError: if something does not fit; a checkpoint, before a row is read.
+        UserError: if something does not fit; a checkpoint, before a row is read.
     """
     open_data(config, runtime)  # completes the schema, by which tables are placed before any row
     sharded = shard(config, runtime)

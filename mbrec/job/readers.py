@@ -9,6 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from mbrec import UserError
 from mbrec.columns import manifest
 from mbrec.columns.schema import Order
 from mbrec.config.settings import Config
@@ -26,7 +27,7 @@ def data_folder(config: Config, runtime: process.Runtime, *, write_it: bool = Tr
     """Return the folder of the data set; rank 0 writes a synthetic one if it is not there.
 
     Raises:
-        ValueError: if it is not there, and is not to be written.
+        UserError: if it is not there, and is not to be written.
     """
     settings = config.data.synthetic
     if settings is None:
@@ -35,7 +36,7 @@ def data_folder(config: Config, runtime: process.Runtime, *, write_it: bool = Tr
 
     folder = Path(config.data.path) / settings.fingerprint
     if not write_it and not folder.exists():
-        raise ValueError(
+        raise UserError(
             f"expected the synthetic data set of the run, {folder}; `python -m "
             "mbrec.config.synthetic` writes it"
         )
@@ -58,7 +59,7 @@ def open_data(config: Config, runtime: process.Runtime, *, write_it: bool = True
         write_it: write a synthetic data set that is not there.
 
     Raises:
-        ValueError: if the manifest does not say it, or the files are not those it lists.
+        UserError: if the manifest does not say it, or the files are not those it lists.
     """
     store = open_store(data_folder(config, runtime, write_it=write_it))
     found = None
@@ -66,7 +67,7 @@ def open_data(config: Config, runtime: process.Runtime, *, write_it: bool = True
         found = manifest.load(store.filesystem, store.root)
         store = replace(store, manifest=found)
         if problems := verify.check_sizes(store.filesystem, store.root, found):
-            raise ValueError("the files are not those of the manifest:\n  " + "\n  ".join(problems))
+            raise UserError("the files are not those of the manifest:\n  " + "\n  ".join(problems))
     config.data.columns = dataset.resolve(config.data.columns, found, store)
     return store
 
@@ -124,7 +125,7 @@ def evaluation_reader(
         learned: what the checkpoint that is scored says of the vocabularies in that folder.
 
     Raises:
-        ValueError: if a vocabulary in the folder is not the one that the model has learned.
+        UserError: if a vocabulary in the folder is not the one that the model has learned.
     """
     store = open_data(config, runtime, write_it=run is None)
     if run is not None:
@@ -155,7 +156,7 @@ def identify(reader: ParquetReader) -> None:
     """Let a reader's positions say what its files hold, as rank 0 reads it. A collective.
 
     Raises:
-        ValueError: on every rank, if a row group cannot be read.
+        UserError: on every rank, if a row group cannot be read.
     """
     found: list[Content | str] = [""]
     if reader.rank == 0:
@@ -165,7 +166,7 @@ def identify(reader: ParquetReader) -> None:
             found = [str(error)]
     dist.broadcast_object_list(found, src=0)
     if isinstance(found[0], str):
-        raise ValueError(found[0])
+        raise UserError(found[0])
     reader.content = found[0]
 
 

@@ -16,7 +16,7 @@ from jobs import compose
 from ranks import run_ranks
 
 from mbrec.checkpoint import folder, state
-from mbrec.config import plain_yaml
+from mbrec.config import saved
 from mbrec.files import sealed
 from mbrec.job import status as run_status
 from mbrec.study.report import events
@@ -29,7 +29,7 @@ def evaluate(run: Path, predictions: Path | None = None) -> None:
     """Do what the command does, in a process that has more to do."""
     import torch.distributed as dist
 
-    from mbrec.evaluate import evaluate
+    from mbrec.job.evaluation import evaluate
 
     with mock.patch.object(dist, "destroy_process_group"):
         evaluate(run, [], predictions)
@@ -90,7 +90,7 @@ def loader(path: Path) -> Callable[[], Any]:
     if path.name == folder.BEST:
         return lambda: folder.read_best(run)
     if path.name == "config.yaml":
-        return lambda: plain_yaml.read(path, dict)
+        return lambda: saved.read(path, dict)
     assert path.suffix == ".json"
     return lambda: sealed.read_json(path)
 
@@ -133,6 +133,7 @@ class Damage:
 def test_a_run_consists_of_files_that_are_all_read_back_here(run):
     names = {re.sub(r"tfevents\..*", "tfevents", path.name) for path in files(run)}
     assert names == {
+        "config.json",
         "config.yaml",
         "metrics.json",
         "status.json",

@@ -1,0 +1,127 @@
+"""Whether a run may continue a checkpoint: features, vocabularies, other settings, rows."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch.distributed as dist
+from omegaconf import OmegaConf
+
+from mbrec import UserError
+from mbrec.checkpoint.match import Layout
+from mbrec.checkpoint.state import RunState, differences
+from mbrec.columns.schema import Categorical, Numerical
+from mbrec.config.saved import plain
+from mbrec.config.settings import Config
+from mbrec.reader import dataset
+from mbrec.reader.content import Content
+from mbrec.reader.parquet import ParquetReader
+
+log = logging.getLogger(__name__)
+
+# Settings that say how a run is carried out, not what it computes.
+OUTSIDE = ("run.", "resume.", "monitor.", "runtime.", "checkpoint.")
+
+
+def check_vocabularies(saved: RunState, reader: ParquetReader) -> None:
+    """Compare the vocabularies of the data with those of a checkpoint. A collective.
+
+    Raises:
+        UserError: on every rank, if rank 0 finds that some differ.
+    """
+    problems = [""]
+    if reader.rank == 0:
+        remedy = (
+            "give the data that the model was trained on (data.path), or name the features in "
+            "resume.allow_dropped and, under other names, in resume.allow_new"
+        )
+        try:
+            unknown = dataset.check_vocabularies(
+                reader.columns, reader.vocabularies, saved.vocabularies, remedy
+            )
+        except ValueError as error:
+            problems, unknown = [str(error)], []
+        known = saved.config["data"]["columns"]["categorical"]
+        if old := [name for name in unknown if name in known]:
+            log.warning("%s", dataset.describe_unknown(old))
+    dist.broadcast_object_list(problems, src=0)
+    if problems[0]:
+        raise UserError(problems[0])
+
+
+def warn_of_evaluation(saved: RunState, reader: ParquetReader) -> None:
+    """Say so if the evaluations before and after a resume do not compare.
+
+    Raises:
+        UserError: if the checkpoint does not say what they were made on.
+    """
+    if not (saved.evaluation and saved.history):
+        return
+    differences = Content.parse(saved.evaluation).differences(reader.content)
+    if differences and reader.rank == 0:
+        log.warning(
+            "the evaluations before this one were made on other rows, and their figures do not "
+            "compare with later ones (checkpoint.best and patience do compare them): %s differ",
+            "; ".join(differences),
+        )
+
+
+def check_settings(saved: RunState, config: Config, now: Layout) -> None:
+    """Compare the settings of a checkpoint with those of the run that goes on from it.
+
+    What changes the meaning of what was learned is refused; the rest is told.
+
+    Raises:
+        UserError: naming each feature that is read in another way than it was.
+    """
+    current = plain(config)
+    check_features(saved, current)
+    if dist.get_rank() != 0:
+        return
+    told = [d for d in differences(saved.config, current) if not d.startswith(OUTSIDE)]
+    if told:
+        log.warning("resumed with other settings than it was saved with:\n  %s", "\n  ".join(told))
+    if saved.world_size != dist.get_world_size():
+        log.warning(
+            "resumed on %d ranks, saved on %d: random states begin anew, the rest is the same",
+            dist.get_world_size(),
+            saved.world_size,
+        )
+    if saved.plan != now.plan:
+        log.info("tables are moved: %s -> %s", saved.plan, now.plan)
+
+
+def check_features(saved: RunState, current: Mapping[str, Any]) -> None:
+    """Compare how features are read with how they were when a checkpoint was saved.
+
+    Args:
+        saved: what the checkpoint holds.
+        current: settings of a run, as JSON has them.
+
+    Raises:
+        UserError: naming each feature that is read in another way than it was.
+    """
+    try:
+        changed = _changed_features(saved.config["data"]["columns"], current["data"]["columns"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"expected the columns of a run in its checkpoint, got none: {error}"
+        ) from error
+    if changed:
+        raise UserError(
+            "expected the features of the checkpoint, whose ids and scales the model has learned, "
+            "got others:\n  " + "\n  ".join(changed)
+        )
+
+
+def _changed_features(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    found = []
+    for kind, features in (("categorical", Categorical), ("numerical", Numerical)):
+        both = [name for name in before[kind] if name in here[kind]]
+        # What an earlier release could not say had the meaning that is the default now.
+        default = OmegaConf.to_container(OmegaConf.structured(features), enum_to_str=True)
+        old = {name: {**cast(dict[str, Any], default), **before[kind][name]} for name in both}
+        found += differences(old, {name: here[kind][name] for name in both})
+    if list(before["numerical"]) != list(here["numerical"]):
+        found.append(f"numerical: {list(before['numerical'])} -> {list(here['numerical'])}")
+    return found

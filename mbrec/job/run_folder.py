@@ -1,0 +1,67 @@
+"""The folder of a run: its name, whether this job may write to it, and its lock."""
+
+import os
+import time
+from pathlib import Path
+
+import torch.distributed as dist
+
+from mbrec import UserError
+from mbrec.config.settings import Config
+from mbrec.distributed.process import Runtime
+from mbrec.files import atomic
+from mbrec.job import run_lock
+
+# Folders of a run that files are added to.
+WRITTEN = ("checkpoint", "tensorboard")
+
+
+def run_folder(config: Config, runtime: Runtime) -> Path:
+    """Return the folder of this run, the same on every rank; rank 0 makes it.
+
+    Raises:
+        UserError: on every rank, if a finished run is there, or a restart could not find it.
+    """
+    folder = Path(config.run.folder) / run_name(config)
+    chosen = [(folder, "")]
+    if runtime.rank == 0:
+        # A measurement would end a run that is under way.
+        anew = config.resume.path == "none" or config.trainer.measure_overhead
+        begun = (folder / "checkpoint").exists() and anew
+        if begun or (folder / "metrics.json").exists():
+            more = f"run.name=NEW resume.path={folder} goes on from it"
+            chosen = [(folder, f"{folder} holds one; {more}")]
+        else:
+            chosen = [(folder, _prepared(folder))]
+    dist.broadcast_object_list(chosen, src=0)
+    ((folder, taken),) = chosen
+    if taken:
+        raise UserError(f"expected a new run, got run.name={folder.name}: {taken}")
+    return folder
+
+
+def _prepared(folder: Path) -> str:
+    """Make and lock the folder of a run; return why this job may not write to it, or nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        atomic.check_no_links(folder, *WRITTEN)
+        if not run_lock.take(folder):
+            return f"another job is writing to {folder}; wait for it, or stop it"
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def run_name(config: Config) -> str:
+    """Return the name of a run or of a sweep; without one, the time, which each rank has its own.
+
+    Raises:
+        UserError: if a restart could not find it.
+    """
+    name = config.run.name or os.environ.get("MBREC_RUN_ID")
+    if name is None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        raise UserError(
+            "expected run.name=NAME (or MBREC_RUN_ID) with --max-restarts, got none: a restart has "
+            "to find the run that it goes on with"
+        )
+    return name or time.strftime("%Y-%m-%d_%H-%M-%S")
