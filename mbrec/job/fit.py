@@ -62,7 +62,7 @@ def train_one(
         PeerFailure: if another rank has failed, and this one not.
     """
     interrupt.renew(runtime.store if runtime.world_size > 1 else None)
-    folder = run_folder.run_folder(config, runtime)
+    folder = run_folder.prepare(config, runtime)
     status = Status(folder, runtime.rank)
     metrics, stopped = {}, ""
     named = named_failures(runtime, last_words=lambda why: status.write("failed", reason=why))

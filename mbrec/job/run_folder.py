@@ -16,7 +16,7 @@ from mbrec.job import run_lock
 WRITTEN = ("checkpoint", "tensorboard")
 
 
-def run_folder(config: Config, runtime: Runtime) -> Path:
+def prepare(config: Config, runtime: Runtime) -> Path:
     """Return the folder of this run, the same on every rank; rank 0 makes it.
 
     Raises:

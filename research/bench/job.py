@@ -36,7 +36,7 @@ def measure(config: configuration.Config) -> None:
     from research.bench.hook_time import hook_time
 
     runtime = process.start(timeout_s=config.runtime.timeout_s)
-    folder = run_folder.run_folder(config, runtime)
+    folder = run_folder.prepare(config, runtime)
     trainer, _ = build.trainer(config, runtime, folder)
     trainer.model.train()
     batches = endless(trainer.loader)

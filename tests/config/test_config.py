@@ -349,9 +349,7 @@ def test_training_takes_plugins_from_the_command_line_only(tmp_path):
     (tmp_path / "experiment/theirs.yaml").write_text(text)
     given = [f"hydra.searchpath=[file://{tmp_path}]", "experiment=theirs"]
     assert composed(*given).runtime.plugins == ["theirs"]
-    with pytest.raises(
-        UserError, match=r"runtime\.plugins on the command line, got it from a file"
-    ):
+    with pytest.raises(UserError, match=r"plugins on the command line, got it from a file"):
         composer.composed(given)
     for plugins in ([], ["mine"]):
         found = composer.composed([*given, f"runtime.plugins=[{','.join(plugins)}]"])

@@ -1,5 +1,6 @@
 """Damage to any file of a run is refused, reported or harmless, and no write leaves its folder."""
 
+import json
 import logging
 import random
 import re
@@ -252,17 +253,24 @@ def with_links(run: str, outside: str) -> dict[str, Any]:
 
 def edited(run: str, outside: str) -> dict[str, Any]:
     """Score a run whose settings are of an earlier version, and say otherwise than they did."""
-    path, found = Path(run) / "config.yaml", {}
+    path, found = Path(run) / "config.json", {}
     whole = path.read_text()
-    path.write_text(whole.replace("salt: 0", "salt: 1", 1))
+    edit = whole.replace('"salt": 0', '"salt": 1', 1)
+    path.write_text(edit)
     found["with its digest"] = refused(lambda: evaluate(Path(run)))
-    path.write_text(whole.replace("salt: 0", "salt: 1", 1).partition("\n")[2])
+    path.write_text(without_digest(edit))
     found["without"] = refused(lambda: evaluate(Path(run)))
-    path.write_text(whole.partition("\n")[2])
+    path.write_text(without_digest(whole))
     with told() as texts:
         found["as it was"] = refused(lambda: evaluate(Path(run)))
     path.write_text(whole)
-    return found | {"told": [text for text in texts if "config.yaml" in text]}
+    return found | {"told": [text for text in texts if "config.json" in text]}
+
+
+def without_digest(text: str) -> str:
+    content = json.loads(text)
+    del content[sealed.KEY]
+    return json.dumps(content)
 
 
 def both(run: str, outside: str) -> dict[str, Any]:

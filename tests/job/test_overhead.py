@@ -19,7 +19,7 @@ from mbrec.balance import BalanceHook, Equal, GramianBalancer
 from mbrec.config.overhead import FIRST_STEPS, Plan
 from mbrec.distributed import process
 from mbrec.files.sealed import read_json
-from mbrec.job import overhead
+from mbrec.job import overhead, run_folder
 
 PLAN = Plan(block_steps=2, pairs=4)
 # Sums of these are exact.
@@ -199,11 +199,11 @@ def test_a_run_that_is_under_way_is_not_measured_over(tmp_path):
     overrides = [f"run.folder={tmp_path}", "run.name=a"]
     with alone():
         runtime = process.start()
-        run = run_folder.run_folder(compose(tmp_path, *overrides), runtime)
+        run = run_folder.prepare(compose(tmp_path, *overrides), runtime)
         assert run == tmp_path / "a"
         measuring = compose(tmp_path, *overrides, "trainer.measure_overhead=true")
         with pytest.raises(ValueError, match=r"expected a new run, got run\.name=a"):
-            run_folder.run_folder(measuring, runtime)
+            run_folder.prepare(measuring, runtime)
 
 
 def test_all_that_the_hook_does_counts_as_its_time():
