@@ -172,7 +172,7 @@ def _command(folder: Path, arguments: Sequence[str]) -> str:
             overrides.append(f"data/{argument}")
         elif not argument.startswith("processes="):
             overrides.append(f"data.synthetic.{argument}")
-    return shlex.join(["mbrec-train", *overrides])
+    return shlex.join(["mbrec", "train", *overrides])
 
 
 def _parser() -> argparse.ArgumentParser:
