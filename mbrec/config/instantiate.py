@@ -29,13 +29,7 @@ def balancer(node: dict[str, Any], num_tasks: int, plugins: list[str]) -> Any:
 
 
 def interaction(node: dict[str, Any], width: int, plugins: list[str]) -> Any:
-    """Return the interaction module that a node describes; see `instantiate`.
-
-    Args:
-        node: of the configuration.
-        width: of its input.
-        plugins: packages besides mbrec that the class may come from.
-    """
+    """Return the interaction module that a node describes, for inputs of a width."""
     from torch import nn
 
     return instantiate(

@@ -52,7 +52,7 @@ from mbrec.training.trainer import Trainer
 
 @dataclass
 class Sharded:
-    """A model on its ranks, with what runs it; `guard` is there where the hook is."""
+    """A model on its ranks, with what runs it; without the hook there is no guard."""
 
     model: DistributedModelParallel
     hook: BalanceHook | None
@@ -65,10 +65,6 @@ class Sharded:
 
 def bottom(config: Config, *, guard: TableGuard | None = None) -> SharedBottom:
     """Return the unsharded shared bottom; its tables are on the meta device, with their optimizer.
-
-    Args:
-        config: of the run.
-        guard: of the tables' gradients.
 
     Raises:
         UserError: if the interaction's class is not one that may be built.
@@ -87,11 +83,9 @@ def bottom(config: Config, *, guard: TableGuard | None = None) -> SharedBottom:
 
 
 def balance_hook(config: Config, shared: SharedBottom) -> BalanceHook:
-    """Return the hook, with a process group of its own. A collective.
+    """Return the hook, with a process group of its own.
 
-    Args:
-        config: of the run.
-        shared: the bottom that `hook.at` names a module of.
+    Collective: every rank must call it.
 
     Raises:
         UserError: if the balancer is none, or cannot balance there.
@@ -118,7 +112,7 @@ def balance_hook(config: Config, shared: SharedBottom) -> BalanceHook:
 def ranker(
     config: Config, world_size: int, *, with_hook: bool = True, with_guard: bool = True
 ) -> Ranker:
-    """Return the unsharded model. A collective, if it has the hook."""
+    """Return the unsharded model. Collective if it has the hook: every rank must call it."""
     shared = bottom(config, guard=TableGuard() if with_hook and with_guard else None)
     hook = balance_hook(config, shared) if with_hook else None
     width = shared.interaction.out_features
@@ -224,11 +218,11 @@ def trainer(
     """Return the trainer of a configuration, ready to `fit`, and its model.
 
     Args:
-        config: of the run.
+        config: the run's configuration.
         runtime: this process.
         folder: of the run.
-        source: a checkpoint that verified, to go on from.
-        interrupt: looked at between steps.
+        source: a checkpoint that verified, to continue from.
+        interrupt: checked between steps.
 
     Raises:
         UserError: if something does not fit; a checkpoint, before a row is read.

@@ -24,7 +24,9 @@ OUTSIDE = ("run.", "resume.", "monitor.", "runtime.", "checkpoint.")
 
 
 def check_vocabularies(saved: RunState, reader: ParquetReader) -> None:
-    """Compare the vocabularies of the data with those of a checkpoint. A collective.
+    """Compare the vocabularies of the data with those of a checkpoint.
+
+    Collective: every rank must call it.
 
     Raises:
         UserError: on every rank, if rank 0 finds that some differ.
@@ -50,7 +52,7 @@ def check_vocabularies(saved: RunState, reader: ParquetReader) -> None:
 
 
 def warn_of_evaluation(saved: RunState, reader: ParquetReader) -> None:
-    """Say so if the evaluations before and after a resume do not compare.
+    """Warn if the evaluations before and after a resume cannot be compared.
 
     Raises:
         UserError: if the checkpoint does not say what they were made on.
@@ -67,9 +69,9 @@ def warn_of_evaluation(saved: RunState, reader: ParquetReader) -> None:
 
 
 def check_settings(saved: RunState, config: Config, now: Layout) -> None:
-    """Compare the settings of a checkpoint with those of the run that goes on from it.
+    """Compare the settings of a checkpoint with those of the run that continues it.
 
-    What changes the meaning of what was learned is refused; the rest is told.
+    What changes the meaning of what was learned is refused; the rest is logged.
 
     Raises:
         UserError: naming each feature that is read in another way than it was.
@@ -78,12 +80,14 @@ def check_settings(saved: RunState, config: Config, now: Layout) -> None:
     check_features(saved, current)
     if dist.get_rank() != 0:
         return
-    told = [d for d in differences(saved.config, current) if not d.startswith(OUTSIDE)]
-    if told:
-        log.warning("resumed with other settings than it was saved with:\n  %s", "\n  ".join(told))
+    changed = [d for d in differences(saved.config, current) if not d.startswith(OUTSIDE)]
+    if changed:
+        log.warning(
+            "resumed with other settings than it was saved with:\n  %s", "\n  ".join(changed)
+        )
     if saved.world_size != dist.get_world_size():
         log.warning(
-            "resumed on %d ranks, saved on %d: random states begin anew, the rest is the same",
+            "resumed on %d ranks, saved on %d: random states start again, the rest is the same",
             dist.get_world_size(),
             saved.world_size,
         )
@@ -93,10 +97,6 @@ def check_settings(saved: RunState, config: Config, now: Layout) -> None:
 
 def check_features(saved: RunState, current: Mapping[str, Any]) -> None:
     """Compare how features are read with how they were when a checkpoint was saved.
-
-    Args:
-        saved: what the checkpoint holds.
-        current: settings of a run, as JSON has them.
 
     Raises:
         UserError: naming each feature that is read in another way than it was.

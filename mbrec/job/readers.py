@@ -53,11 +53,6 @@ def data_folder(config: Config, runtime: process.Runtime, *, write_it: bool = Tr
 def open_data(config: Config, runtime: process.Runtime, *, write_it: bool = True) -> Store:
     """Return the data set with its manifest, which fills in what the schema in `config` leaves out.
 
-    Args:
-        config: of the run.
-        runtime: this process.
-        write_it: write a synthetic data set that is not there.
-
     Raises:
         UserError: if the manifest does not say it, or the files are not those it lists.
     """
@@ -118,7 +113,7 @@ def evaluation_reader(
     """Return the reader of this rank's evaluation rows, under any number of ranks.
 
     Args:
-        config: of the run.
+        config: the run's configuration.
         runtime: this process.
         run: folder of a finished run, whose vocabularies are its model's; default: the data set's.
             Its settings may come from anywhere, so nothing is written for them.
@@ -153,7 +148,9 @@ def evaluation_reader(
 
 
 def identify(reader: ParquetReader) -> None:
-    """Let a reader's positions say what its files hold, as rank 0 reads it. A collective.
+    """Let a reader's positions say what its files hold, as rank 0 reads it.
+
+    Collective: every rank must call it.
 
     Raises:
         UserError: on every rank, if a row group cannot be read.
@@ -176,7 +173,7 @@ def _warn_of_age(store: Store, runtime: process.Runtime) -> None:
 
 
 def warn_of_overlap(train: ParquetReader, evaluation: ParquetReader) -> None:
-    """Say so if rows that are trained on are evaluated on."""
+    """Warn if rows that are trained on are evaluated on."""
     files = [{group.file for group in reader.row_groups} for reader in (train, evaluation)]
     if (both := sorted(files[0] & files[1])) and train.rank == 0:
         log.warning("%d files are trained on and evaluated on, such as %s", len(both), both[0])

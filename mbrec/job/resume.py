@@ -5,15 +5,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
-from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.optim.keyed import CombinedOptimizer
 
 from mbrec import UserError
-from mbrec.balance import BalanceHook
 from mbrec.checkpoint import folder as checkpoints
 from mbrec.checkpoint import restore, state
 from mbrec.checkpoint.match import Layout, inputs_differ
@@ -30,17 +27,22 @@ from mbrec.reader.parquet import ParquetReader
 from mbrec.training.run_saver import Kept, RunKeeper, restore_random_state
 from mbrec.training.trainer import Trainer
 
+if TYPE_CHECKING:
+    from mbrec.job.build import Sharded
+
 log = logging.getLogger(__name__)
 
 
 def source(config: Config, run: Path) -> Path | None:
-    """Return the checkpoint that a run goes on from, or None. A collective.
+    """Return the checkpoint that a run continues from, or None.
+
+    Collective: every rank must call it.
 
     Raises:
         UserError: on every rank, if there is none where one was asked for, or none is whole.
     """
     path = config.resume.path
-    # A restart, by the same command, goes on with what the run itself has saved since.
+    # A restart by the same command continues from what the run itself has saved since.
     found = restore.choose("none" if path == "none" else "auto", run)
     if path not in ("auto", "none"):
         found = restore.choose(path, run) if found is None else _own(found, Path(path))
@@ -51,20 +53,7 @@ def source(config: Config, run: Path) -> Path | None:
     return found
 
 
-class _Sharded(Protocol):
-    """A model on its ranks; see `mbrec.job.build.Sharded`."""
-
-    @property
-    def model(self) -> DistributedModelParallel: ...
-    @property
-    def hook(self) -> BalanceHook | None: ...
-    @property
-    def optimizer(self) -> CombinedOptimizer: ...
-    @property
-    def inputs(self) -> dict[str, int]: ...
-
-
-def layout(config: Config, sharded: _Sharded) -> Layout:
+def layout(config: Config, sharded: "Sharded") -> Layout:
     """Return what decides the names and sizes of the model's tensors."""
     modules = cast(Mapping[str, Mapping[str, Any]], sharded.model.plan.plan)
     placed = {table: plan for module in modules.values() for table, plan in module.items()}
@@ -101,8 +90,10 @@ def input_dims(config: Config, width: int) -> dict[str, list[int]]:
     return found
 
 
-def load(config: Config, sharded: _Sharded, source: Path) -> RunState:
-    """Fill model and optimizers from a checkpoint that verified. A collective.
+def load(config: Config, sharded: "Sharded", source: Path) -> RunState:
+    """Fill model and optimizers from a checkpoint that verified.
+
+    Collective: every rank must call it.
 
     Raises:
         UserError: on every rank, if it does not fit.
@@ -124,21 +115,23 @@ def load(config: Config, sharded: _Sharded, source: Path) -> RunState:
 
 def keeper(
     config: Config,
-    sharded: _Sharded,
+    sharded: "Sharded",
     readers: tuple[ParquetReader, ParquetReader],
     run: Path,
     interrupt: Interrupt,
     source: Path | None,
 ) -> RunKeeper | None:
-    """Return what saves the run, or None where it is not saved. A collective.
+    """Return what saves the run, or None where it is not saved.
+
+    Collective: every rank must call it.
 
     Args:
-        config: of the run.
+        config: the run's configuration.
         sharded: the model.
         readers: of the training rows, and of the evaluation rows.
         run: its folder.
-        interrupt: to be asked to stop if too many saves fail.
-        source: the checkpoint that the run goes on from.
+        interrupt: stops the run if too many saves fail.
+        source: the checkpoint that the run continues from.
     """
     if not config.is_saved:
         return None
@@ -170,13 +163,9 @@ def keeper(
 
 
 def go_on(trainer: Trainer, saved: RunState, runtime: Runtime, evaluation: ParquetReader) -> None:
-    """Put a trainer where a checkpoint left off. A collective.
+    """Put a trainer where a checkpoint left off.
 
-    Args:
-        trainer: to put there.
-        saved: the checkpoint's state.
-        runtime: this process.
-        evaluation: reader of the evaluation rows.
+    Collective: every rank must call it.
 
     Raises:
         UserError: on every rank, if the ids of the data have another meaning than those that the

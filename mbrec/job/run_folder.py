@@ -19,6 +19,8 @@ WRITTEN = ("checkpoint", "tensorboard")
 def prepare(config: Config, runtime: Runtime) -> Path:
     """Return the folder of this run, the same on every rank; rank 0 makes it.
 
+    Collective: every rank must call it.
+
     Raises:
         UserError: on every rank, if a finished run is there, or a restart could not find it.
     """
@@ -26,10 +28,10 @@ def prepare(config: Config, runtime: Runtime) -> Path:
     chosen = [(folder, "")]
     if runtime.rank == 0:
         # A measurement would end a run that is under way.
-        anew = config.resume.path == "none" or config.trainer.measure_overhead
-        begun = (folder / "checkpoint").exists() and anew
+        fresh = config.resume.path == "none" or config.trainer.measure_overhead
+        begun = (folder / "checkpoint").exists() and fresh
         if begun or (folder / "metrics.json").exists():
-            more = f"run.name=NEW resume.path={folder} goes on from it"
+            more = f"run.name=NEW resume.path={folder} continues it"
             chosen = [(folder, f"{folder} holds one; {more}")]
         else:
             chosen = [(folder, _prepared(folder))]
