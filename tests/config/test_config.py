@@ -308,7 +308,7 @@ def test_a_number_that_json_cannot_hold_is_refused_by_its_key(tmp_path):
     with pytest.raises(
         UserError, match=r"finite numbers in the configuration, got balancer\.lr=inf"
     ):
-        as_json(tmp_path, "balancer.lr=.inf")
+        as_json(tmp_path, "balancer.lr=inf")
 
 
 def test_loading_takes_overrides_and_checks_them(tmp_path):
