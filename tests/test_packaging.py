@@ -138,6 +138,7 @@ def test_the_balance_library_runs_where_only_torch_is_installed(site, blocked):
 def test_help_does_not_load_torch(module, site, blocked):
     packages = ["torch", "torchrec", "fbgemm_gpu", "pyarrow", "tensorboard"]
     assert "torch is blocked" in blocked(packages, "-c", "import torch").stderr
-    result = blocked(packages, "-m", module, "--help", path=[site])
+    # research is beside the wheel, not in it.
+    result = blocked(packages, "-m", module, "--help", path=[site, ROOT])
     assert result.returncode == 0, result.stderr
     assert "usage: " in result.stdout.lower()
