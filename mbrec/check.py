@@ -1,26 +1,27 @@
-"""Checks a command line before anything is started: `python -m mbrec.check [key=value ...]`.
-
-It prints the folder of the run, where it has a name.
-"""
+"""Checks a training command line without starting anything: `mbrec check [key=value ...]`."""
 
 import sys
 
 from mbrec.config.errors import plain_errors
 from mbrec.distributed import loopback
-from mbrec.job.check import check
-from mbrec.study.sweep import plan
+from mbrec.study import handover
+
+USAGE = """usage: mbrec check [key=value ...]
+
+Composes and checks what `mbrec train` would train, and prints the folder of the run, if it has a
+name. The status is 1 if anything is wrong."""
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Run the command line."""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return
     with plain_errors():
-        # Before torchrun starts processes that would wait for it.
         loopback.require()
-        swept = plan.without_flag(sys.argv[1:])
-        folder = check(sys.argv[1:]) if swept is None else plan.plan(swept).folder
-        if folder is not None:
+        if (folder := handover.compose(arguments).folder) is not None:
             print(folder)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,98 +1,71 @@
-"""Trains a model: `torchrun --nproc-per-node 2 -m mbrec.train [key=value ...]`."""
+"""Trains a model.
+
+`mbrec train [key=value ...]` checks a command line, starts the processes of its job and waits for
+them. Each of them is `python -m mbrec.train`, which torchrun starts, and which also runs alone.
+"""
 
 import os
 import sys
+import time
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import configure_log
-from omegaconf import DictConfig
-
-from mbrec.config import composer
-from mbrec.config.errors import plain_errors
-from mbrec.distributed.interrupt import Interrupt, Interrupted
-from mbrec.distributed.shutdown import end_processes
-from mbrec.job.check import check
-from mbrec.job.status import RESUMABLE_EXIT_CODE
-from mbrec.study.sweep import plan as sweep_plan
+from mbrec.job.launch import Signals, launch
 
 
-def train(node: DictConfig) -> None:
-    """Train what a composed configuration describes, and save the run.
+def main(arguments: list[str]) -> int:
+    """Start a job and wait for its end; return its exit status."""
+    # None may be lost while the modules below are imported, which takes longer.
+    signals = Signals()
 
-    Raises:
-        SystemExit: with status 75, if the job was asked to stop and the same command goes on.
-    """
-    config = composer.parsed(node)
+    from mbrec.config import composer
+    from mbrec.config.errors import plain_errors
+    from mbrec.distributed import loopback
+    from mbrec.study import handover
+
+    with plain_errors():
+        if composer.asks(arguments):
+            composer.show(arguments)
+            return 0
+        # Before torchrun starts processes that would wait for it.
+        loopback.require()
+        # One folder for all ranks and all restarts.
+        os.environ.setdefault("MBREC_RUN_ID", time.strftime("%Y-%m-%d_%H-%M-%S"))
+        found = handover.compose(arguments)
+        assert found.folder is not None
+        with handover.handed_over(arguments, found) as variables:
+            return launch(arguments, found.folder, signals, variables)
+
+
+def rank(arguments: list[str]) -> int:
+    """Train as one of the processes of a job; return its exit status."""
+    from mbrec.config import composer
+    from mbrec.distributed.interrupt import Interrupt
+    from mbrec.study import handover
+
+    if composer.asks(arguments):
+        composer.show(arguments)
+        return 0
+    found = handover.taken_over(arguments)
+    composer.configure_logging(found.hydra)
     # torch takes seconds to import, and a signal in them is no reason to lose the run.
     interrupt = Interrupt()
     interrupt.install()
 
-    from mbrec.distributed import process
-    from mbrec.job.fit import train_one
+    from mbrec.job import fit
 
-    runtime = process.start(timeout_s=config.runtime.timeout_s)
-    try:
-        train_one(config, list(HydraConfig.get().overrides.task), runtime, interrupt)
-    except Interrupted:
-        if not config.is_saved:
-            raise SystemExit(1) from None
-        _leave_resumable()
+    if isinstance(found, composer.Composed):
+        return fit.train(found.config, found.overrides, interrupt)
 
+    from mbrec.study.sweep import run
 
-def _leave_resumable() -> None:
-    """End so that a scheduler starts the same command again."""
-    # torchrun would start a process again that does not end with 0.
-    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
-        raise SystemExit(RESUMABLE_EXIT_CODE)
-
-
-def sweep(plan: sweep_plan.Plan) -> None:
-    """Train the jobs of a sweep one after the other; save and print their table.
-
-    Raises:
-        SystemExit: with status 75, if it was asked to stop and the same command goes on; with 1,
-            if a job has failed.
-        TurnsOver: if a rank is gone, and with it the sweep.
-    """
-    configure_log(plan.hydra.job_logging, plan.hydra.verbose)
-    interrupt = Interrupt()
-    interrupt.install()
-
-    from mbrec.job.fit import train_one
-    from mbrec.study.sweep import run as sweep_run
-
-    ended = sweep_run.run(plan, train_one, interrupt)
-    if ended == "resumable":
-        _leave_resumable()
-    elif ended == "failed":
-        raise SystemExit(1)
-
-
-@hydra.main(version_base="1.3", config_path="pkg://mbrec.configs", config_name="train")
-def _main(node: DictConfig) -> None:
-    with plain_errors():
-        train(node)
-
-
-def main() -> None:
-    """Run the command line."""
-    with plain_errors():
-        swept = sweep_plan.without_flag(sys.argv[1:])
-        plan = None if swept is None else sweep_plan.plan(swept)
-        if plan is None:
-            check(sys.argv[1:])
-    try:
-        if plan is None:
-            _main()
-        else:
-            with plain_errors():
-                sweep(plan)
-    except SystemExit as ended:
-        end_processes(failed=ended.code not in (None, 0, RESUMABLE_EXIT_CODE))
-        raise
-    end_processes()
+    return fit.exit_status(run.run(found, fit.train_one, interrupt))
 
 
 if __name__ == "__main__":
-    main()
+    from mbrec.config.errors import plain_errors
+    from mbrec.distributed.shutdown import end_processes
+    from mbrec.job.status import RESUMABLE_EXIT_CODE
+
+    with plain_errors():
+        status = rank(sys.argv[1:])
+    end_processes(failed=status not in (0, RESUMABLE_EXIT_CODE))
+    sys.exit(status)

@@ -264,7 +264,7 @@ def test_no_file_names_a_machine_path_or_a_package_registry():
     found, files = [], all_files()
     assert {"mbrec/train.py", "scripts/setup.sh", "README.md"} <= {name_of(path) for path in files}
     for path in files:
-        name, text = name_of(path), path.read_text()
+        name, text = name_of(path), path.read_text(errors="replace")
         if path.suffix == ".md" or name == "scripts/setup.sh":
             text = text.replace(CPU_WHEELS, "")
         paths = [] if name == ".ci/run" else MACHINE_PATHS

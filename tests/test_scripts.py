@@ -5,11 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from mbrec.files.sealed import read_json, write_json
+from mbrec.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
@@ -26,6 +28,11 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.Complet
     return subprocess.run(
         command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def there(module: str) -> bool:
+    """Whether the command has its module, or the one that it had before."""
+    return any(find_spec(module.replace("command", end)) for end in ("command", "__main__"))
 
 
 def executable(path: Path, text: str) -> None:
@@ -158,72 +165,20 @@ def test_setup_refuses_an_unknown_variant_and_an_old_python(setup):
     assert "Python 3.9.2 is too old" in result.stderr
 
 
-def test_training_starts_the_processes_asked_for_with_the_arguments_given(train):
-    result, started = train("run.name=a b", real=False, NPROC="3")
+def test_the_training_script_sets_up_and_passes_its_arguments_on(train):
+    result, started = train("run.name=a b", real=False)
     assert result.returncode == 0
-    assert started[0] == "setup"
-    assert started[1] == "-m mbrec.check run.name=a b"
-    assert [re.sub("launcher [0-9]+ ", "launcher PARENT ", line) for line in started[2:]] == [
-        "-m mbrec.distributed.launcher PARENT --rdzv-backend mbrec-loopback "
-        "--rdzv-endpoint 127.0.0.1:0 --nproc-per-node 3 --max-restarts 0 "
-        "-m mbrec.train run.name=a b",
-    ]
+    assert started == ["setup", "-m mbrec train run.name=a b"]
 
 
-FAKE_JOB = """#!/bin/sh
-case "$*" in
-*mbrec.config.composer*) echo run ;;
-*mbrec.train*) mkdir -p run; {status} exit ${{CODE:-1}} ;;
-esac
-"""
-
-
-@pytest.mark.parametrize(
-    ("before", "status", "code"),
-    [
-        ("", """echo '{"state": "resumable", "step": 3}' > run/status.json;""", 75),
-        ("", """echo '{"state": "failed", "step": 3}' > run/status.json;""", 1),
-        ("", "", 1),
-        # Of an earlier job, which this one did not get as far as: no scheduler may loop on it.
-        ('{"state": "resumable", "step": 3}', "", 1),
-    ],
-)
-def test_training_returns_75_if_the_same_command_goes_on(tmp_path, before, status, code):
-    root = tmp_path / "root"
-    executable(root / "scripts/train.sh", (ROOT / "scripts/train.sh").read_text())
-    executable(root / "scripts/setup.sh", "#!/bin/sh\n")
-    executable(root / ".venv/bin/python", FAKE_JOB.format(status=status))
-    if before:
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run/status.json").write_text(before)
-    assert run(root / "scripts/train.sh", cwd=tmp_path).returncode == code
-    # With restarts left the processes end with 0, so that torchrun does not start them again.
-    (tmp_path / "run/status.json").unlink(missing_ok=True)
-    if code == 75:
-        assert run(root / "scripts/train.sh", cwd=tmp_path, CODE="0").returncode == code
-
-
-@pytest.mark.parametrize(("state", "after"), [("running", "failed"), ("finished", "finished")])
-def test_a_job_whose_processes_are_gone_without_a_word_is_marked_as_failed(tmp_path, state, after):
-    root = tmp_path / "root"
-    executable(root / "scripts/train.sh", (ROOT / "scripts/train.sh").read_text())
-    executable(root / "scripts/setup.sh", "#!/bin/sh\n")
-    job = FAKE_JOB.format(status="cp begun run/status.json;")
-    real = f'*mbrec.job.status*) exec {sys.executable} -P "$@" ;;'
-    executable(root / ".venv/bin/python", job.replace("esac", f"{real}\nesac"))
-    write_json(tmp_path / "begun", {"state": state, "step": 3, "reason": ""})
-    assert run(root / "scripts/train.sh", cwd=tmp_path).returncode == 1
-    assert read_json(tmp_path / "run/status.json")["state"] == after
-
-
-def test_a_signal_before_the_job_has_begun_returns_75_and_starts_nothing(tmp_path):
+def test_a_signal_during_the_set_up_returns_75_and_starts_nothing(tmp_path):
     root = tmp_path / "root"
     executable(root / "scripts/train.sh", (ROOT / "scripts/train.sh").read_text())
     executable(root / "scripts/setup.sh", '#!/bin/sh\nkill -TERM "$PPID"\n')
-    executable(root / ".venv/bin/python", FAKE_JOB.format(status="touch started;"))
+    executable(root / ".venv/bin/python", "#!/bin/sh\ntouch started\n")
     result = run(root / "scripts/train.sh", cwd=tmp_path)
     assert result.returncode == 75
-    assert "goes on with run.name=run" in result.stderr
+    assert "stopped before the job began" in result.stderr
     assert not (tmp_path / "started").exists()
 
 
@@ -244,8 +199,9 @@ def test_a_signal_before_the_job_has_begun_returns_75_and_starts_nothing(tmp_pat
 def test_a_typing_error_is_told_shortly_and_by_one_process(argument, named, train):
     result, started = train(argument)
     assert result.returncode != 0
-    assert [line.split()[:2] for line in started] == [["setup"], ["-m", "mbrec.check"]]
+    assert started == ["setup", f"-m mbrec train {argument}"]
     lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert lines[0].startswith("error: ")  # of no rank
     assert named in result.stderr
     assert len(lines) <= 4, result.stderr
     assert "Traceback" not in result.stderr
@@ -254,8 +210,33 @@ def test_a_typing_error_is_told_shortly_and_by_one_process(argument, named, trai
 def test_help_of_the_training_script_is_that_of_the_module(train):
     result, started = train("--help")
     assert (result.returncode, result.stderr) == (0, "")
-    assert started == ["setup", "-m mbrec.train --help"]
+    assert started == ["setup", "-m mbrec train --help"]
     assert "Usage: scripts/train.sh" in result.stdout
+
+
+def test_the_command_line_names_its_commands_within_a_second_without_hydra_or_torch(tmp_path):
+    code = "import sys; sys.modules.update(dict.fromkeys(['torch', 'hydra', 'omegaconf']));"
+    code += "sys.argv = ['mbrec', '--help']; import mbrec.__main__ as m; sys.exit(m.main())"
+    begun = time.process_time()
+    result = run(sys.executable, "-c", code, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert time.process_time() - begun < 1
+    for name in COMMANDS:
+        assert re.search(rf"(?m)^  {name} +\w", result.stdout)
+    assert run(sys.executable, "-m", "mbrec", "--help", cwd=tmp_path).stdout == result.stdout
+
+
+@pytest.mark.parametrize("name", [name for name, (module, _) in COMMANDS.items() if there(module)])
+def test_every_command_explains_itself(name, tmp_path):
+    result = run(sys.executable, "-m", "mbrec", name, "--help", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "usage" in result.stdout.lower()
+
+
+def test_a_misspelled_command_is_refused_with_those_that_there_are(tmp_path):
+    result = run(sys.executable, "-m", "mbrec", "trian", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == f"error: expected one of {', '.join(COMMANDS)}, got trian\n"
 
 
 @pytest.mark.parametrize(
@@ -267,7 +248,7 @@ def test_help_of_the_training_script_is_that_of_the_module(train):
     ],
 )
 def test_evaluation_tells_a_wrong_argument_in_a_line(arguments, named, tmp_path):
-    result = run(sys.executable, "-m", "mbrec.evaluate", *arguments, cwd=tmp_path)
+    result = run(sys.executable, "-m", "mbrec", "evaluate", *arguments, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
     error, hint = result.stderr.splitlines()
     assert error.startswith("error: expected ")
@@ -276,7 +257,7 @@ def test_evaluation_tells_a_wrong_argument_in_a_line(arguments, named, tmp_path)
 
 
 def test_the_full_error_is_there_for_who_asks(tmp_path):
-    command = [sys.executable, "-m", "mbrec.evaluate", "nowhere"]
+    command = [sys.executable, "-m", "mbrec", "evaluate", "nowhere"]
     result = run(*command, cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert result.returncode == 1
     assert "Traceback" in result.stderr

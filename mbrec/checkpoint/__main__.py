@@ -1,17 +1,18 @@
-"""Looks into checkpoints: `python -m mbrec.checkpoint ls|verify|show DIR`."""
+"""Looks into checkpoints: `mbrec checkpoint ls|verify|show DIR`."""
 
 import datetime
 import sys
 from pathlib import Path
 from typing import Any
 
+from mbrec import UserError
 from mbrec.checkpoint import folder, state
 from mbrec.config.checkpoints import FIGURES
 from mbrec.config.errors import plain_errors
 
-USAGE = """usage: python -m mbrec.checkpoint ls DIR       the checkpoints of a run
-       python -m mbrec.checkpoint verify DIR   read every byte and compare with the manifest
-       python -m mbrec.checkpoint show DIR     what a checkpoint holds, without loading it
+USAGE = """usage: mbrec checkpoint ls DIR       the checkpoints of a run
+       mbrec checkpoint verify DIR   read every byte and compare with the manifest
+       mbrec checkpoint show DIR     what a checkpoint holds, without loading it
 
 DIR is the folder of a run, or of one checkpoint (RUN/checkpoint/step_N). `show` takes the newest of
 a run. `verify` returns 1 if anything is wrong."""
@@ -21,7 +22,7 @@ def list_checkpoints(run: Path) -> str:
     """Return a line for each checkpoint of a run, those that are not resumed from included.
 
     Raises:
-        ValueError: if there is none.
+        UserError: if there is none.
     """
     checkpoints = run / "checkpoint"
     rows = [["step", "saved", "size", "ranks", "last evaluation", ""]]
@@ -43,7 +44,7 @@ def list_checkpoints(run: Path) -> str:
         note = next((text for end, text in notes.items() if end in path.name), "")
         rows.append([path.name, "", _bytes(folder.size(path)), "", "", note])
     if len(rows) == 1:
-        raise ValueError(f"expected a checkpoint in {checkpoints}, found none")
+        raise UserError(f"expected a checkpoint in {checkpoints}, found none")
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
     return "\n".join(lines)
@@ -63,10 +64,10 @@ def show(source: Path) -> str:
     """Return what a checkpoint holds, for people.
 
     Raises:
-        ValueError: if its state or the index of its tensors is not what was written.
+        UserError: if its state or the index of its tensors is not what was written.
     """
     if problems := folder.verify(source, only=[folder.STATE, folder.METADATA]):
-        raise ValueError("\n  ".join(problems))
+        raise UserError("\n  ".join(problems))
     found = state.read(source)
     lines = [f"{source}", f"step            {found.step:,}, saved {_time(found.time)}"]
     unread = sum(stop - start for part in found.position["unread"] for _, start, stop in part)
@@ -104,7 +105,7 @@ def _sources(path: Path) -> list[Path]:
         return [path]
     found = folder.finished(path / "checkpoint")
     if not found:
-        raise ValueError(f"expected the folder of a run or of a checkpoint, got {path}")
+        raise UserError(f"expected the folder of a run or of a checkpoint, got {path}")
     return found
 
 
@@ -134,15 +135,14 @@ def _bytes(count: int) -> str:
     return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Run the command line."""
-    arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments) or not arguments:
         print(USAGE)
         return
     with plain_errors():
         if len(arguments) != 2 or arguments[0] not in ("ls", "verify", "show"):
-            raise ValueError(f"expected ls, verify or show, and a folder, got {arguments}\n{USAGE}")
+            raise UserError(f"expected ls, verify or show, and a folder, got {arguments}\n{USAGE}")
         command, path = arguments[0], Path(arguments[1])
         sources = _sources(path)
         if command == "ls":
@@ -150,8 +150,8 @@ def main() -> None:
         elif command == "show":
             print(show(sources[-1]))
         elif problems := verify(path):
-            raise ValueError("\n  ".join(["the checkpoint is not whole:", *problems]))
+            raise UserError("\n  ".join(["the checkpoint is not whole:", *problems]))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

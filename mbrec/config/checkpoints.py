@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mbrec import UserError
+
 # Figure of an evaluation -> whether less of it is better.
 FIGURES = {"ne": True, "log_loss": True, "excess_ne": True, "auc": False}
 
@@ -31,14 +33,14 @@ class Checkpoints:
     def __post_init__(self) -> None:
         for name in ("every", "keep", "patience"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"expected checkpoint.{name} to be at least 1, got {value}")
+                raise UserError(f"expected checkpoint.{name} to be at least 1, got {value}")
         if self.best is not None and self.best.rpartition(".")[2] not in FIGURES:
-            raise ValueError(
+            raise UserError(
                 f"expected TASK.FIGURE in checkpoint.best, with one of {', '.join(FIGURES)}, got "
                 f"{self.best}"
             )
         if self.patience is not None and self.best is None:
-            raise ValueError("expected checkpoint.best with checkpoint.patience, got null")
+            raise UserError("expected checkpoint.best with checkpoint.patience, got null")
 
 
 @dataclass

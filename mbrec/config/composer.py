@@ -1,38 +1,95 @@
-"""Composes a command line into the checked configuration of a job.
+"""Composes a command line, once a start, into the checked configuration of a job.
 
-Hydra reports a misspelled key only after it has started on every rank, at length; this reports it
-once, in a second, with the key that was probably meant.
+Hydra reports a misspelled key at length, and on every rank; this reports it once, in a second, with
+the key that was probably meant.
 """
 
 import difflib
 import os
 import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose
+import hydra
+from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mbrec.config import settings as configuration
+from mbrec import UserError
 from mbrec.config.model import Boundary
+from mbrec.config.settings import Config, parse
+
+# What these ask for Hydra shows itself, and trains nothing.
+QUESTIONS = ("-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "--version")
+QUESTIONS += ("-sc", "--shell-completion")
 
 
-def composed(overrides: list[str]) -> configuration.Config:
-    """Return the checked configuration of a job; needs Hydra to be initialised.
+@dataclass(frozen=True)
+class Composed:
+    """The configuration of a job, with what made it.
+
+    Attributes:
+        config: checked.
+        overrides: of the command line, without Hydra's own.
+        hydra: Hydra's own settings.
+    """
+
+    config: Config
+    overrides: list[str]
+    hydra: DictConfig
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the run, where it has a name."""
+        return folder_of(self.config)
+
+
+@contextmanager
+def shipped_configs() -> Iterator[None]:
+    """Let Hydra compose from the shipped configurations."""
+    with initialize_config_module("mbrec.configs", version_base="1.3", job_name="train"):
+        yield
+
+
+def asks(arguments: Sequence[str]) -> bool:
+    """Return whether a command line only asks what there is."""
+    return any(text.partition("=")[0] in QUESTIONS for text in arguments)
+
+
+def show(arguments: Sequence[str]) -> None:
+    """Let Hydra show its help, the composed configuration, or where it comes from."""
+    sys.argv = ["mbrec", *arguments]
+    hydra.main(version_base="1.3", config_path="pkg://mbrec.configs", config_name="train")(
+        lambda node: None
+    )()
+
+
+def composed(overrides: list[str]) -> Composed:
+    """Return the checked configuration of a job; within `shipped_configs`.
 
     Raises:
-        ValueError: in a few lines, what is wrong and what was probably meant.
+        UserError: in a few lines, what is wrong and what was probably meant.
     """
+    if flags := [text for text in overrides if text.startswith("-")]:
+        raise UserError(f"expected key=value, --config-dir or --help, got {flags[0]}")
     try:
-        node = compose("train", overrides=overrides)
+        node = compose("train", overrides=overrides, return_hydra_config=True)
     except HydraException as error:
-        raise ValueError(describe(error)) from error
-    config = configuration.parse(node)
-    _check_plugins(config, overrides)
+        raise UserError(describe(error)) from error
+    own = node.hydra
+    with open_dict(node):
+        del node["hydra"]
+    _check_hydra(own)
+    config = parse(node)
+    if config.runtime.plugins and not any("runtime.plugins=" in text for text in overrides):
+        raise UserError("expected runtime.plugins on the command line, got it from a file")
     _check_tasks(config, overrides)
     if any(
         text.lstrip("+~").startswith(("balancer", "hook.", "runtime.plugins")) for text in overrides
@@ -40,35 +97,24 @@ def composed(overrides: list[str]) -> configuration.Config:
         _check_balancer(config)
     local = config.data.synthetic is None and "://" not in config.data.path
     if local and not Path(config.data.path).is_dir():
-        raise ValueError(f"expected the folder of a data set in data.path, got {config.data.path}")
-    return config
+        raise UserError(f"expected the folder of a data set in data.path, got {config.data.path}")
+    return Composed(config, list(own.overrides.task), own)
 
 
-def folder_of(config: configuration.Config) -> Path | None:
+def configure_logging(own: DictConfig) -> None:
+    """Set up logging as Hydra's settings say; each rank resolves what depends on its number."""
+    own = DictConfig({"hydra": own})
+    own.hydra.runtime.output_dir = os.path.abspath(own.hydra.run.dir)
+    configure_log(own.hydra.job_logging, own.hydra.verbose)
+
+
+def folder_of(config: Config) -> Path | None:
     """Return the folder of a run, where it has a name."""
     name = config.run.name or os.environ.get("MBREC_RUN_ID")
     return Path(config.run.folder) / name if name else None
 
 
-def parsed(node: DictConfig) -> configuration.Config:
-    """Return the typed form of what Hydra composed for this process.
-
-    Raises:
-        ValueError: if a value is missing or wrong, or `runtime.plugins` comes from a file.
-    """
-    if HydraConfig.get().mode is RunMode.MULTIRUN:
-        raise ValueError("expected -m for a sweep, got hydra.mode=MULTIRUN")
-    config = configuration.parse(node)
-    _check_plugins(config, list(HydraConfig.get().overrides.task))
-    return config
-
-
-def _check_plugins(config: configuration.Config, overrides: list[str]) -> None:
-    if config.runtime.plugins and not any("runtime.plugins=" in text for text in overrides):
-        raise ValueError("expected runtime.plugins on the command line, got it from a file")
-
-
-def with_folder(overrides: list[str]) -> list[str]:
+def with_folder(overrides: Sequence[str]) -> list[str]:
     """Put Hydra's option for a folder of configurations into the words that `compose` knows."""
     found, words = [], iter(overrides)
     for text in words:
@@ -78,12 +124,26 @@ def with_folder(overrides: list[str]) -> list[str]:
             continue
         folder = Path(folder if equals else next(words, ""))
         if not folder.is_dir():
-            raise ValueError(f"expected a folder of configurations in --config-dir, got {folder}")
+            raise UserError(f"expected a folder of configurations in --config-dir, got {folder}")
         found.append(f"hydra.searchpath=[file://{folder.resolve()}]")
     return found
 
 
-def _check_balancer(config: configuration.Config) -> None:
+def _check_hydra(own: DictConfig) -> None:
+    """Refuse settings of Hydra's that only its own way of starting a job would follow."""
+    if own.mode is RunMode.MULTIRUN:
+        raise UserError("expected -m for a sweep, got hydra.mode=MULTIRUN")
+    followed = {"callbacks": own.callbacks, "job.env_set": own.job.env_set}
+    followed["job.chdir"] = own.job.chdir
+    for key, value in followed.items():
+        if value:
+            raise UserError(
+                f"expected job_logging, verbose and searchpath alone of Hydra's settings, got "
+                f"hydra.{key}={value}: jobs are not started by Hydra"
+            )
+
+
+def _check_balancer(config: Config) -> None:
     """Build the balancer and the hook that every rank will build; needs torch, and two seconds."""
     from torch import nn
 
@@ -96,18 +156,18 @@ def _check_balancer(config: configuration.Config) -> None:
     BalanceHook(balancer, parameters=nn.Linear(1, 1) if below else None, lag=config.hook.lag)
 
 
-def _check_tasks(config: configuration.Config, overrides: list[str]) -> None:
+def _check_tasks(config: Config, overrides: list[str]) -> None:
     for text in overrides:
         if named := re.fullmatch(r"tasks=\[(.*)\]", text):
             names = named[1].replace(" ", "").split(",")
             if len(names) != len(set(names)):
-                raise ValueError(f"expected each task once, got {text}")
+                raise UserError(f"expected each task once, got {text}")
     known = config.data.columns.labels
     for name, task in config.tasks.items():
         for label in (task.label, task.given):
             if label is not None and label not in known:
                 expected = f"expected a label of the data set ({', '.join(known)})"
-                raise ValueError(
+                raise UserError(
                     f"{expected} for task '{name}', got {label}; 'tasks=[...]' chooses others"
                 )
 

@@ -1,4 +1,4 @@
-"""Errors that a user can mend are shown as one line, not as a stack trace."""
+"""Errors that a user can fix are shown in short, not as a stack trace."""
 
 import os
 import sys
@@ -9,20 +9,23 @@ from contextlib import contextmanager
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mbrec import UserError
+
 # The variable that Hydra itself reads for the same purpose.
 FULL_ERROR = "HYDRA_FULL_ERROR"
-MENDABLE = (ValueError, OSError, FloatingPointError, OmegaConfBaseException, YAMLError)
+USER_ERRORS = (UserError, ValueError, OSError, FloatingPointError)
+USER_ERRORS += (OmegaConfBaseException, YAMLError)
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn an error that a user can mend into a message and exit status 1.
+    """Turn an error that a user can fix into a message and exit status 1.
 
     With HYDRA_FULL_ERROR=1 the stack trace is shown.
     """
     try:
         yield
-    except MENDABLE as error:
+    except USER_ERRORS as error:
         if os.environ.get(FULL_ERROR) == "1":
             raise
         tell(error)
@@ -31,11 +34,11 @@ def plain_errors() -> Iterator[None]:
 
 
 def tell(error: Exception) -> None:
-    """Write what went wrong to stderr: what a user can mend in short, else its stack trace."""
+    """Write an error to stderr: in short what a user can fix, any other with its stack trace."""
     rank = os.environ.get("RANK")
     where = f" (rank {rank})" if rank else ""
     text = f"error{where}: {error}\nSet {FULL_ERROR}=1 for a stack trace.\n"
-    if os.environ.get(FULL_ERROR) == "1" or not isinstance(error, MENDABLE):
+    if os.environ.get(FULL_ERROR) == "1" or not isinstance(error, USER_ERRORS):
         text = f"error{where}:\n" + "".join(traceback.format_exception(error))
     # One write, so that the messages of several ranks do not mix.
     sys.stderr.write(text)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from mbrec import UserError
+
 # With fewer steps the label rate would be noise.
 MIN_WINDOW = 20
 
@@ -40,9 +42,9 @@ class Guard:
         least = {"max_skipped": 0, "window": MIN_WINDOW, "patience": 1, "max_rollbacks": 0}
         for name, low in least.items():
             if (value := getattr(self, name)) < low:
-                raise ValueError(f"expected guard.{name} to be at least {low}, got {value}")
+                raise UserError(f"expected guard.{name} to be at least {low}, got {value}")
         if not self.factor > 1:
-            raise ValueError(f"expected guard.factor above 1, got {self.factor}")
+            raise UserError(f"expected guard.factor above 1, got {self.factor}")
 
     @property
     def rollbacks(self) -> int:

@@ -5,6 +5,7 @@ import inspect
 import re
 from typing import Any
 
+from mbrec import UserError
 from mbrec.config import renamed
 
 _HINT = (
@@ -28,13 +29,7 @@ def balancer(node: dict[str, Any], num_tasks: int, plugins: list[str]) -> Any:
 
 
 def interaction(node: dict[str, Any], width: int, plugins: list[str]) -> Any:
-    """Return the interaction module that a node describes; see `instantiate`.
-
-    Args:
-        node: of the configuration.
-        width: of its input.
-        plugins: packages besides mbrec that the class may come from.
-    """
+    """Return the interaction module that a node describes, for inputs of a width."""
     from torch import nn
 
     return instantiate(
@@ -72,7 +67,7 @@ def instantiate(
         kwargs: further keyword arguments.
 
     Raises:
-        ValueError: if the node names no such class, or its arguments do not fit.
+        UserError: if the node names no such class, or its arguments do not fit.
     """
     target = renamed.current(node).get("_target_")
     found = _find(target, plugins, kind, package, key)
@@ -80,7 +75,7 @@ def instantiate(
     try:
         return found(*args, **arguments, **kwargs)
     except TypeError as error:
-        raise ValueError(
+        raise UserError(
             f"expected arguments that fit {target}, got {arguments}: {error}"
         ) from error
 
@@ -91,21 +86,21 @@ def _find(target: object, plugins: list[str], kind: type, package: str, key: str
     fitting = f"a {kind.__name__} in {key}"
     # The name is checked before anything is imported, and the class it leads to after that.
     if not isinstance(target, str) or target.split(".")[0] not in roots:
-        raise ValueError(f"expected {expected}, got {target!r}{_HINT}")
+        raise UserError(f"expected {expected}, got {target!r}{_HINT}")
     if not _NAME.fullmatch(target):
-        raise ValueError(f"expected {expected}, got {target!r}")
+        raise UserError(f"expected {expected}, got {target!r}")
     if not _lies_in(target, package, plugins):
-        raise ValueError(f"expected {fitting}, which is defined in {package}, got {target}{_HINT}")
+        raise UserError(f"expected {fitting}, which is defined in {package}, got {target}{_HINT}")
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"expected {expected}, got {target!r}: {error}") from error
+        raise UserError(f"expected {expected}, got {target!r}: {error}") from error
     # A name may lead elsewhere: to what its module imports.
     if not inspect.isclass(found) or not _lies_in(found.__module__, "mbrec", plugins):
-        raise ValueError(f"expected {expected}, got {target!r}{_HINT}")
+        raise UserError(f"expected {expected}, got {target!r}{_HINT}")
     if not issubclass(found, kind) or not _lies_in(found.__module__, package, plugins):
-        raise ValueError(f"expected {fitting}, got {target}")
+        raise UserError(f"expected {fitting}, got {target}")
     return found
 
 

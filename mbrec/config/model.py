@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from mbrec import UserError
+
 
 class Sharding(Enum):
     """Where an embedding table is, in TorchRec's terms.
@@ -37,7 +39,7 @@ class Model:
     def __post_init__(self) -> None:
         for table, kind in self.sharding.items():
             if kind is Sharding.column_wise:
-                raise ValueError(
+                raise UserError(
                     f"expected model.sharding.{table} to be table_wise, row_wise or data_parallel, "
                     "got column_wise: row-wise Adagrad keeps one momentum a row, column-wise "
                     "shards would keep one each, and train another model than one rank does"
@@ -68,10 +70,10 @@ class Hook:
 
     def __post_init__(self) -> None:
         if self.at is Boundary.categorical:
-            raise ValueError(
+            raise UserError(
                 "expected hook.at to be representation, interaction or numerical, got categorical: "
                 "a fused table applies each row's gradient inside backward, so its K gradients "
                 "never exist side by side (the N/A of the paper's Table 2)"
             )
         if self.lag not in (0, 1):
-            raise ValueError(f"expected hook.lag to be 0 or 1, got {self.lag}")
+            raise UserError(f"expected hook.lag to be 0 or 1, got {self.lag}")

@@ -7,15 +7,13 @@ here are the settings that belong to no such object. Who may read a `Config` is 
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from mbrec import UserError
 from mbrec.columns.schema import Columns, Order
-from mbrec.config import plain_yaml
 from mbrec.config.checkpoints import Checkpoints, Resume
 from mbrec.config.guard import Guard
 from mbrec.config.model import Hook, Model
@@ -72,7 +70,7 @@ class Optimizer:
         _check_at_least(0, self, "table_lr", "dense_lr", "warmup_steps")
         if not self.table_eps > 0:
             # A gradient of zero on a row that was never met would be 0 / 0.
-            raise ValueError(f"expected table_eps to be positive, got {self.table_eps}")
+            raise UserError(f"expected table_eps to be positive, got {self.table_eps}")
 
 
 @dataclass
@@ -102,7 +100,7 @@ class TrainerSettings:
     def __post_init__(self) -> None:
         _check_at_least(1, self, "global_batch_size", "epochs", "steps", "evaluate_every")
         if self.measure_overhead and self.steps is not None and self.steps < Plan().steps:
-            raise ValueError(
+            raise UserError(
                 f"expected trainer.steps of at least {Plan().steps} with "
                 f"trainer.measure_overhead=true, got {self.steps}: with fewer blocks of steps the "
                 "drop has no interval to speak of"
@@ -162,7 +160,7 @@ class RuntimeSettings:
 
     def __post_init__(self) -> None:
         if self.memory_gb is not None and not self.memory_gb > 0:
-            raise ValueError(f"expected runtime.memory_gb to be positive, got {self.memory_gb}")
+            raise UserError(f"expected runtime.memory_gb to be positive, got {self.memory_gb}")
 
 
 @dataclass
@@ -193,7 +191,7 @@ def _check_at_least(least: float, settings: Any, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         if value is not None and not value >= least:
-            raise ValueError(f"expected {name} to be at least {least}, got {value}")
+            raise UserError(f"expected {name} to be at least {least}, got {value}")
 
 
 def _rank_zero(first: str, other: str) -> str:
@@ -208,56 +206,25 @@ def parse(node: DictConfig) -> Config:
     """Return the typed configuration, its values checked.
 
     Raises:
-        ValueError: if a value is missing or outside its range.
+        UserError: if a value is missing or outside its range.
     """
     if missing := sorted(OmegaConf.missing_keys(node)):
         hint = "a task has settings but was not selected with tasks=[...]"
         hint = hint if missing[0].startswith("tasks.") else f"for example {missing[0]}=..."
-        raise ValueError(f"expected a value for {', '.join(missing)}, got none ({hint})")
+        raise UserError(f"expected a value for {', '.join(missing)}, got none ({hint})")
     config = OmegaConf.to_object(node)
     assert isinstance(config, Config)
     if not config.tasks:
-        raise ValueError("expected at least one task, got tasks=[]")
+        raise UserError("expected at least one task, got tasks=[]")
     tables = config.data.columns.tables
     if unknown := [name for name in config.model.sharding if name not in tables]:
-        raise ValueError(
+        raise UserError(
             f"expected tables ({', '.join(tables)}) in model.sharding, got {', '.join(unknown)}"
         )
     best = config.checkpoint.best
     if best is not None and best.rpartition(".")[0] not in config.tasks:
         tasks = ", ".join(config.tasks)
-        raise ValueError(f"expected a task ({tasks}) in checkpoint.best, got {best}")
+        raise UserError(f"expected a task ({tasks}) in checkpoint.best, got {best}")
     if config.checkpoint.patience is not None and config.trainer.evaluate_every is None:
-        raise ValueError("expected trainer.evaluate_every with checkpoint.patience, got null")
+        raise UserError("expected trainer.evaluate_every with checkpoint.patience, got null")
     return config
-
-
-def load(path: str | Path, overrides: list[str]) -> Config:
-    """Return the configuration that a run saved, with `key=value` overrides.
-
-    It is read as data: merged into the schema, never composed. Only the overrides, which come
-    from the command line, may refer to the environment or to other values (`${...}`).
-
-    Raises:
-        ValueError: if the file holds more than plain data, or a key or a value does not fit the
-            schema.
-    """
-    return complete(plain_yaml.read(path, Config), overrides, path)
-
-
-def complete(saved: dict[str, Any], overrides: list[str], path: str | Path) -> Config:
-    """Return the configuration of settings that were read from a file; see `load`.
-
-    Args:
-        saved: the settings.
-        overrides: `key=value`.
-        path: of the file, for errors.
-    """
-    try:
-        schema = OmegaConf.structured(Config)
-        node = OmegaConf.merge(schema, saved, OmegaConf.from_dotlist(overrides))
-        assert isinstance(node, DictConfig)
-        return parse(node)
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{error.full_key or path}: {reason}") from error

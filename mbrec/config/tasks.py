@@ -5,6 +5,8 @@ from enum import Enum
 
 from omegaconf import MISSING
 
+from mbrec import UserError
+
 
 class Reduction(Enum):
     """What the sum of a task's losses is divided by.
@@ -35,6 +37,6 @@ class Task:
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
-            raise ValueError(f"expected the weight of a task to be positive, got {self.weight}")
+            raise UserError(f"expected the weight of a task to be positive, got {self.weight}")
         if any(width < 1 for width in self.hidden):
-            raise ValueError(f"expected widths of at least 1 in hidden, got {self.hidden}")
+            raise UserError(f"expected widths of at least 1 in hidden, got {self.hidden}")

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from mbrec import UserError
+
 UNFINISHED = ".tmp"
 # Read and write for all, less what the umask takes away: as `open` does it.
 MODE = 0o666
@@ -27,11 +29,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         path: the file. Its folder exists.
 
     Raises:
-        ValueError: if there is something else than a file in its place.
+        UserError: if there is something else than a file in its place.
         OSError: if it cannot be written.
     """
     if os.path.lexists(path) and not (path.is_symlink() or path.is_file()):
-        raise ValueError(f"{path}: expected a file, or nothing yet, got a folder or a device")
+        raise UserError(f"{path}: expected a file, or nothing yet, got a folder or a device")
     # Nobody can have put a link under a name that cannot be guessed.
     unfinished = path.with_name(f".{secrets.token_hex(8)}.{path.name}{UNFINISHED}")
     descriptor = os.open(unfinished, _NEW, MODE)
@@ -77,7 +79,7 @@ def open_own(path: Path, flags: int) -> int:
         flags: of `os.open`, besides those that make it and follow no link.
 
     Raises:
-        ValueError: if it is a link.
+        UserError: if it is a link.
         OSError: if it cannot be opened.
     """
     try:
@@ -85,7 +87,7 @@ def open_own(path: Path, flags: int) -> int:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise ValueError(
+        raise UserError(
             f"{path}: expected a file, got a link, which is not followed; remove it"
         ) from error
 
@@ -98,14 +100,14 @@ def check_no_links(folder: Path, *below: str) -> None:
         below: files and folders in it; those between are checked as well.
 
     Raises:
-        ValueError: naming the link.
+        UserError: naming the link.
     """
     for name in below:
         path = folder
         for part in Path(name).parts:
             path /= part
             if path.is_symlink():
-                raise ValueError(
+                raise UserError(
                     f"{path}: expected a file or folder, got a link, which is not followed; remove "
                     f"it. To have what is in it elsewhere, move the whole of {folder} there"
                 )

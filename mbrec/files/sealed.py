@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mbrec import UserError
 from mbrec.files import atomic
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON, whole or not at all, with its digest as the last key.
 
     Raises:
-        ValueError: if a number in it is not finite.
+        UserError: if a number in it is not finite.
         OSError: if it cannot be written.
     """
     # As it will be read: keys are strings, and tuples lists.
@@ -46,7 +47,7 @@ def read_json(path: Path, largest: int = LARGEST) -> dict[str, Any]:
         largest: bytes that it may have.
 
     Raises:
-        ValueError: if it is something else, or its content is not what was written.
+        UserError: if it is something else, or its content is not what was written.
     """
     text = read_text(path, largest)
     try:
@@ -54,9 +55,9 @@ def read_json(path: Path, largest: int = LARGEST) -> dict[str, Any]:
         written = content.pop(KEY, None) if isinstance(content, dict) else None
         found = digest(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, got something else: {error}") from error
+        raise UserError(f"{path}: expected JSON, got something else: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a mapping, got {content!r:.80}")
+        raise UserError(f"{path}: expected a mapping, got {content!r:.80}")
     _compare(path, written, found, f'remove "{KEY}" from it')
     return content
 
@@ -74,7 +75,7 @@ def check_digest(path: Path, text: str) -> None:
         text: all of it.
 
     Raises:
-        ValueError: if the text is not what was written.
+        UserError: if the text is not what was written.
     """
     first, newline, rest = text.partition("\n")
     written = first + newline if first.startswith(_BEGINNING) else None
@@ -85,23 +86,23 @@ def read_text(path: Path, largest: int) -> str:
     """Return the content of a text file that is no link and not larger than it may be.
 
     Raises:
-        ValueError: naming the file.
+        UserError: naming the file.
     """
     if path.is_symlink() or not path.is_file():
-        raise ValueError(f"{path}: expected a file, found none")
+        raise UserError(f"{path}: expected a file, found none")
     if (found := path.stat().st_size) > largest:
-        raise ValueError(f"{path}: expected at most {largest:,} bytes, got {found:,}")
+        raise UserError(f"{path}: expected at most {largest:,} bytes, got {found:,}")
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text, got other bytes: {error}") from error
+        raise UserError(f"{path}: expected text, got other bytes: {error}") from error
 
 
 def _compare(path: Path, written: object, found: str, accept: str) -> None:
     if written is None:
         log.warning("%s has no SHA-256, as of an earlier version: damage goes unnoticed", path)
     elif written != found:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected the content that mbrec wrote, got another one, which does not have "
             f"the SHA-256 in the file: it is damaged, or was edited. Restore it from a copy; to "
             f"use it as it is, {accept}"

@@ -13,6 +13,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
 
+from mbrec import UserError
 from mbrec.balance import BalanceHook
 from mbrec.config import instantiate
 from mbrec.config.model import Boundary
@@ -51,7 +52,7 @@ from mbrec.training.trainer import Trainer
 
 @dataclass
 class Sharded:
-    """A model on its ranks, with what runs it; `guard` is there where the hook is."""
+    """A model on its ranks, with what runs it; without the hook there is no guard."""
 
     model: DistributedModelParallel
     hook: BalanceHook | None
@@ -65,12 +66,8 @@ class Sharded:
 def bottom(config: Config, *, guard: TableGuard | None = None) -> SharedBottom:
     """Return the unsharded shared bottom; its tables are on the meta device, with their optimizer.
 
-    Args:
-        config: of the run.
-        guard: of the tables' gradients.
-
     Raises:
-        ValueError: if the interaction's class is not one that may be built.
+        UserError: if the interaction's class is not one that may be built.
     """
     columns, settings = config.data.columns, config.optimizer
     categorical = CategoricalModule(columns.categorical, config.model.embedding_dim)
@@ -86,21 +83,19 @@ def bottom(config: Config, *, guard: TableGuard | None = None) -> SharedBottom:
 
 
 def balance_hook(config: Config, shared: SharedBottom) -> BalanceHook:
-    """Return the hook, with a process group of its own. A collective.
+    """Return the hook, with a process group of its own.
 
-    Args:
-        config: of the run.
-        shared: the bottom that `hook.at` names a module of.
+    Collective: every rank must call it.
 
     Raises:
-        ValueError: if the balancer is none, or cannot balance there.
+        UserError: if the balancer is none, or cannot balance there.
     """
     balancer = instantiate.balancer(config.balancer, len(config.tasks), config.runtime.plugins)
     at, module = config.hook.at, None
     if at is not Boundary.representation:
         module = getattr(shared, at.value)
         if module is None:
-            raise ValueError(f"expected a module of this model in hook.at, got {at.value}")
+            raise UserError(f"expected a module of this model in hook.at, got {at.value}")
     # Its collective runs in backward, between the collectives of others.
     group = dist.new_group(timeout=timedelta(seconds=config.runtime.timeout_s))
     assert isinstance(group, dist.ProcessGroup)
@@ -117,7 +112,7 @@ def balance_hook(config: Config, shared: SharedBottom) -> BalanceHook:
 def ranker(
     config: Config, world_size: int, *, with_hook: bool = True, with_guard: bool = True
 ) -> Ranker:
-    """Return the unsharded model. A collective, if it has the hook."""
+    """Return the unsharded model. Collective if it has the hook: every rank must call it."""
     shared = bottom(config, guard=TableGuard() if with_hook and with_guard else None)
     hook = balance_hook(config, shared) if with_hook else None
     width = shared.interaction.out_features
@@ -224,14 +219,14 @@ def trainer(
     """Return the trainer of a configuration, ready to `fit`, and its model.
 
     Args:
-        config: of the run.
+        config: the run's configuration.
         runtime: this process.
         folder: of the run.
-        source: a checkpoint that verified, to go on from.
-        interrupt: looked at between steps.
+        source: a checkpoint that verified, to continue from.
+        interrupt: checked between steps.
 
     Raises:
-        ValueError: if something does not fit; a checkpoint, before a row is read.
+        UserError: if something does not fit; a checkpoint, before a row is read.
     """
     open_data(config, runtime)  # completes the schema, by which tables are placed before any row
     sharded = shard(config, runtime)

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import torch
 import torch.distributed as dist
 
+from mbrec import UserError
 from mbrec.balance import BalanceHook
 from mbrec.balance.backward.ranks import sum_over_ranks
 from mbrec.balance.backward.spans import Part
@@ -142,7 +143,7 @@ class Meter:
         Raises:
             Interrupted: on every rank after the same step.
             FloatingPointError: on every rank, if a value is not finite.
-            ValueError: if there are no training rows.
+            UserError: if there are no training rows.
         """
         trainer = self._trainer
         trainer.model.train()
@@ -191,7 +192,7 @@ class Meter:
         trainer.train(segment, look=self._look)
         self._hook.bypass = False
         if segment.exhausted:
-            raise ValueError("expected at least one batch of training rows in an epoch, got none")
+            raise UserError("expected at least one batch of training rows in an epoch, got none")
 
     def _look(self, outputs: Outputs) -> None:
         if self._trainer.guard.problem is not None:

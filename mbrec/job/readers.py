@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mbrec import UserError
 from mbrec.columns import manifest
 from mbrec.columns.schema import Order
 from mbrec.config.settings import Config
@@ -23,7 +24,7 @@ def data_folder(config: Config, runtime: process.Runtime, *, write_it: bool = Tr
     """Return the folder of the data set; rank 0 writes a synthetic one if it is not there.
 
     Raises:
-        ValueError: if it is not there, and is not to be written.
+        UserError: if it is not there, and is not to be written.
     """
     settings = config.data.synthetic
     if settings is None:
@@ -32,7 +33,7 @@ def data_folder(config: Config, runtime: process.Runtime, *, write_it: bool = Tr
 
     folder = Path(config.data.path) / settings.fingerprint
     if not write_it and not folder.exists():
-        raise ValueError(
+        raise UserError(
             f"expected the synthetic data set of the run, {folder}; `python -m "
             "mbrec.config.synthetic` writes it"
         )
@@ -49,13 +50,8 @@ def data_folder(config: Config, runtime: process.Runtime, *, write_it: bool = Tr
 def open_data(config: Config, runtime: process.Runtime, *, write_it: bool = True) -> Store:
     """Return the data set with its manifest, which fills in what the schema in `config` leaves out.
 
-    Args:
-        config: of the run.
-        runtime: this process.
-        write_it: write a synthetic data set that is not there.
-
     Raises:
-        ValueError: if the manifest does not say it, or the files are not those it lists.
+        UserError: if the manifest does not say it, or the files are not those it lists.
     """
     store = open_store(data_folder(config, runtime, write_it=write_it))
     found = None
@@ -63,7 +59,7 @@ def open_data(config: Config, runtime: process.Runtime, *, write_it: bool = True
         found = manifest.load(store.filesystem, store.root)
         store = replace(store, manifest=found)
         if problems := verify.check_sizes(store.filesystem, store.root, found):
-            raise ValueError("the files are not those of the manifest:\n  " + "\n  ".join(problems))
+            raise UserError("the files are not those of the manifest:\n  " + "\n  ".join(problems))
     config.data.columns = dataset.resolve(config.data.columns, found, store)
     return store
 
@@ -114,14 +110,14 @@ def evaluation_reader(
     """Return the reader of this rank's evaluation rows, under any number of ranks.
 
     Args:
-        config: of the run.
+        config: the run's configuration.
         runtime: this process.
         run: folder of a finished run, whose vocabularies are its model's; default: the data set's.
             Its settings may come from anywhere, so nothing is written for them.
         learned: what the checkpoint that is scored says of the vocabularies in that folder.
 
     Raises:
-        ValueError: if a vocabulary in the folder is not the one that the model has learned.
+        UserError: if a vocabulary in the folder is not the one that the model has learned.
     """
     store = open_data(config, runtime, write_it=run is None)
     if run is not None:
@@ -154,7 +150,7 @@ def identify(reader: ParquetReader) -> None:
     Collective: every rank must call it.
 
     Raises:
-        ValueError: on every rank, if a row group cannot be read.
+        UserError: on every rank, if a row group cannot be read.
     """
     reader.content = from_rank_0(lambda: reader.content)
 
@@ -165,7 +161,7 @@ def _warn_of_age(store: Store, runtime: process.Runtime) -> None:
 
 
 def warn_of_overlap(train: ParquetReader, evaluation: ParquetReader) -> None:
-    """Say so if rows that are trained on are evaluated on."""
+    """Warn if rows that are trained on are evaluated on."""
     files = [{group.file for group in reader.row_groups} for reader in (train, evaluation)]
     if (both := sorted(files[0] & files[1])) and train.rank == 0:
         log.warning("%d files are trained on and evaluated on, such as %s", len(both), both[0])

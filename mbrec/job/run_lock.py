@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mbrec import UserError
 from mbrec.files import atomic
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def take(folder: Path) -> bool:
         whether no other process has it. Where the file system knows no locks: true, and a warning.
 
     Raises:
-        ValueError: if a link is in the place of the lock.
+        UserError: if a link is in the place of the lock.
     """
     if folder in _held:
         return True
@@ -51,11 +52,11 @@ def alone(folder: Path, what: str) -> Generator[None]:
         what: that writes to it, such as "study".
 
     Raises:
-        ValueError: if another process has it.
+        UserError: if another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not take(folder):
-        raise ValueError(
+        raise UserError(
             f"expected a {what} of its own, got {folder}, which another job writes to; wait for "
             "it, or take another folder"
         )

@@ -1,23 +1,21 @@
-"""How a run stands, for schedulers and people: `status.json` in its folder.
+"""How a run stands, for schedulers and people: `status.json` in its folder."""
 
-`python -m mbrec.job.status RUN` writes that a run has failed whose processes could not say it.
-"""
-
+import datetime
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from mbrec import UserError
 from mbrec.config.errors import plain_errors
 from mbrec.files.sealed import read_json, write_json
 
 NAME = "status.json"
-# As EX_TEMPFAIL of sysexits.h: the same command goes on.
+# As EX_TEMPFAIL of sysexits.h: the same command continues the run.
 RESUMABLE_EXIT_CODE = 75
-# So old the file gets while training goes on.
+# Maximum age of the file during training.
 SECONDS = 10.0
 
 
@@ -57,17 +55,12 @@ class Status:
         self.write("running")
 
     def refresh(self) -> None:
-        """Write the steps done, now and then: who looks sees that the run is alive."""
+        """Write the steps done if the file is old, which shows that the run is alive."""
         if time.monotonic() - self._written > SECONDS:
             self.write(self.state)
 
     def write(self, state: str, *, reason: str = "") -> None:
-        """Write it.
-
-        Args:
-            state: see the attribute.
-            reason: why the run does not go on.
-        """
+        """Write a state, and why the run does not continue."""
         self.state = state
         self._written = time.monotonic()
         if self._path is not None:
@@ -76,7 +69,7 @@ class Status:
 
     @contextmanager
     def of_failure(self) -> Iterator[None]:
-        """Write that the run has failed, if it does."""
+        """Write that the run has failed if it raises."""
         try:
             yield
         except Exception as error:
@@ -88,18 +81,39 @@ def mark_failed(folder: Path) -> None:
     """Write that a run has failed, after its processes ended without a word.
 
     Raises:
-        ValueError: if its status is not what a run wrote.
+        UserError: if its status is not what a run wrote.
     """
     content = read_json(folder / NAME)
     reason = content.get("reason") or "its processes ended without a reason"
     write_json(folder / NAME, {**content, "state": "failed", "reason": reason})
 
 
-def main() -> None:
-    """Run the command line, for `scripts/train.sh`."""
+def describe(folder: Path) -> str:
+    """Return how a run stands, for people.
+
+    Raises:
+        UserError: if there is no run, or its status is not what a run wrote.
+    """
+    if not (folder / NAME).exists():
+        raise UserError(f"expected the folder of a run, with {NAME}, got {folder}")
+    content = read_json(folder / NAME)
+    written = datetime.datetime.fromtimestamp(content.get("time", 0)).strftime("%Y-%m-%d %H:%M:%S")
+    reason = f": {content['reason']}" if content.get("reason") else ""
+    return f"{content['state']} after step {content['step']:,}, written {written}{reason}"
+
+
+USAGE = """usage: mbrec status RUN
+
+Prints how the run, or the sweep, in folder RUN stands: starting, running, resumable, stopped,
+finished or failed; the steps, or jobs, that are done; when that was written; and a reason."""
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command line."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return
     with plain_errors():
-        mark_failed(Path(sys.argv[1]))
-
-
-if __name__ == "__main__":
-    main()
+        if len(arguments) != 1:
+            raise UserError(f"expected the folder of one run, got {' '.join(arguments)}")
+        print(describe(Path(arguments[0])))

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from mbrec.config import settings as configuration
-from mbrec.config.errors import MENDABLE, plain_errors
+from mbrec.config.errors import USER_ERRORS, plain_errors
 from mbrec.distributed.interrupt import Interrupt
 from mbrec.files.sealed import write_json
 from mbrec.job import run_lock
@@ -112,7 +112,7 @@ def work(plan: Path, folder: Path) -> int:
 def _composed_or_named(job: Job, run: Path) -> configuration.Config:
     try:
         return composed(job, run)
-    except (HydraException, *MENDABLE) as error:
+    except (HydraException, *USER_ERRORS) as error:
         raise ValueError(f"{job.name}: {error}") from error
 
 

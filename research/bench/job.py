@@ -13,9 +13,6 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
-import hydra
-from omegaconf import DictConfig
-
 from mbrec.config import composer
 from mbrec.config import settings as configuration
 from mbrec.config.errors import plain_errors
@@ -34,12 +31,12 @@ def measure(config: configuration.Config) -> None:
 
     from mbrec.distributed import process
     from mbrec.distributed.lockstep import Lockstep
-    from mbrec.job import build, resume
+    from mbrec.job import build, run_folder
     from mbrec.job.overhead import endless, step_seconds
     from research.bench.hook_time import hook_time
 
     runtime = process.start(timeout_s=config.runtime.timeout_s)
-    folder = resume.run_folder(config)
+    folder = run_folder.prepare(config)
     trainer, _ = build.trainer(config, runtime, folder)
     trainer.model.train()
     batches = endless(trainer.loader)
@@ -107,20 +104,16 @@ def describe(
     return "\n".join(lines)
 
 
-@hydra.main(version_base="1.3", config_path="pkg://mbrec.configs", config_name="train")
-def _main(node: DictConfig) -> None:
+def main() -> None:
+    """Run the command line."""
+    if composer.asks(sys.argv[1:]):
+        composer.show(sys.argv[1:])
+        return
     with plain_errors(), tempfile.TemporaryDirectory() as scratch:
-        config = composer.parsed(node)
+        config = check(sys.argv[1:]).config
         config.monitor.progress = False
         config.run.folder, config.run.name = scratch, Path(scratch).name
         measure(config)
-
-
-def main() -> None:
-    """Run the command line."""
-    with plain_errors():
-        check(sys.argv[1:])
-    _main()
     end_processes()
 
 

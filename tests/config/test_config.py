@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mbrec import evaluate, train
+from mbrec import UserError
 from mbrec.balance import Balancer
-from mbrec.config import settings as config
+from mbrec.config import composer, saved
 from mbrec.config.instantiate import instantiate
-from mbrec.job import build
+from mbrec.config.settings import Config, parse
+from mbrec.files import sealed
+from mbrec.job import build, evaluation
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
@@ -24,7 +25,7 @@ GROUPS = {  # folder -> how its files are chosen
     "data/preset": "data/preset={}",
     "tasks": "tasks=[{}]",
     "balancer": "balancer={}",
-    "interaction": "interaction@model.interaction={}",
+    "interaction": "interaction={}",
     "experiment": "experiment={}",
     "hydra/help": "hydra/help={}",
     "hydra/job_logging": "hydra/job_logging={}",
@@ -52,8 +53,8 @@ def trap(tmp_path, monkeypatch):
     sys.modules.pop("mbrec_trap", None)
 
 
-def composed(*overrides: str) -> config.Config:
-    return config.parse(compose("train", list(overrides)))
+def composed(*overrides: str) -> Config:
+    return parse(compose("train", list(overrides)))
 
 
 # What these say themselves that they need.
@@ -64,10 +65,14 @@ NEEDS = {
 }
 
 
-def saved(tmp_path: Path, *overrides: str) -> Path:
+def saved_yaml(tmp_path: Path, *overrides: str) -> Path:
     path = tmp_path / "config.yaml"
     OmegaConf.save(compose("train", list(overrides)), path, resolve=True)
     return path
+
+
+def as_json(tmp_path: Path, *overrides: str) -> None:
+    saved.write(tmp_path, composed(*overrides))
 
 
 def options(group: str) -> list[str]:
@@ -140,6 +145,20 @@ def test_another_balancer_leaves_no_argument_of_the_default_one():
         "_target_": "mbrec.balance.Equal",
         "scale": "sum",
     }
+
+
+@pytest.mark.parametrize("experiment", ["ads_multibalance", "paper_ads", "bench"])
+def test_another_interaction_or_balancer_leaves_no_key_of_a_class_that_was_not_chosen(
+    experiment, tmp_path
+):
+    for group in ("interaction", "balancer"):
+        (tmp_path / group).mkdir()
+        package = "# @package model.interaction\n" if group == "interaction" else ""
+        (tmp_path / group / "other.yaml").write_text(f"{package}_target_: mine.Other\nown: 3\n")
+    given = [f"hydra.searchpath=[file://{tmp_path}]", f"experiment={experiment}"]
+    found = composed(*given, "interaction=other", "balancer=other")
+    expected = {"_target_": "mine.Other", "own": 3}
+    assert (found.model.interaction, found.balancer) == (expected, expected)
 
 
 def test_a_preset_changes_the_sizes_and_the_tables_follow():
@@ -268,62 +287,86 @@ def test_an_unknown_argument_of_a_balancer_is_named():
     ],
 )
 def test_a_saved_configuration_loads_as_it_was(overrides, tmp_path):
-    loaded = config.load(saved(tmp_path, *overrides), [])
-    assert loaded == composed(*overrides)
-    assert list(loaded.tasks) == list(composed(*overrides).tasks)
+    as_json(tmp_path, *overrides)
+    expected = composed(*overrides)
+    paths = [tmp_path / saved.JSON, tmp_path / saved.YAML, saved_yaml(tmp_path, *overrides)]
+    for loaded in [saved.load(path, []) for path in paths]:
+        assert loaded == expected
+        assert list(loaded.tasks) == list(expected.tasks)
+
+
+def test_json_holds_no_reference_and_no_mapping_in_the_place_of_a_value(tmp_path):
+    for key, value in {"name": "${oc.env:HOME}", "folder": {"_target_": "os.system"}}.items():
+        content = saved.plain(composed())
+        content["run"][key] = value
+        sealed.write_json(tmp_path / saved.JSON, content)
+        with pytest.raises(UserError, match=rf"config\.json: expected .* in run\.{key}"):
+            saved.load(tmp_path / saved.JSON, [])
+
+
+def test_a_number_that_json_cannot_hold_is_refused_by_its_key(tmp_path):
+    with pytest.raises(
+        UserError, match=r"finite numbers in the configuration, got balancer\.lr=inf"
+    ):
+        as_json(tmp_path, "balancer.lr=inf")
 
 
 def test_loading_takes_overrides_and_checks_them(tmp_path):
-    path = saved(tmp_path)
-    assert config.load(path, ["data.evaluation=[a,b]"]).data.evaluation == ["a", "b"]
+    path = saved_yaml(tmp_path)
+    assert saved.load(path, ["data.evaluation=[a,b]"]).data.evaluation == ["a", "b"]
     with pytest.raises(ValueError, match="features that are not hidden"):
-        config.load(path, ["data.columns.numerical.x0.column=__oracle_click"])
+        saved.load(path, ["data.columns.numerical.x0.column=__oracle_click"])
     with pytest.raises(ValueError, match="not selected"):
-        config.load(path, ["tasks.like.weight=2"])
+        saved.load(path, ["tasks.like.weight=2"])
 
 
 @pytest.mark.parametrize("key", ["trainer.batchsize", "nothing", "tasks.ctr.wieght"])
 def test_loading_refuses_unknown_keys_in_the_file_and_in_overrides(key, tmp_path):
-    path = saved(tmp_path)
+    path = saved_yaml(tmp_path)
     with pytest.raises((ValueError, OmegaConfBaseException), match=key):
-        config.load(path, [f"{key}=3"])
+        saved.load(path, [f"{key}=3"])
     node = OmegaConf.load(path)
     OmegaConf.update(node, key, 3)
     OmegaConf.save(node, path)
     with pytest.raises((ValueError, OmegaConfBaseException), match=key):
-        config.load(path, [])
+        saved.load(path, [])
 
 
-def test_evaluation_takes_plugins_from_the_command_line_only(tmp_path, monkeypatch):
-    saved(tmp_path, "runtime.plugins=[theirs]")
-    loaded, complete = [], config.complete
-    monkeypatch.setattr(config, "complete", lambda *given: loaded.append(complete(*given)))
+@pytest.mark.parametrize("write", [saved_yaml, lambda folder, *given: as_json(folder, *given)])
+def test_evaluation_takes_plugins_from_the_command_line_only(write, tmp_path, monkeypatch):
+    write(tmp_path, "runtime.plugins=[theirs]")
+    loaded, complete = [], saved.complete
+    monkeypatch.setattr(saved, "complete", lambda *given: loaded.append(complete(*given)))
     for overrides, expected in ([], []), (["runtime.plugins=[mine]"], ["mine"]):
         with pytest.raises(AttributeError):  # it goes no further than what it has loaded: None
-            evaluate.evaluate(tmp_path, overrides, None)
+            evaluation.evaluate(tmp_path, overrides, None)
         assert loaded[-1].runtime.plugins == expected
 
 
-def test_training_takes_plugins_from_the_command_line_only(tmp_path, monkeypatch):
+def test_training_takes_plugins_from_the_command_line_only(tmp_path):
     (tmp_path / "experiment").mkdir()
     text = "# @package _global_\nruntime:\n  plugins: [theirs]\n"
     (tmp_path / "experiment/theirs.yaml").write_text(text)
     given = [f"hydra.searchpath=[file://{tmp_path}]", "experiment=theirs"]
     assert composed(*given).runtime.plugins == ["theirs"]
+    with pytest.raises(UserError, match=r"plugins on the command line, got it from a file"):
+        composer.composed(given)
+    for plugins in ([], ["mine"]):
+        found = composer.composed([*given, f"runtime.plugins=[{','.join(plugins)}]"])
+        assert found.config.runtime.plugins == plugins
 
-    def started(**_):
-        raise InterruptedError
 
-    monkeypatch.setattr("mbrec.distributed.process.start", started)
-    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    for last, error in [
-        ([], ValueError),
-        (["runtime.plugins=[]"], InterruptedError),
-        (["runtime.plugins=[mine]"], InterruptedError),
-    ]:
-        HydraConfig.instance().set_config(compose("train", given + last, return_hydra_config=True))
-        with pytest.raises(error):
-            train.train(compose("train", given + last))
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("hydra.mode=MULTIRUN", "expected -m for a sweep"),
+        ("+hydra.job.env_set.A=b", "job_logging, verbose and searchpath alone"),
+        ("hydra.job.chdir=true", "job_logging, verbose and searchpath alone"),
+    ],
+)
+def test_what_hydra_would_do_at_the_start_of_a_job_is_refused_and_not_left_out(override, message):
+    with pytest.raises(UserError, match=message):
+        composer.composed([override])
 
 
 @pytest.mark.parametrize(

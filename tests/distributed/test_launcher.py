@@ -15,7 +15,7 @@ import sys, time, types
 module = types.ModuleType("torch.distributed.run")
 module.main = lambda: (print("begun", sys.argv[1:], flush=True), time.sleep(600))
 sys.modules |= {"torch": module, "torch.distributed": module, "torch.distributed.run": module}
-from mbrec import launcher
+from mbrec.distributed import launcher
 launcher.main()
 """
 

@@ -22,8 +22,7 @@ from torch import distributed as dist
 from mbrec.columns import manifest
 from mbrec.columns.expression import parse
 from mbrec.columns.schema import Categorical, Columns
-from mbrec.config import plain_yaml
-from mbrec.config import settings as config
+from mbrec.config import saved as config
 from mbrec.config.settings import Config, Data
 from mbrec.distributed import process
 from mbrec.distributed.process import Runtime
@@ -510,7 +509,7 @@ def test_what_is_saved_comes_back_as_it_was(tmp_path):
     content |= {"numbers": [1, -2, 1e-8, 1.5e300, float("inf"), 0.1, True, False, None]}
     content |= {"empty": [[], {}, [[]], {"a": {}}]}
     OmegaConf.save(OmegaConf.create(content), tmp_path / "saved.yaml")
-    found = plain_yaml.read(tmp_path / "saved.yaml", object)
+    found = config.read(tmp_path / "saved.yaml", object)
     assert found == content
     assert repr(found["numbers"]) == repr(content["numbers"])
 

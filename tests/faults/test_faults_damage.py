@@ -1,5 +1,6 @@
 """Damage to any file of a run is refused, reported or harmless, and no write leaves its folder."""
 
+import json
 import logging
 import random
 import re
@@ -16,7 +17,7 @@ from jobs import compose
 from ranks import run_ranks
 
 from mbrec.checkpoint import folder, state
-from mbrec.config import plain_yaml
+from mbrec.config import saved
 from mbrec.files import sealed
 from mbrec.job import status as run_status
 from mbrec.study.report import events
@@ -29,7 +30,7 @@ def evaluate(run: Path, predictions: Path | None = None) -> None:
     """Do what the command does, in a process that has more to do."""
     import torch.distributed as dist
 
-    from mbrec.evaluate import evaluate
+    from mbrec.job.evaluation import evaluate
 
     with mock.patch.object(dist, "destroy_process_group"):
         evaluate(run, [], predictions)
@@ -90,7 +91,7 @@ def loader(path: Path) -> Callable[[], Any]:
     if path.name == folder.BEST:
         return lambda: folder.read_best(run)
     if path.name == "config.yaml":
-        return lambda: plain_yaml.read(path, dict)
+        return lambda: saved.read(path, dict)
     assert path.suffix == ".json"
     return lambda: sealed.read_json(path)
 
@@ -133,6 +134,7 @@ class Damage:
 def test_a_run_consists_of_files_that_are_all_read_back_here(run):
     names = {re.sub(r"tfevents\..*", "tfevents", path.name) for path in files(run)}
     assert names == {
+        "config.json",
         "config.yaml",
         "metrics.json",
         "status.json",
@@ -251,17 +253,24 @@ def with_links(run: str, outside: str) -> dict[str, Any]:
 
 def edited(run: str, outside: str) -> dict[str, Any]:
     """Score a run whose settings are of an earlier version, and say otherwise than they did."""
-    path, found = Path(run) / "config.yaml", {}
+    path, found = Path(run) / "config.json", {}
     whole = path.read_text()
-    path.write_text(whole.replace("salt: 0", "salt: 1", 1))
+    edit = whole.replace('"salt": 0', '"salt": 1', 1)
+    path.write_text(edit)
     found["with its digest"] = refused(lambda: evaluate(Path(run)))
-    path.write_text(whole.replace("salt: 0", "salt: 1", 1).partition("\n")[2])
+    path.write_text(without_digest(edit))
     found["without"] = refused(lambda: evaluate(Path(run)))
-    path.write_text(whole.partition("\n")[2])
+    path.write_text(without_digest(whole))
     with told() as texts:
         found["as it was"] = refused(lambda: evaluate(Path(run)))
     path.write_text(whole)
-    return found | {"told": [text for text in texts if "config.yaml" in text]}
+    return found | {"told": [text for text in texts if "config.json" in text]}
+
+
+def without_digest(text: str) -> str:
+    content = json.loads(text)
+    del content[sealed.KEY]
+    return json.dumps(content)
 
 
 def both(run: str, outside: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mbrec.config import plain_yaml
+from mbrec.config import saved as configuration
 from mbrec.files import sealed
 
 CONTENT = {"step": 30, "tasks": {"ctr": {"ne": 0.9729, "auc": None}}, "reason": "a \u00e9\n"}
@@ -74,7 +74,7 @@ def test_no_bit_of_yaml_can_flip_without_an_error_a_warning_or_the_same_content(
     path = tmp_path / "config.yaml"
     whole = sealed.with_digest("data:\n  salt: 0\n  path: /a b\ntasks: [ctr]\nlr: 1.0e-08\n")
     path.write_text(whole)
-    expected = plain_yaml.read(path, dict)
+    expected = configuration.read(path, dict)
     assert expected == {"data": {"salt": 0, "path": "/a b"}, "tasks": ["ctr"], "lr": 1e-8}
     assert not caplog.records
     silent = []
@@ -82,7 +82,7 @@ def test_no_bit_of_yaml_can_flip_without_an_error_a_warning_or_the_same_content(
         path.write_bytes(content)
         caplog.clear()
         try:
-            found = plain_yaml.read(path, dict)
+            found = configuration.read(path, dict)
         except ValueError as error:
             assert str(path) in str(error)
             continue
@@ -115,9 +115,9 @@ def test_an_edit_is_refused_with_what_helps_and_is_taken_without_the_digest(tmp_
     saved = tmp_path / "config.yaml"
     saved.write_text(sealed.with_digest("salt: 0\n").replace("salt: 0", "salt: 1"))
     with pytest.raises(ValueError, match=r"config\.yaml: .*remove its first line"):
-        plain_yaml.read(saved, dict)
+        configuration.read(saved, dict)
     saved.write_text("salt: 1\n")
-    assert plain_yaml.read(saved, dict) == {"salt": 1}
+    assert configuration.read(saved, dict) == {"salt": 1}
     assert str(saved) in caplog.records[-1].getMessage()
 
 

@@ -19,7 +19,7 @@ from mbrec.balance import BalanceHook, Equal, GramianBalancer
 from mbrec.config.overhead import FIRST_STEPS, Plan
 from mbrec.distributed import process
 from mbrec.files.sealed import read_json
-from mbrec.job import overhead, resume
+from mbrec.job import overhead, run_folder
 
 PLAN = Plan(block_steps=2, pairs=4)
 # Sums of these are exact.
@@ -198,11 +198,11 @@ def test_a_run_that_is_under_way_is_not_measured_over(tmp_path):
     (tmp_path / "a" / "checkpoint").mkdir(parents=True)
     overrides = [f"run.folder={tmp_path}", "run.name=a"]
     with alone():
-        run = resume.run_folder(compose(tmp_path, *overrides))
+        run = run_folder.prepare(compose(tmp_path, *overrides))
         assert run == tmp_path / "a"
         measuring = compose(tmp_path, *overrides, "trainer.measure_overhead=true")
         with pytest.raises(ValueError, match=r"expected a new run, got run\.name=a"):
-            resume.run_folder(measuring)
+            run_folder.prepare(measuring)
 
 
 def test_all_that_the_hook_does_counts_as_its_time():

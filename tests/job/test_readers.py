@@ -22,7 +22,7 @@ from torch._C._distributed_c10d import HashStore
 from mbrec.columns import manifest
 from mbrec.columns.manifest import load_folder
 from mbrec.columns.schema import Categorical, Columns, Keep, MissingId, Numerical, OutOfVocabulary
-from mbrec.config import settings as configuration
+from mbrec.config import saved as configuration
 from mbrec.config.settings import Config, Data
 from mbrec.distributed.process import Runtime
 from mbrec.job import readers
@@ -94,27 +94,22 @@ def configure(data: Path, run: Path) -> Config:
 
 def job(data: str, other: str, damaged: str, run: str, changed: list[str]) -> dict[str, Any]:
     """Train, go on with changed data, and score the run on two sets, as the commands do."""
-    from mbrec import evaluate
-    from mbrec.train import train
+    from mbrec.distributed.interrupt import Interrupt
+    from mbrec.job import evaluation
+    from mbrec.job.fit import train
 
     found: dict[str, Any] = {}
-    with (
-        redirect_stdout(io.StringIO()) as printed,
-        # Hydra's own state, and the group that the ranks of a test share.
-        mock.patch("mbrec.config.composer.parsed", configuration.parse),
-        mock.patch("mbrec.train.HydraConfig"),
-        mock.patch("torch.distributed.destroy_process_group"),
-    ):
+    with redirect_stdout(io.StringIO()) as printed:
         never = Path(run).with_name("never")
         try:
-            train(OmegaConf.structured(configure(Path(damaged), never)))
+            train(configure(Path(damaged), never), [], Interrupt())
         except ValueError as error:
             found["refused"] = str(error)
         found["left"] = [path.name for path in never.rglob("*") if path.is_file()]
-        train(OmegaConf.structured(configure(Path(data), Path(run))))
+        train(configure(Path(data), Path(run)), [], Interrupt())
         for name, path in {"own": data, "other": other}.items():
             target = Path(run).with_name(name)
-            evaluate.evaluate(Path(run), [f"data.path={path}"], target)
+            evaluation.evaluate(Path(run), [f"data.path={path}"], target)
             found[name] = pq.read_table(target / "part-00000.parquet").to_pydict()
         found["changed"] = {path: going_on(Path(path), Path(run)) for path in changed}
         found["learned"] = scored_with_others(Path(run))
@@ -138,7 +133,7 @@ def going_on(data: Path, run: Path) -> str:
 
 def scored_with_others(run: Path) -> str:
     """Return what is said to a run whose vocabulary has been replaced."""
-    from mbrec.evaluate import evaluate
+    from mbrec.job.evaluation import evaluate
 
     file = run / CITY
     content = file.read_bytes()
@@ -304,7 +299,7 @@ def test_a_run_is_not_scored_with_other_vocabularies_than_it_learned(done, folde
 def test_run_keeps_the_numbers_and_the_vocabularies_it_was_trained_with(done, folder):
     run, data = folder / "runs" / "run", folder / "data"
     expected = resolve(COLUMNS, load_folder(data))
-    assert configuration.load(run / "config.yaml", []).data.columns == expected
+    assert configuration.load(run / "config.json", []).data.columns == expected
     # In the file itself, where one can read them.
     saved: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     saved = saved["data"]["columns"]
@@ -330,7 +325,7 @@ def test_other_data_is_scored_with_the_vocabulary_and_statistics_of_the_run(done
     for key in first:
         if key != "file":
             assert first[key] == second[key], key
-    assert {Path(name).parents[2].name for name in second["file"]} == {"other"}
+    assert {Path(name).parents[1].name for name in second["file"]} == {"other"}
 
 
 @pytest.mark.slow

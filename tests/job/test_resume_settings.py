@@ -135,9 +135,9 @@ def test_names_of_what_changed_need_a_checkpoint(alone, tmp_path, option, path):
 
 
 def run_folder(parent: Path, *overrides: str) -> Path:
-    from mbrec.job import resume
+    from mbrec.job import run_folder
 
-    return resume.run_folder(compose(Path("nowhere"), f"run.folder={parent}", *overrides))
+    return run_folder.prepare(compose(Path("nowhere"), f"run.folder={parent}", *overrides))
 
 
 def test_an_unfinished_run_goes_on_and_a_finished_one_is_refused(alone, tmp_path):
@@ -191,30 +191,32 @@ def told(caplog, *overrides: str, world_size: int = 1) -> list[str]:
     """Return what is said of a run that goes on with other settings."""
     from mbrec.checkpoint.match import Layout
     from mbrec.checkpoint.state import RunState
-    from mbrec.job import resume
+    from mbrec.config import saved as configuration
+    from mbrec.job import compatibility
 
     caplog.clear()
     fields: dict[str, Any] = dict.fromkeys(RunState.__dataclass_fields__, None)
-    fields |= {"config": resume.plain(compose(Path("nowhere"))), "world_size": world_size}
+    fields |= {"config": configuration.plain(compose(Path("nowhere"))), "world_size": world_size}
     saved = RunState(**{**fields, "plan": {"user": "table_wise on 0"}})
     layout = Layout(["ctr"], {}, {}, {"user": "table_wise on 0"})
-    resume.check_settings(saved, compose(Path("nowhere"), *overrides), layout)
+    compatibility.check_settings(saved, compose(Path("nowhere"), *overrides), layout)
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_a_checkpoint_of_before_there_was_a_setting_had_its_default(alone):
     from mbrec.checkpoint.state import RunState
-    from mbrec.job import resume
+    from mbrec.config import saved as configuration
+    from mbrec.job import compatibility
 
     fields: dict[str, Any] = dict.fromkeys(RunState.__dataclass_fields__, None)
-    now, before = (resume.plain(compose(Path("nowhere"))) for _ in range(2))
+    now, before = (configuration.plain(compose(Path("nowhere"))) for _ in range(2))
     for feature in before["data"]["columns"]["categorical"].values():
         del feature["keep"]
     saved = RunState(**{**fields, "config": before})
-    resume.check_features(saved, now)
+    compatibility.check_features(saved, now)
     now["data"]["columns"]["categorical"]["tags"]["keep"] = "last"
     with pytest.raises(ValueError, match=r"got others:\n  tags\.keep: first -> last$"):
-        resume.check_features(saved, now)
+        compatibility.check_features(saved, now)
 
 
 def test_settings_that_differ_are_told_by_their_keys(alone, caplog):
@@ -247,7 +249,7 @@ def test_other_vocabularies_than_the_model_has_learned_are_refused_on_every_rank
     import torch.distributed as dist
 
     from mbrec.columns.schema import Categorical, Columns
-    from mbrec.job import resume
+    from mbrec.job import compatibility
     from mbrec.reader import dataset
 
     features = {name: Categorical(len(at), vocabulary=name) for name, at in WORDS.items()}
@@ -273,12 +275,12 @@ def test_other_vocabularies_than_the_model_has_learned_are_refused_on_every_rank
     reader = mock.Mock(rank=rank, columns=columns, vocabularies=values)
     if rank:
         with pytest.raises(ValueError, match=r"^refused$"):
-            resume.check_vocabularies(saved(), reader)
+            compatibility.check_vocabularies(saved(), reader)
         return
-    resume.check_vocabularies(saved(), reader)
+    compatibility.check_vocabularies(saved(), reader)
     assert sent.pop() == [None, None]
     with pytest.raises(ValueError) as caught:
-        resume.check_vocabularies(saved(city=["a", "b", "c"], word=["x"]), reader)
+        compatibility.check_vocabularies(saved(city=["a", "b", "c"], word=["x"]), reader)
     assert sent == [[None, caught.value]]
     assert "'city' (city): 3 values -> as many, others or in another order" in str(caught.value)
     assert "'word' (word): 1 values -> 2, which begin with the same" in str(caught.value)
@@ -287,13 +289,13 @@ def test_other_vocabularies_than_the_model_has_learned_are_refused_on_every_rank
     assert caplog.messages == []
     older = saved(city=WORDS["city"])
     older.vocabularies = {}
-    resume.check_vocabularies(older, reader)
+    compatibility.check_vocabularies(older, reader)
     (message,) = caplog.messages
     assert message.endswith("was not checked for city")
 
 
 def test_evaluations_on_other_rows_than_before_are_told(caplog):
-    from mbrec.job import resume
+    from mbrec.job import compatibility
     from mbrec.reader.content import Content
 
     reader = mock.Mock(rank=0, content=Content({"x": "1", "click": "2"}, "s", "h"))
@@ -302,7 +304,7 @@ def test_evaluations_on_other_rows_than_before_are_told(caplog):
     def told(columns: dict[str, str], **changes: Any) -> list[str]:
         caplog.clear()
         content = Content(columns, "s", "h").plain()
-        resume.warn_of_evaluation(
+        compatibility.warn_of_evaluation(
             mock.Mock(**{"evaluation": content, "history": history} | changes), reader
         )
         return caplog.messages
@@ -442,7 +444,7 @@ EPOCHS: dict[str, Any] = {"trainer__global_batch_size": 2048, "trainer__epochs":
 def all_jobs(data: str, runs: str) -> dict[str, Any]:
     import torch.distributed as dist
 
-    from mbrec.evaluate import evaluate
+    from mbrec.job.evaluation import evaluate
 
     jobs = Jobs(data, runs)
     found: dict[str, Any] = {"stopped": jobs.run("stopped", script=SCRIPT, **STOPPING)}

@@ -97,7 +97,7 @@ sys.stdin.read()
 TRY_ALONE = """
 import sys
 from pathlib import Path
-from mbrec import run_lock
+from mbrec.job import run_lock
 try:
     with run_lock.alone(Path(sys.argv[1]), "study"):
         print("entered")
@@ -108,6 +108,6 @@ except ValueError as error:
 TRY = """
 import sys
 from pathlib import Path
-from mbrec import run_lock
+from mbrec.job import run_lock
 print("entered" if run_lock.take(Path(sys.argv[1])) else "kept out")
 """

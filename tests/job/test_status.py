@@ -1,10 +1,12 @@
 """status.json says how a run stands; only rank 0 writes it."""
 
 import json
+import re
 
 import pytest
 
-from mbrec.job.status import Status
+from mbrec import UserError
+from mbrec.job.status import Status, describe
 
 
 class Steps:
@@ -48,3 +50,13 @@ def test_a_run_that_goes_on_says_so_now_and_then(tmp_path, monkeypatch):
     monkeypatch.setattr("mbrec.job.status.SECONDS", -1.0)
     status.refresh()
     assert (content(tmp_path)["step"], content(tmp_path)["state"]) == (9, "running")
+
+
+def test_a_run_is_described_by_its_state_steps_and_reason(tmp_path):
+    with pytest.raises(UserError, match=r"expected the folder of a run, with status\.json"):
+        describe(tmp_path)
+    status = Status(tmp_path, rank=0)
+    status.follow(Steps())
+    assert re.fullmatch(r"running after step 7, written [-0-9]+ [:0-9]+", describe(tmp_path))
+    status.write("failed", reason="ValueError: bad row")
+    assert describe(tmp_path).endswith(": ValueError: bad row")

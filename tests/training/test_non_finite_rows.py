@@ -76,10 +76,9 @@ def configure(data: Path, run: Path) -> Config:
 
 def job(data: str, run: str) -> list[str]:
     """Train and score a run, as the commands do; return what was logged."""
-    from mbrec import evaluate
     from mbrec.distributed import process
     from mbrec.distributed.interrupt import Interrupt
-    from mbrec.job import fit
+    from mbrec.job import evaluation, fit
 
     logging.disable(logging.NOTSET)
     said: list[str] = []
@@ -92,7 +91,7 @@ def job(data: str, run: str) -> list[str]:
     ):
         config = configure(Path(data), Path(run))
         fit.train_one(config, [], process.start(), Interrupt())
-        evaluate.evaluate(Path(run), [], Path(run) / "scores")
+        evaluation.evaluate(Path(run), [], Path(run) / "scores")
     return said
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mbrec.checkpoint import folder as checkpoints
 from mbrec.checkpoint import state as checkpoint_state
-from mbrec.config import plain_yaml
+from mbrec.config import saved
 from mbrec.files import sealed
 from mbrec.job import status as run_status
 from mbrec.study.report import events
@@ -100,7 +100,7 @@ def load(path: Path) -> Run:
     run = Run(path)
     run.status = _json(run, run_status.NAME, "how the run stands is not known")
     if (path / CONFIG).exists():
-        run.config = plain_yaml.read(path / CONFIG, dict)
+        run.config = saved.read(path / CONFIG, dict)
     else:
         run.missing.append(f"There is no {CONFIG}: the run ended before the model was built.")
     run.metrics = _json(run, METRICS, "the run has not finished, and has no final evaluation")

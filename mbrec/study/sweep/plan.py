@@ -4,27 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose, initialize_config_module
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from mbrec.config import composer
-from mbrec.config.settings import Config, load
+from mbrec.config.saved import load, path_of, plain
+from mbrec.config.settings import Config
 from mbrec.study.sweep.jobs import Job, expand
 
 FLAGS = ("-m", "--multirun")
-# What these ask for Hydra shows itself, and trains nothing.
-INFORMATION = ("-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "--version")
-INFORMATION += ("-sc", "--shell-completion")
 
 
 def without_flag(arguments: Sequence[str]) -> list[str] | None:
     """Return a command line without `-m`, or None if it asks for no sweep."""
     rest = [text for text in arguments if text not in FLAGS]
-    shows = any(text.partition("=")[0] in INFORMATION for text in rest)
-    return None if shows or len(rest) == len(arguments) else rest
+    return None if composer.asks(rest) or len(rest) == len(arguments) else rest
 
 
 @dataclass(frozen=True)
@@ -59,12 +56,12 @@ def plan(arguments: list[str]) -> Plan:
     overrides = composer.with_folder(arguments)
     if flags := [text for text in overrides if text.startswith("-")]:
         raise ValueError(f"expected no other option than --config-dir with -m, got {flags[0]}")
-    with initialize_config_module("mbrec.configs", version_base="1.3"):
+    with composer.shipped_configs():
         jobs, hydra = _jobs(overrides)
         configs = []
         for number, job in enumerate(jobs, 1):
             try:
-                configs.append(composer.composed(job.overrides))
+                configs.append(composer.composed(job.overrides).config)
             except ValueError as error:
                 raise ValueError(f"job {number} of {len(jobs)} ({job.title}): {error}") from error
     if len(places := {(config.run.folder, config.run.name) for config in configs}) > 1:
@@ -82,10 +79,10 @@ def _check_begun(found: Plan, folder: Path) -> None:
     Raises:
         ValueError: if its folder is a run's, or a job was begun with other settings.
     """
-    if (folder / "config.yaml").exists() or (folder / "checkpoint").exists():
+    if path_of(folder) is not None or (folder / "checkpoint").exists():
         raise ValueError(f"expected a sweep, got run.name={folder.name}, which is a single run")
     for job, config in zip(found.jobs, found.configs, strict=True):
-        if not (path := folder / job.name / "config.yaml").exists():
+        if (path := path_of(folder / job.name)) is None:
             continue
         if changed := _changed(path, config):
             raise ValueError(
@@ -100,7 +97,7 @@ def _changed(path: Path, config: Config) -> list[str]:
     Columns are left out: a data set completes them.
     """
     from mbrec.checkpoint.state import differences
-    from mbrec.job.resume import OUTSIDE, plain
+    from mbrec.job.compatibility import OUTSIDE
 
     # As in an evaluation, no class may come from a file.
     saved, current = plain(load(path, ["runtime.plugins=[]"])), plain(config)

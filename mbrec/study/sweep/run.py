@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mbrec.distributed.interrupt import Interrupt
-from mbrec.job import resume, run_lock
+from mbrec.job import run_lock
+from mbrec.job.run_folder import run_name
 from mbrec.job.status import Status
 from mbrec.study.job_groups import Turns, TurnsOver
 from mbrec.study.sweep.plan import Plan
@@ -89,7 +90,7 @@ def _train_in_turn(
 def _make_folder(plan: Plan) -> str:
     """Make the folder of the sweep, or find it; for this process alone."""
     config = plan.configs[0]
-    folder = Path(config.run.folder) / resume.run_name(config)
+    folder = Path(config.run.folder) / run_name(config)
     folder.mkdir(parents=True, exist_ok=True)
     # Until this process ends.
     if not run_lock.take(folder):
