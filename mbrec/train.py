@@ -14,7 +14,7 @@ from mbrec.distributed.interrupt import Interrupt, Interrupted
 from mbrec.distributed.shutdown import end_processes
 from mbrec.job.check import check
 from mbrec.job.status import RESUMABLE_EXIT_CODE
-from mbrec.study.sweep import plan as sweep_plan
+from mbrec.study import sweep as sweeps
 
 
 def train(node: DictConfig) -> None:
@@ -47,22 +47,19 @@ def _leave_resumable() -> None:
         raise SystemExit(RESUMABLE_EXIT_CODE)
 
 
-def sweep(plan: sweep_plan.Plan) -> None:
+def sweep(plan: sweeps.Plan) -> None:
     """Train the jobs of a sweep one after the other; save and print their table.
 
     Raises:
         SystemExit: with status 75, if it was asked to stop and the same command goes on; with 1,
             if a job has failed.
-        TurnsOver: if a rank is gone, and with it the sweep.
+        RanksLost: if a rank is gone, and with it the sweep.
     """
     configure_log(plan.hydra.job_logging, plan.hydra.verbose)
     interrupt = Interrupt()
     interrupt.install()
 
-    from mbrec.job.fit import train_one
-    from mbrec.study.sweep import run as sweep_run
-
-    ended = sweep_run.run(plan, train_one, interrupt)
+    ended = sweeps.run(plan, interrupt)
     if ended == "resumable":
         _leave_resumable()
     elif ended == "failed":
@@ -78,8 +75,8 @@ def _main(node: DictConfig) -> None:
 def main() -> None:
     """Run the command line."""
     with plain_errors():
-        swept = sweep_plan.without_flag(sys.argv[1:])
-        plan = None if swept is None else sweep_plan.plan(swept)
+        swept = sweeps.without_flag(sys.argv[1:])
+        plan = None if swept is None else sweeps.plan(swept)
         if plan is None:
             check(sys.argv[1:])
     try:

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mbrec.study.estimate import ne_gains
 from mbrec.study.report import markup
-from mbrec.study.report.run import MEASUREMENT, Run, load, mapping
-from mbrec.study.report.sections import Section, flat, plain
+from mbrec.study.report.markup import Section
+from mbrec.study.report.run_folder import MEASUREMENT, Run, load, mapping
+from mbrec.study.report.sections import flat, plain
 
 # What decides which rows are met, and what a task is; where the files lie does not.
 _ROWS = ("train", "evaluation", "synthetic")
@@ -101,10 +103,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-def compare(run: Run, others: Sequence[Run]) -> list[str]:
-    """Return the pieces that compare a run with its baselines."""
+def section(run: Run, others: Sequence[Run]) -> Section | None:
+    """Return the comparison of a run with its baselines, where there are any."""
     if not others:
-        return []
+        return None
     body = [markup.warnings([WARNING])]
     for other in others:
         name = _name(other, others)
@@ -121,7 +123,7 @@ def compare(run: Run, others: Sequence[Run]) -> list[str]:
             "AUC here less AUC there."
         )
     )
-    return body
+    return Section("against", "Against other runs", body)
 
 
 def _changed(run: Run, other: Run) -> list[list[str]]:
@@ -178,20 +180,10 @@ def _rows(run: Run, other: Run) -> list[list[str]]:
 
 
 def ne_gain(here: Mapping[str, float], there: Mapping[str, float]) -> float | None:
-    """Return by how many per cent NE is lower here than there, or None if one is not known.
-
-    >>> round(ne_gain({"ne": 0.9}, {"ne": 1.0}), 6)
-    10.0
-    """
+    """Return by how many per cent NE is lower here than there, or None if one is not known."""
     new, base = here.get("ne"), there.get("ne")
-    return None if new is None or not base else 100 * (base - new) / base
+    return None if new is None or not base else ne_gains([base], [new])[0]
 
 
 def _four(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def section(run: Run, others: Sequence[Run]) -> Section | None:
-    """Return the comparison as a section, where there is one."""
-    body = compare(run, others)
-    return Section("against", "Against other runs", body) if body else None

@@ -12,10 +12,10 @@ from mbrec.monitor import heat_map
 from mbrec.study.report import markup, plots
 from mbrec.study.report.curves import picture
 from mbrec.study.report.events import Events, Line
+from mbrec.study.report.findings import figure, late_medians, of_balance, of_cosines
+from mbrec.study.report.markup import Section
 from mbrec.study.report.plots import Panel
-from mbrec.study.report.run import Run
-from mbrec.study.report.sections import Section
-from mbrec.study.report.verdicts import figure, late_medians, of_balance, of_cosines
+from mbrec.study.report.run_folder import Run
 
 # More lines cannot be told apart.
 _MOST_PAIRS = 10

@@ -6,10 +6,10 @@ import numpy as np
 
 from mbrec.study.report import markup, plots
 from mbrec.study.report.events import BLOCKS, MOST_POINTS, Line
+from mbrec.study.report.findings import figure, of_evaluations, of_losses
+from mbrec.study.report.markup import Section
 from mbrec.study.report.plots import Panel
-from mbrec.study.report.run import Run
-from mbrec.study.report.sections import Section
-from mbrec.study.report.verdicts import figure, of_evaluations, of_losses
+from mbrec.study.report.run_folder import Run
 
 _THINNED = (
     f"Faint: every step, of more than {MOST_POINTS:,} the least and the greatest of each stretch. "

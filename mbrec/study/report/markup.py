@@ -1,7 +1,8 @@
-"""The pieces of a page. Nothing else makes tags, and all that is put between them is escaped."""
+"""The pieces of a page. Nothing else makes tags, and all text between them is escaped."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 STYLE = """
@@ -49,33 +50,48 @@ pre { background: var(--tint); padding: 12px; font-size: 12.5px; line-height: 1.
 _PIXELS = 85
 
 
-def page(title: str, body: Iterable[str]) -> str:
-    """Return the whole document, which refers to nothing outside of itself."""
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        anchor: its name in links.
+        title: its head line.
+        body: pieces of markup.
+    """
+
+    anchor: str
+    title: str
+    body: Sequence[str]
+
+
+def page(title: str, head: Sequence[str], sections: Sequence[Section]) -> str:
+    """Return the whole document, which refers to nothing outside of itself.
+
+    Args:
+        title: of the document.
+        head: pieces of markup above the links to the sections.
+        sections: in order.
+    """
     # Should an escape be missing somewhere, a browser still loads and runs nothing.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    head = (
+    document = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
     )
-    return head + "\n".join(body) + "\n</body>\n</html>\n"
+    links = [f'<a href="#{escape(s.anchor)}">{escape(s.title)}</a>' for s in sections]
+    body = [*head, f"<nav>{' '.join(links)}</nav>"]
+    for section in sections:
+        body.append(f'<h2 id="{escape(section.anchor)}">{escape(section.title)}</h2>')
+        body += section.body
+    return document + "\n".join(body) + "\n</body>\n</html>\n"
 
 
 def heading(text: str) -> str:
     """Return the head line of the page."""
     return f"<h1>{escape(text)}</h1>"
-
-
-def section(anchor: str, title: str) -> str:
-    """Return the head line of a section."""
-    return f'<h2 id="{escape(anchor)}">{escape(title)}</h2>'
-
-
-def contents(sections: Mapping[str, str]) -> str:
-    """Return links to the sections, by their anchors."""
-    links = [f'<a href="#{escape(a)}">{escape(title)}</a>' for a, title in sections.items()]
-    return f"<nav>{' '.join(links)}</nav>"
 
 
 def paragraph(text: str) -> str:
@@ -84,17 +100,17 @@ def paragraph(text: str) -> str:
 
 
 def how(text: str) -> str:
-    """Return the sentences that tell how to read what follows."""
+    """Return the sentences that explain what follows."""
     return f'<p class="how">{escape(text)}</p>'
 
 
 def findings(sentences: Sequence[str]) -> str:
-    """Return what the figures say, as a list; nothing if there is nothing."""
+    """Return the findings as a list; nothing if there are none."""
     return _list("found", sentences)
 
 
 def warnings(sentences: Sequence[str]) -> str:
-    """Return what a reader has to know before the figures, as a list."""
+    """Return warnings as a list; nothing if there are none."""
     return _list("warned", sentences)
 
 
@@ -125,12 +141,12 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int =
 
 
 def facts(pairs: Mapping[str, str]) -> str:
-    """Return what is known, by name, as a table without a head; empty values are left out."""
+    """Return named facts as a table without a head; empty values are left out."""
     return table([], [[name, text] for name, text in pairs.items() if text], texts=2)
 
 
 def folded(summary: str, text: str) -> str:
-    """Return a long text that is shown when it is asked for."""
+    """Return a long text that a reader unfolds."""
     return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
 
 
@@ -140,7 +156,7 @@ def picture(png: bytes, inches: tuple[float, float], alt: str, caption: str = ""
     Args:
         png: its bytes.
         inches: its width and height.
-        alt: for who does not see it.
+        alt: for readers who do not see it.
         caption: below it.
     """
     width, height = (round(_PIXELS * size) for size in inches)

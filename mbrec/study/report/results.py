@@ -5,9 +5,10 @@ from typing import Any
 
 from mbrec.monitor.summary import COLUMNS
 from mbrec.study.report import markup
-from mbrec.study.report.run import MEASUREMENT, Run, mapping, number, numbers
-from mbrec.study.report.sections import Section, flat, plain
-from mbrec.study.report.verdicts import figure, of_results
+from mbrec.study.report.findings import figure, of_results
+from mbrec.study.report.markup import Section
+from mbrec.study.report.run_folder import MEASUREMENT, Run, mapping, number, numbers
+from mbrec.study.report.sections import flat, plain
 
 _HOW = (
     "NE: log loss over the entropy of the rate; lower is better, 1 is a constant. AUC: how often a "

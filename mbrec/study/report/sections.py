@@ -1,17 +1,17 @@
-"""What a section of the page is, and those about the run itself: head, settings, data."""
+"""The sections about the run itself: head, settings, data."""
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from mbrec.monitor.summary import parameter_table
 from mbrec.study.report import markup
-from mbrec.study.report.run import Run, mapping, number, numbers
-from mbrec.study.report.verdicts import figure
+from mbrec.study.report.findings import figure
+from mbrec.study.report.markup import Section
+from mbrec.study.report.run_folder import Run, mapping, number, numbers
 
 # Shown by themselves: as the data and its tasks, or as what names the run.
 _ELSEWHERE = ("data.columns.", "tasks.", "run.")
@@ -21,21 +21,6 @@ _STATES = {
     "resumable": "stopped and saved; the same command goes on",
     "stopped": "stopped, and not saved",
 }
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page.
-
-    Attributes:
-        anchor: its name in links.
-        title: its head line.
-        body: pieces of markup.
-    """
-
-    anchor: str
-    title: str
-    body: Sequence[str]
 
 
 def head(run: Run) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 from made_runs import TASKS, make_run, write_config, write_metrics
 
 from mbrec.study.report.against import WARNING, baselines, section
-from mbrec.study.report.run import load
+from mbrec.study.report.run_folder import load
 
 COLUMNS = {"categorical": {}, "numerical": {}, "labels": {"click": "clicked"}}
 DATA = {"train": ["train/*.parquet"], "evaluation": ["test/*.parquet"], "columns": COLUMNS}

@@ -14,7 +14,7 @@ from mbrec.files import sealed
 from mbrec.job import status as run_status
 from mbrec.study.report import events
 from mbrec.study.report.events import Events
-from mbrec.study.sweep.table import MARKDOWN
+from mbrec.study.run_table import MARKDOWN
 
 log = logging.getLogger(__name__)
 

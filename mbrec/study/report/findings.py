@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mbrec.study.paired import estimate
+from mbrec.study.estimate import estimate
 from mbrec.study.report.events import Events, Line
 
 # Fewer positives among the rows that are scored: NE and AUC differ much between seeds.
