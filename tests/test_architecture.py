@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from draw_architecture import PACKAGES, PICTURE, draw, pairs
 
 import mbrec.balance
 from mbrec.balance import Balancer
@@ -23,10 +24,6 @@ RESEARCH = sorted((ROOT / "research").rglob("*.py"))
 SOURCES = MODULES + RESEARCH + sorted((ROOT / "scripts").glob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-# A package imports only those that stand before it. An entry point, a module beside the packages,
-# imports any of them, and is imported by none.
-PACKAGES = ("files", "balance", "columns", "config", "distributed", "metrics", "reader", "model")
-PACKAGES += ("checkpoint", "training", "monitor", "prepare", "job", "study")
 FOLDERS = (
     "mbrec",
     "research",
@@ -175,29 +172,25 @@ def package_of(path: Path) -> str:
     return parts[0] if len(parts) > 1 else ""
 
 
-def packages_imported() -> set[tuple[str, str]]:
-    """Return the pairs of different packages of which the first imports the second."""
-    found = set()
-    for path in MODULES:
-        for name in imports(path):
-            first, _, rest = name.partition(".")
-            other = rest.partition(".")[0]
-            if first == "mbrec" and other and other != package_of(path):
-                found.add((package_of(path), other))
-    return found
-
-
 def test_the_packages_are_those_that_have_an_order():
     folders = {path.parent.name for path in (ROOT / "mbrec").glob("*/__init__.py")}
     assert folders == set(PACKAGES)
 
 
 def test_a_package_imports_only_packages_that_stand_before_it():
-    pairs = {(a, b) for a, b in packages_imported() if a}
-    assert len(pairs) > 30
-    assert {
-        (a, b) for a, b in pairs if b not in PACKAGES or PACKAGES.index(b) > PACKAGES.index(a)
-    } == set()
+    found = pairs()
+    assert len(found) > 30
+    assert {(a, b) for a, b in found if PACKAGES.index(b) > PACKAGES.index(a)} == set()
+
+
+def test_nothing_imports_an_entry_point():
+    entry_points = [p.stem for p in (ROOT / "mbrec").glob("*.py") if not p.stem.startswith("_")]
+    assert {"train", "evaluate", "compare"} <= {*entry_points}
+    assert {name: found for name in entry_points if (found := importers(f"mbrec.{name}"))} == {}
+
+
+def test_the_picture_of_the_packages_is_up_to_date():
+    assert PICTURE.read_text() == draw(), "run scripts/draw_architecture.py"
 
 
 def test_nothing_loose_lies_beside_the_packages_but_entry_points():

@@ -14,7 +14,8 @@ from research.paper import __main__ as reproduce
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", "results/settings.md", "results/kuairand.md"]
 PAGES += ["docs/balancers.md", "docs/data.md", "results/balance.md", "results/data.md"]
-PAGES += ["docs/evidence.md", "results/readings.md", "results/fidelity.md"]
+PAGES += ["docs/evidence.md", "results/readings.md", "results/fidelity.md", "docs/claims.md"]
+PAGES += ["docs/architecture.md", "docs/running.md"]
 PAGES += ["results/reproduce/README.md", "results/compare/README.md"]
 # What the commands make, and what stands for a user's own name.
 MADE = re.compile(r"configs/\w+/(NAME|shop)\.yaml|docs/\w+\.md")
