@@ -8,7 +8,7 @@ import sys
 from mbrec.config.errors import plain_errors
 from mbrec.distributed import loopback
 from mbrec.job.check import check
-from mbrec.study.sweep import plan
+from mbrec.study import sweep
 
 
 def main() -> None:
@@ -16,8 +16,8 @@ def main() -> None:
     with plain_errors():
         # Before torchrun starts processes that would wait for it.
         loopback.require()
-        swept = plan.without_flag(sys.argv[1:])
-        folder = check(sys.argv[1:]) if swept is None else plan.plan(swept).folder
+        swept = sweep.without_flag(sys.argv[1:])
+        folder = check(sys.argv[1:]) if swept is None else sweep.plan(swept).folder
         if folder is not None:
             print(folder)
 
