@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from mbrec.study.estimate import ne_gains
-from mbrec.study.report import markup
-from mbrec.study.report.markup import Section
 from mbrec.study.report.run_folder import MEASUREMENT, Run, load, mapping
 from mbrec.study.report.sections import flat, plain
 
@@ -21,10 +19,6 @@ _OUTSIDE = ("run.", "resume.", "monitor.", "runtime.", "checkpoint.")
 _OUTSIDE += ("data.path", "data.num_workers", *(f"data.{key}" for key in _ROWS))
 _OWN = ("auto", "none")  # what resume.path says of a run that starts, or goes on, by itself
 _INSIDE = ("resume.path", "checkpoint.best", "checkpoint.patience")
-WARNING = (
-    "One run of each proves nothing: another seed alone changes NE. `python -m mbrec.compare` "
-    "trains several pairs with the same seeds, and says which differences are larger than that."
-)
 
 
 def baselines(run: Run, paths: Sequence[Path]) -> list[Run]:
@@ -103,27 +97,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-def section(run: Run, others: Sequence[Run]) -> Section | None:
+def view(run: Run, others: Sequence[Run]) -> dict[str, Any] | None:
     """Return the comparison of a run with its baselines, where there are any."""
-    if not others:
-        return None
-    body = [markup.warnings([WARNING])]
-    for other in others:
-        name = _name(other, others)
-        headers = ["task", "NE here", "NE there", "NE gain %", "AUC gain", "calibration there"]
-        body.append(markup.paragraph(f"Against {name} ({other.balancer}):"))
-        body.append(markup.table(headers, _rows(run, other)))
-        if changed := _changed(run, other):
-            body.append(markup.table(["setting", "here", "there"], changed, texts=3))
-        else:
-            body.append(markup.paragraph("No setting that changes the training differs."))
-    body.append(
-        markup.how(
-            "NE gain % = 100 (NE there - NE here) / NE there: positive is better here. AUC gain is "
-            "AUC here less AUC there."
-        )
-    )
-    return Section("against", "Against other runs", body)
+    found = [
+        {
+            "name": _name(other, others),
+            "balancer": other.balancer,
+            "rows": _rows(run, other),
+            "changed": _changed(run, other),
+        }
+        for other in others
+    ]
+    return {"others": found} if found else None
 
 
 def _changed(run: Run, other: Run) -> list[list[str]]:

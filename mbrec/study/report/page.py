@@ -1,16 +1,21 @@
-"""A run's page, section by section."""
+"""A run's page: `page.html` shows the views that the other modules make of the run.
+
+A view is what a section shows: its keys are those that the template reads.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
+from jinja2 import Environment, StrictUndefined
 from omegaconf import OmegaConf
 
 from mbrec.config import settings as configuration
 from mbrec.files import atomic
-from mbrec.study.report import against, balance, curves, markup, results, sections
+from mbrec.study.report import against, balance, curves, results, sections
 from mbrec.study.report.run_folder import Run, load
 
 
@@ -49,22 +54,25 @@ def render(run: Run, baselines: Sequence[Run], defaults: Mapping[str, Any]) -> s
         baselines: runs to compare it with.
         defaults: the settings of the default job.
     """
-    made = [
-        results.final(run),
-        against.section(run, baselines),
-        results.overhead(run),
-        curves.losses(run),
-        curves.entropies(run),
-        balance.weights(run),
-        balance.cosines(run),
-        balance.conflicts(run),
-        balance.rank_weights(run),
-        curves.speed(run),
-        curves.guards(run),
-        curves.unknown(run),
-        curves.truncated(run),
-        sections.data(run),
-        sections.settings(run, defaults),
-    ]
-    found = [section for section in made if section is not None]
-    return markup.page(f"Run {run.path.resolve().name}", sections.head(run), found)
+    views = {
+        "results": results.final(run),
+        "against": against.view(run, baselines),
+        "overhead": results.overhead(run),
+        "loss": curves.losses(run),
+        "ne": curves.entropies(run),
+        "balance": balance.weights(run),
+        "cosines": balance.cosines(run),
+        "conflicts": balance.conflicts(run),
+        "ranks": balance.rank_weights(run),
+        "speed": curves.speed(run),
+        "guards": curves.guards(run),
+        "unknown": curves.lost(run, "out_of_vocabulary", "unknown"),
+        "truncated": curves.lost(run, "truncated", "cut off"),
+        "data": sections.data(run),
+        "settings": sections.settings(run, defaults),
+    }
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string((files(__package__) / "page.html").read_text())
+    return template.render(run=sections.head(run), views=views).lstrip() + "\n"

@@ -1,5 +1,6 @@
 """The pictures of a run."""
 
+import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 
-from mbrec.study.report.events import Events, Line, smooth, thin
+from mbrec.study.report.events import BLOCKS, MOST_POINTS, Events, Line, smooth, thin
 
 WIDTH = 12.0
 _FEW, _MANY = (colormaps[name].colors for name in ("tab10", "tab20"))  # pyright: ignore[reportAttributeAccessIssue]
@@ -21,6 +22,13 @@ _STYLES = ("-", "--", ":", "-.")
 _SPREAD = 50
 _LONGEST_NAME = 40
 _NAMES_IN_A_COLUMN = 16
+# Pixels of the page for an inch of a picture: the widest, of 12 inches, fill it.
+_PIXELS = 85
+_THINNED = (
+    f"Faint: every step, of more than {MOST_POINTS:,} the least and the greatest of each stretch. "
+    "Bold: the median (of shares, the mean) of each fiftieth of the steps."
+)
+_CUT = "A vertical axis that lines leave at the top fits their later half."
 
 # Figure 2 c-e of He et al. 2024: tag and title.
 BALANCE_PANELS = {
@@ -69,6 +77,42 @@ class Panel:
         """The greatest of the values that have to be seen: the later half, and the level."""
         late = max(float(line.last_half.max()) for line in self.lines.values())
         return late if self.level is None else max(late, self.level)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a part of the page.
+
+    Attributes:
+        source: the picture itself, as a link.
+        width: in pixels of the page.
+        height: in pixels of the page.
+        alt: for readers who do not see it.
+        caption: below it.
+    """
+
+    source: str
+    width: int
+    height: int
+    alt: str
+    caption: str
+
+
+def embedded(png: bytes, inches: tuple[float, float], alt: str, caption: str) -> Picture:
+    """Return a picture that needs no other file; `inches` are its width and height."""
+    width, height = (round(_PIXELS * size) for size in inches)
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return Picture(source, width, height, alt, caption)
+
+
+def picture(panels: Sequence[Panel], alt: str, *, height: float = 3.4) -> Picture:
+    """Return a picture of panels, with a caption that says what was left out of it."""
+    drawn = draw(panels, height=height)
+    noisy = any(len(line) > 2 * BLOCKS for p in panels if p.noisy for line in p.lines.values())
+    cut = any(panel.lines and panel.is_cut for panel in panels)
+    said = [text for text, holds in {_THINNED: noisy, _CUT: cut}.items() if holds]
+    width, height = drawn.get_size_inches()
+    return embedded(png(drawn), (width, height), alt, " ".join(said))
 
 
 def balance_panels(events: Events, tasks: Sequence[str]) -> list[Panel]:

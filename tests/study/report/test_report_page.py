@@ -33,6 +33,7 @@ class Page(HTMLParser):
         self.sections: list[str] = []
         self.text = ""
         self.feed(self.html)
+        self.text = re.sub(r"\s+", " ", self.text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
