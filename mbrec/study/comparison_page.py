@@ -2,8 +2,11 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, StrictUndefined
 
 from mbrec.files.sealed import write_json
 from mbrec.study.benchmark import EQUAL, Setting, job, static_grid
@@ -20,23 +23,28 @@ SINGLE = "single-task models"
 def write_pages(found: Comparison, out: Path, conditions: str) -> Path:
     """Write compare.md, .csv, .json and pictures into a folder; return the first."""
     label, tasks = found.benchmark.label, found.benchmark.tasks
-    gains = {one.name: found.gains(one) for one in found.compared if one != EQUAL}
-    gains[SINGLE] = found.single_task_gain(found.benchmark)
-    against = _against_equal(found, gains)
-    parts = [
-        f"# Will balancing help {label}?",
-        _answer(found),
-        *_warnings(found),
-        "## Against equal weights",
-        against.markdown,
-        "![NE gains](compare.png)",
-        "## Against single-task models",
-        _against_single(found).markdown,
-        "## Verdicts",
-        _verdicts(found).markdown,
-        "## NE itself",
-        _ne(found).markdown,
-    ]
+    answers = {one.name: found.gains(one) for one in found.compared if one != EQUAL}
+    gains = answers | {SINGLE: found.single_task_gain(found.benchmark)}
+    against_equal = _against_equal(found, gains)
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((files("mbrec.study") / "comparison.md").read_text())
+    page = template.render(
+        label=label,
+        answers=answers,
+        warnings=_warnings(found),
+        against_equal=against_equal.markdown,
+        against_single=_against_single(found).markdown,
+        verdicts=_verdicts(found).markdown,
+        ne=_ne(found).markdown,
+        pareto=len(tasks) > 1,
+        static=next((one for one in found.compared if one.name == TUNED), None),
+        candidates=len(static_grid(tasks)),
+        tuning=" ".join(found.benchmark.tuning),
+        explosions=found.explosions(),
+        has_gauc=bool(found.gauc(EQUAL)),
+        has_drop=found.measure,
+        conditions=conditions,
+    )
     save(gain_bars({label: gains}, "NE gain over equal weights"), out / "compare.png")
     if len(tasks) > 1:
         points = {EQUAL.name: dict.fromkeys(tasks, 0.0)}
@@ -45,15 +53,8 @@ def write_pages(found: Comparison, out: Path, conditions: str) -> Path:
                 points[name] = {task: one.mean for task, one in gain.by_task.items()}
         picture = pareto(points, "Who trades what", "NE gain over equal weights, %")
         save(picture, out / "pareto.png")
-        parts.append("![One task against another](pareto.png)")
-    parts += [
-        "## How to read it",
-        "\n".join(f"- {note}" for note in _notes(found)),
-        "## How it was made",
-        conditions,
-    ]
-    write(out / "compare.md", "\n\n".join(parts))
-    write(out / "compare.csv", against.csv)
+    write(out / "compare.md", page)
+    write(out / "compare.csv", against_equal.csv)
     write_json(out / "compare.json", as_json(found))
     return out / "compare.md"
 
@@ -65,8 +66,7 @@ def _warnings(found: Comparison) -> list[str]:
         task: {name: value for name, value in figures.items() if value is not None}
         for task, figures in first.tasks.items()
     }
-    lines = "\n".join(f"- {text}" for text in of_results(known))
-    return ["Of equal weights, first seed:", lines] if lines else []
+    return of_results(known)
 
 
 def _ne(found: Comparison) -> Table:
@@ -136,61 +136,6 @@ def _verdicts(found: Comparison) -> Table:
         cells = (exploded if t is None else ", ".join(t) or "none shown" for t in transfer)
         table.add(one.name, overall, *cells)
     return table
-
-
-def _answer(found: Comparison) -> str:
-    """Return the first sentences of the page: the answer to its question."""
-    lines = []
-    for one in found.compared:
-        if one == EQUAL:
-            continue
-        gain, average = found.gains(one).average, ""
-        if gain is not None and gain.num == 1:
-            average = f" On average {gain.mean:+.3f}%; one seed cannot show a difference."
-        elif gain is not None:
-            average = (
-                f" On average {gain.text()} %; these {gain.num} seeds would have shown a true "
-                f"gain of {gain.detectable:.3f}% with probability 0.8."
-            )
-        lines.append(f"- **{one.name}**: {found.gains(one).verdict}.{average}")
-    return "\n".join(lines)
-
-
-def _notes(found: Comparison) -> list[str]:
-    notes = [
-        "NE gain in per cent, positive is better: mean over seeds ± half a 95% interval "
-        "(Student's t on differences paired by seed: the same batches, and the same initial "
-        "parameters except for the heads of single-task models). "
-        "A star: the interval excludes zero; without a star no difference is called real. Without "
-        "any effect, one cell in twenty has a star.",
-        "All seeds have the same data: an interval covers other seeds, not another log.",
-        "Negative transfer: a task is worse than in a model of its own. Seesaw: some tasks gain "
-        "at the cost of others.",
-        "NE itself: mean ± standard deviation over seeds; 1 is the constant rate of the rows.",
-        "`detectable`: the true average gain that these seeds would have shown with probability "
-        "0.8.",
-    ]
-    for one in found.compared:
-        if one.name == TUNED:
-            budget = len(static_grid(found.benchmark.tasks))
-            same = "the same rows, which favours static weights a little"
-            rows = " ".join(found.benchmark.tuning) or same
-            notes.append(
-                f"Static weights: {one.overrides[1]}, the best of {budget} by one run each with "
-                f"another seed ({rows}). The balancers were not tuned."
-            )
-    notes += [f"{EXPLODED}, {name}: {why}" for name, why in found.explosions().items()]
-    if found.gauc(EQUAL):
-        notes.append(
-            "GAUC: the difference to equal weights of the AUC within the rows of each group, on "
-            "average; groups with one label only do not count. The verdicts are on NE alone."
-        )
-    if found.measure:
-        notes.append(
-            "QPS drop: median and 95% interval over interleaved blocks of steps with the "
-            "hook and with it bypassed, in a run of its own."
-        )
-    return notes
 
 
 def as_json(found: Comparison) -> dict[str, Any]:

@@ -81,13 +81,15 @@ def guards(run: Run) -> dict[str, Any] | None:
     if not warned and highest is None:
         return None
     settings = ("factor", "patience", "explosion")
-    several = skipped if skipped and len(skipped) > 1 else None
-    panel = several and Panel("batches left out so far", {"left out": several}, from_zero=True)
+    drawn = None
+    if skipped and len(skipped) > 1:
+        panel = Panel("batches left out so far", {"left out": skipped}, from_zero=True)
+        drawn = picture([panel], "Batches left out, over the steps", height=2.4)
     return {
         "guard": {name: run.setting(f"guard.{name}") for name in settings},
         "warnings": warned,
         "findings": [highest] if highest else [] if count else ["No batch was left out."],
-        "picture": panel and picture([panel], "Batches left out, over the steps", height=2.4),
+        "picture": drawn,
     }
 
 

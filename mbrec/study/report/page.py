@@ -74,5 +74,5 @@ def render(run: Run, baselines: Sequence[Run], defaults: Mapping[str, Any]) -> s
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string((files(__package__) / "page.html").read_text())
+    template = environment.from_string((files("mbrec.study.report") / "page.html").read_text())
     return template.render(run=sections.head(run), views=views).lstrip() + "\n"
