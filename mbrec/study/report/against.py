@@ -8,16 +8,16 @@ from mbrec.study.estimate import ne_gains
 from mbrec.study.report.run_folder import MEASUREMENT, Run, load, mapping
 from mbrec.study.report.sections import flat, plain
 
-# What decides which rows are met, and what a task is; where the files lie does not.
+# What decides which rows are read, and what a task is; the place of the files does not.
 _ROWS = ("train", "evaluation", "synthetic")
 _TASK = ("given", "label")
 # Which rows were scored: their number and their rate, of each task.
 _SCORED = ("count", "rate")
-# What decides neither which rows are met nor what is computed of them; of what is below these,
-# some does: a warm start, and an end before the last step.
+# Settings that change neither which rows are read nor the model; some settings below them do: a
+# warm start, and an end before the last step.
 _OUTSIDE = ("run.", "resume.", "monitor.", "runtime.", "checkpoint.")
 _OUTSIDE += ("data.path", "data.num_workers", *(f"data.{key}" for key in _ROWS))
-_OWN = ("auto", "none")  # what resume.path says of a run that starts, or goes on, by itself
+_OWN = ("auto", "none")  # resume.path of a run that starts or resumes by itself
 _INSIDE = ("resume.path", "checkpoint.best", "checkpoint.patience")
 
 
@@ -121,7 +121,7 @@ def _changed(run: Run, other: Run) -> list[list[str]]:
 
 
 def _of_training(run: Run) -> dict[str, Any]:
-    """Return the settings that decide what is computed."""
+    """Return the settings that change the trained model."""
     settings = flat(run.config)
     if settings.get("resume.path") in _OWN:
         del settings["resume.path"]

@@ -11,7 +11,7 @@ from mbrec.monitor.summary import parameter_table
 from mbrec.study.report.findings import figure
 from mbrec.study.report.run_folder import Run, mapping, number, numbers
 
-# Shown by themselves: as the data and its tasks, or as what names the run.
+# Shown elsewhere: as the data and its tasks, or as the name of the run.
 _ELSEWHERE = ("data.columns.", "tasks.", "run.")
 _STATES = {
     "starting": "starting; it has done no step",
@@ -59,8 +59,8 @@ def _facts(run: Run) -> dict[str, str]:
 
 
 def _ranks(run: Run) -> float | None:
-    told = number(run.metrics.get("world_size"))
-    return told or (run.state.world_size if run.state else None)
+    ranks = number(run.metrics.get("world_size"))
+    return ranks or (run.state.world_size if run.state else None)
 
 
 def _device(run: Run) -> str:
@@ -134,7 +134,7 @@ def plain(value: Any) -> str:
 
 
 def data(run: Run) -> dict[str, Any] | None:
-    """Return what the run was trained and evaluated on, and its tasks."""
+    """Return the rows that the run was trained and evaluated on, and its tasks."""
     return {"sources": _sources(run), "rows": _tasks(run)} if run.config else None
 
 
