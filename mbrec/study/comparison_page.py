@@ -1,19 +1,15 @@
 """A comparison as a page, pictures and JSON."""
 
-import statistics
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from mbrec.files.sealed import write_json
 from mbrec.study.benchmark import EQUAL, Setting, job, static_grid
 from mbrec.study.comparison import TUNED, Comparison
 from mbrec.study.estimate import Estimate
 from mbrec.study.gains import BETTER, EXPLODED, WORSE, Gains, has_exploded
-from mbrec.study.pages import Table, write
+from mbrec.study.pages import Table, mean_and_deviation, rendered, write
 from mbrec.study.plots import gain_bars, pareto, save
 from mbrec.study.report.findings import of_results
 
@@ -26,9 +22,9 @@ def write_pages(found: Comparison, out: Path, conditions: str) -> Path:
     answers = {one.name: found.gains(one) for one in found.compared if one != EQUAL}
     gains = answers | {SINGLE: found.single_task_gain(found.benchmark)}
     against_equal = _against_equal(found, gains)
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files("mbrec.study") / "comparison.md").read_text())
-    page = template.render(
+    page = rendered(
+        "comparison.md",
+        escape=False,
         label=label,
         answers=answers,
         warnings=_warnings(found),
@@ -77,16 +73,11 @@ def _ne(found: Comparison) -> Table:
     rows[SINGLE] = found.single_task_figures(found.benchmark, "ne")
     for name, by_task in rows.items():
         cells = (
-            EXPLODED if has_exploded({task: values}) else _mean(values)
+            EXPLODED if has_exploded({task: values}) else mean_and_deviation(values)
             for task, values in by_task.items()
         )
         table.add(name, *cells)
     return table
-
-
-def _mean(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.4f}{spread}"
 
 
 def _against_equal(found: Comparison, gains: dict[str, Gains]) -> Table:

@@ -1,16 +1,21 @@
-"""Tables as Markdown, CSV and text, and the conditions under which their figures were measured."""
+"""The parts of pages: tables as Markdown, CSV and text, templates, and conditions of a study."""
 
 import csv
 import io
 import os
 import platform
 import shlex
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
 
 from mbrec.files import atomic
 
@@ -83,6 +88,32 @@ def slug(name: str) -> str:
     """
     words = "".join(c if c.isalnum() or c in "._" else " " for c in name).split()
     return "_".join(words)
+
+
+def decimals(value: float | None) -> str:
+    """Return a number with four decimals, or a dash."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Return `mean ± standard deviation`; of one value, the value."""
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4f}{spread}"
+
+
+def rendered(template: str, *, escape: bool, **values: Any) -> str:
+    """Return a template of this package with values in the place of their names.
+
+    Args:
+        template: path of the file, below this package.
+        escape: escape the values, as HTML needs.
+        values: by name.
+    """
+    environment = Environment(
+        autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    text = (files("mbrec.study") / template).read_text(encoding="utf-8")
+    return environment.from_string(text).render(values)
 
 
 def write(path: Path, text: str) -> None:

@@ -1,6 +1,5 @@
 """The table of many jobs: their settings, state and figures, written as they end."""
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from mbrec.files import atomic, sealed
 from mbrec.job.check import SWEEP_TABLE as TABLE
 from mbrec.job.status import NAME as STATUS
 from mbrec.study.jobs import Job, read_result
-from mbrec.study.pages import Table
+from mbrec.study.pages import Table, decimals, mean_and_deviation
 
 MARKDOWN = "sweep.md"
 FIGURES = {"ne": "NE", "auc": "AUC"}
@@ -156,10 +155,7 @@ def over_seeds(rows: Sequence[Row]) -> Table | None:
 
 def _mean(rows: Sequence[Row], task: str, name: str) -> str:
     values = [value for row in rows if (value := row.figure(task, name)) is not None]
-    if len(values) < len(rows):
-        return "-"
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.4f} ± {spread:.4f}"
+    return mean_and_deviation(values) if len(values) == len(rows) else "-"
 
 
 def every_digit(rows: Sequence[Row], folder: Path) -> Table:
@@ -192,9 +188,8 @@ def _table(
     for row in rows:
         cells = [*row.job.swept.values()]
         for task, name in keys:
-            value = row.figure(task, name)
-            cell = "-" if value is None else f"{value:.4f}"
-            cells.append(mark(cell, name == "ne" and row.leads(task, lowest)))
+            leads = name == "ne" and row.leads(task, lowest)
+            cells.append(mark(decimals(row.figure(task, name)), leads))
         speed = row.metrics.get("rows_per_second")
         table.add(*cells, "-" if speed is None else f"{speed:,.0f}", _run(row, max_reason))
     return table

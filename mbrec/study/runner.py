@@ -18,6 +18,7 @@ from mbrec.job.fit import train_one
 from mbrec.job.status import Status
 from mbrec.study.job_groups import JobGroups, Outcome, RanksLost
 from mbrec.study.jobs import EXPLOSION, FAILURE, Job
+from mbrec.study.pages import decimals
 from mbrec.study.run_table import MARKDOWN, RunTable
 
 log = logging.getLogger("mbrec")
@@ -129,14 +130,10 @@ def _print_progress(
 ) -> None:
     left = seconds / number * (total - number)
     tasks = {} if outcome.value is None else outcome.value.get("tasks", {})
-    figures = " ".join(f"{name} {_number(of_task['ne'])}" for name, of_task in tasks.items())
+    figures = " ".join(f"{name} {decimals(of_task['ne'])}" for name, of_task in tasks.items())
     print(
         f"[{number}/{total}] {job.name}: {figures or outcome.reason or 'measured'} "
         f"({seconds / number:.1f} s per run, {left / 60:.0f} min left)",
         file=sys.stderr,
         flush=True,
     )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mbrec.study.estimate import ne_gains
+from mbrec.study.pages import decimals
 from mbrec.study.report.run_folder import MEASUREMENT, Run, load, mapping
 from mbrec.study.report.sections import flat, plain
 
@@ -152,11 +153,11 @@ def _rows(run: Run, other: Run) -> list[list[str]]:
         rows.append(
             [
                 task,
-                _four(here.get("ne")),
-                _four(there.get("ne")),
+                decimals(here.get("ne")),
+                decimals(there.get("ne")),
                 "-" if gain is None else f"{gain:+.3f}",
                 "-" if auc[0] is None or auc[1] is None else f"{auc[0] - auc[1]:+.4f}",
-                _four(there.get("calibration")),
+                decimals(there.get("calibration")),
             ]
         )
     if len(gains) > 1:
@@ -168,7 +169,3 @@ def ne_gain(here: Mapping[str, float], there: Mapping[str, float]) -> float | No
     """Return by how many per cent NE is lower here than there, or None if one is not known."""
     new, base = here.get("ne"), there.get("ne")
     return None if new is None or not base else ne_gains([base], [new])[0]
-
-
-def _four(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -5,16 +5,15 @@ A view is what a section shows: its keys are those that the template reads.
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from jinja2 import Environment, StrictUndefined
 from omegaconf import OmegaConf
 
 from mbrec.config import settings as configuration
 from mbrec.files import atomic
+from mbrec.study.pages import rendered
 from mbrec.study.report import against, balance, curves, results, sections
 from mbrec.study.report.run_folder import Run, load
 
@@ -71,8 +70,5 @@ def render(run: Run, baselines: Sequence[Run], defaults: Mapping[str, Any]) -> s
         "data": sections.data(run),
         "settings": sections.settings(run, defaults),
     }
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string((files("mbrec.study.report") / "page.html").read_text())
-    return template.render(run=sections.head(run), views=views).lstrip() + "\n"
+    head = sections.head(run)
+    return rendered("report/page.html", escape=True, run=head, views=views).lstrip() + "\n"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mbrec.monitor.summary import COLUMNS
+from mbrec.study.pages import decimals
 from mbrec.study.report.findings import figure, of_results
 from mbrec.study.report.run_folder import MEASUREMENT, Run, mapping, number, numbers
 from mbrec.study.report.sections import flat, plain
@@ -41,9 +42,7 @@ def _last_evaluation(run: Run) -> tuple[dict[str, dict[str, float]], int]:
 
 
 def _cell(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if name == "count" else f"{value:.4f}"
+    return f"{value:,.0f}" if name == "count" and value is not None else decimals(value)
 
 
 def overhead(run: Run) -> dict[str, Any] | None:
