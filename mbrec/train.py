@@ -55,9 +55,9 @@ def rank(arguments: list[str]) -> int:
     if isinstance(found, composer.Composed):
         return fit.train(found.config, found.overrides, interrupt)
 
-    from mbrec.study.sweep import run
+    from mbrec.study import sweep
 
-    return fit.exit_status(run.run(found, fit.train_one, interrupt))
+    return fit.exit_status(sweep.run(found, interrupt))
 
 
 if __name__ == "__main__":

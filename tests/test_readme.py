@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 
-from mbrec import compare
 from mbrec.config.settings import parse
+from mbrec.study import compare
 from research.paper import __main__ as reproduce
 
 ROOT = Path(__file__).parents[1]

@@ -15,8 +15,8 @@ from tensorboard.plugins.hparams.metadata import (
     parse_session_start_info_plugin_data,
 )
 
-from mbrec.report import write as write_report
 from mbrec.study.report import plots
+from mbrec.study.report.page import write as write_report
 
 ROOT = Path(__file__).parents[1]
 TASKS = ["ctr", "cvr", "conv_imp"]

@@ -19,8 +19,8 @@ _BLOCK = 1 << 16
 def suffix(folder: Path, ending: str = "") -> str:
     """Return how the name of the next event file in a folder ends.
 
-    TensorBoard's names begin with the time. The number that is added keeps the files in order when
-    a clock is set back; what is random after it, that no link waits in the place of a file.
+    TensorBoard's names begin with the time. The added number keeps the files in order when a clock
+    is set back. The random digits after it cannot be guessed, so no link waits for the file.
 
     Args:
         folder: of the event files; it may not be there yet.
@@ -41,8 +41,8 @@ def in_order(folder: Path) -> list[Path]:
 def records(path: Path) -> Iterator[bytes | None]:
     """Yield the records of an event file, and None for each stretch of it that is damaged.
 
-    After damage the next record whose checksums fit is looked for. The last record may have been
-    cut off by a kill, and then is left out without a None.
+    After damage, reading continues at the next record whose checksums fit. The last record, which
+    a kill may have cut off, is left out without a None.
     """
     size, at = path.stat().st_size, 0
     with path.open("rb") as file:
@@ -62,7 +62,7 @@ def records(path: Path) -> Iterator[bytes | None]:
 
 
 def _next(file: BinaryIO, at: int, size: int) -> int:
-    """Return where the next head of a record is, from a place on; the size where there is none."""
+    """Return the place of the next head of a record from `at` on; the size if there is none."""
     while at + _HEAD.size <= size:
         block = _read(file, at, min(_BLOCK, size - at))
         # Records have less than 4 GiB: the upper half of a length is 0.

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,8 +18,8 @@ from mbrec.config import saved
 from mbrec.config.composer import Composed
 from mbrec.files import sealed
 from mbrec.job.check import check
-from mbrec.study.sweep.jobs import Job
-from mbrec.study.sweep.plan import Plan, plan, without_flag
+from mbrec.study.jobs import Job
+from mbrec.study.sweep import Plan, plan, without_flag
 
 VARIABLE = "MBREC_COMPOSED"
 
@@ -68,5 +69,10 @@ def taken_over(arguments: Sequence[str]) -> Composed | Plan:
     configs = [saved.complete(config, [], path) for config in content["configs"]]
     hydra = DictConfig(content["hydra"])
     if "jobs" in content:
-        return Plan([Job(**job) for job in content["jobs"]], configs, hydra)
+        return Plan([_job(job) for job in content["jobs"]], configs, hydra)
     return Composed(configs[0], content["overrides"], hydra)
+
+
+def _job(content: Mapping[str, Any]) -> Job:
+    sequences = {key: tuple(content[key]) for key in ("overrides", "only")}
+    return Job(**{**content, **sequences})

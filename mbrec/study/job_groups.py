@@ -1,7 +1,7 @@
 """Jobs one after the other in the same processes, each in a process group of its own.
 
 A group that outlived its job would carry that job's collectives into the next: a vote that was
-under way when a rank failed, a connection that is closed. A new one costs some milliseconds, and
+under way when a rank failed, a connection that is closed. A new group costs some milliseconds, and
 a job that begins in it begins as it does alone.
 """
 
@@ -28,12 +28,12 @@ T = TypeVar("T")
 
 # Ranks that fail together do so within this time.
 GRACE_S = 2.0
-# A rank that waits for another one's address notices at the group's time-out only, and then tells.
+# A rank that waits for another's address notices its absence only at the group's time-out.
 SPARE_S = 30.0
 POLL_S = 0.02
 
 
-class TurnsOver(ConnectionError):
+class RanksLost(ConnectionError):
     """A rank is gone, or does not come back from a job: no further job can run."""
 
 
@@ -44,7 +44,7 @@ class Outcome(Generic[T]):
     Attributes:
         state: finished; failed; interrupted.
         value: what the job returned on this rank, if it has finished.
-        reason: in a line, why it has not; of the first rank that failed by itself.
+        reason: why it has not finished, in one line; of the first rank that failed by itself.
     """
 
     state: str
@@ -54,90 +54,94 @@ class Outcome(Generic[T]):
 
 @dataclass(frozen=True)
 class _End:
-    """How a job has ended on one rank; `own`: not because of another rank; `wish`: to stop."""
+    """How a job has ended on one rank; `own`: not because of another rank; `request`: to stop."""
 
     state: str
     reason: str = ""
     own: bool = True
-    wish: str = ""
+    request: str = ""
 
 
-class Turns:
+class JobGroups:
     """Runs jobs one after the other; every rank runs the same jobs in the same order.
 
     Args:
-        interrupt: that the jobs look at.
+        interrupt: that the jobs check.
         timeout_s: for ranks that do not answer at the start.
 
     Attributes:
         rank: of this process.
-        world_size: processes in all.
+        world_size: number of processes.
     """
 
     def __init__(self, interrupt: Interrupt, *, timeout_s: int) -> None:
         self._interrupt = interrupt
-        self._store = PrefixStore("turns", process.shared_store(timeout_s=timeout_s))
+        self._store = PrefixStore("job_groups", process.shared_store(timeout_s=timeout_s))
         self._timeout_s = timeout_s
         self.rank, self.world_size, _ = process.place()
         introduce(self._store, self.rank)
         self._processes = Processes(self._store, range(self.world_size))
-        self._turn = 0
-        self._wish = ""
+        self._number = 0
+        self._request = ""
 
     def run(self, job: Callable[[Runtime], T], *, timeout_s: int) -> Outcome[T]:
         """Run a job in a process group of its own, and release what it leaves.
 
-        What it raises is told on stderr and becomes an outcome. A rank that fails alone leaves
-        the group, which ends the job on the others: on gloo at once; NCCL's kernels wait on.
+        What it raises is printed on stderr and becomes an outcome. A rank that fails alone leaves
+        the group, which ends the job on the others: on gloo at once; NCCL's kernels keep waiting.
 
         Args:
-            job: gets this process in the group, and holds nothing on to its model afterwards.
-            timeout_s: of the group, and for ranks that end it later than this one.
+            job: gets this process in the group, and keeps no reference to its model afterwards.
+            timeout_s: of the group, and for ranks that end the job later than this one.
 
         Raises:
-            TurnsOver: if a rank is gone, or does not end the job.
+            RanksLost: if a rank is gone, or does not end the job.
         """
-        assert not dist.is_initialized(), "jobs take turns in groups that are made for them"
-        if self._wish:
-            return Outcome("interrupted", None, self._wish)
-        store = PrefixStore(str(self._turn), self._store)
-        self._turn += 1
+        assert not dist.is_initialized(), "each job gets a group that is made for it"
+        if self._request:
+            return Outcome("interrupted", None, self._request)
+        store = self._next_store("job")
         end, value = self._attempt(job, store, timeout_s)
-        self._tell(store, end)
-        if end.state == "failed" and not self._ended_within(store, GRACE_S):
-            # The others may wait for this rank in a collective. That it has failed they see by
-            # its connections, which close with the last reference to the group.
+        content = asdict(end) | {"request": self._interrupt.reason}
+        store.set(f"ended/{self.rank}", json.dumps(content))
+        if end.state == "failed" and not self._all_ended_within(store, GRACE_S):
+            # The others may wait for this rank in a collective. They see that it has failed by its
+            # connections, which close with the last reference to the group.
             _release()
         stuck = end.state == "failed" and torch.cuda.is_available()
         ends = self._ends(store, 0.0 if stuck else timeout_s + SPARE_S)
         _release()
         if not gc.get_freeze_count():
-            # What the imports of the first job have left stays: to look through all of it after
-            # every job takes longer than a small job.
+            # What the imports of the first job have left stays: to collect all of it after every
+            # job takes longer than a small job.
             gc.freeze()
-        self._wish = next((other.wish for other in ends if other.wish), "")
+        self._request = next((other.request for other in ends if other.request), "")
         state, reason = _of_all(ends)
         return Outcome(state, value if state == "finished" else None, reason)
 
     def share(self, make: Callable[[], Any]) -> Any:
-        """Return on every rank what rank 0 makes; it must be something that JSON has.
+        """Return on every rank what rank 0 makes, which JSON must be able to hold.
 
         Raises:
-            ValueError: on every rank, if rank 0 raises one, or an OSError.
+            ValueError: on every rank, if rank 0 raises a ValueError or an OSError.
         """
-        store = PrefixStore(f"shared/{self._turn}", self._store)
-        self._turn += 1
+        store = self._next_store("shared")
         if self.rank == 0:
             try:
-                store.set("made/0", json.dumps({"value": make()}))
+                made = {"value": make()}
             except (ValueError, OSError) as error:
-                store.set("made/0", json.dumps({"problem": str(error)}))
+                made = {"problem": str(error)}
+            store.set("made/0", json.dumps(made))
         self._wait_for(store, "made", [0], self._timeout_s)
         found = json.loads(store.get("made/0"))
         self._have_read(store, self._timeout_s)
         if "problem" in found:
             raise ValueError(found["problem"])
         return found["value"]
+
+    def _next_store(self, kind: str) -> Store:
+        self._number += 1
+        return PrefixStore(f"{kind}/{self._number}", self._store)
 
     def _attempt(
         self, job: Callable[[Runtime], T], store: Store, timeout_s: int
@@ -153,11 +157,7 @@ class Turns:
             another = isinstance(error, PeerFailure) or is_of_collective(error)
             return _End("failed", reason, own=not another), None
 
-    def _tell(self, store: Store, end: _End) -> None:
-        content = asdict(end) | {"wish": self._interrupt.reason}
-        store.set(f"ended/{self.rank}", json.dumps(content))
-
-    def _ended_within(self, store: Store, seconds: float) -> bool:
+    def _all_ended_within(self, store: Store, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while missing := _missing(store, "ended", range(self.world_size)):
             if time.monotonic() > deadline:
@@ -173,7 +173,7 @@ class Turns:
         return ends
 
     def _have_read(self, store: Store, timeout_s: float) -> None:
-        """Go on; but rank 0, whose process may hold the store, once all have read what is there."""
+        """Return; on rank 0, whose process may hold the store, once all ranks have read it."""
         store.set(f"read/{self.rank}", "")
         if self.rank == 0:
             self._wait_for(store, "read", range(self.world_size), timeout_s)
@@ -185,9 +185,9 @@ class Turns:
             gone = [rank for rank in self._processes.look().dead if rank in missing]
             names = ", ".join(map(str, gone or missing))
             if gone and _missing(store, key, gone):
-                raise TurnsOver(f"rank {names} has died, and no further job can run")
+                raise RanksLost(f"rank {names} has died, and no further job can run")
             if time.monotonic() > deadline:
-                raise TurnsOver(
+                raise RanksLost(
                     f"rank {names} has not ended the job that this one has ended, and no further "
                     "job can run: it does not answer, or waits in a collective for this one"
                 )

@@ -1,9 +1,9 @@
-"""What a study trains: a list of jobs, each in a folder of its own, and what came of them."""
+"""What a study or a sweep trains: jobs, each in a folder of its own, and their results."""
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -13,23 +13,25 @@ from typing import Any
 from mbrec.files.sealed import read_json, write_json
 
 FAILURE = "failed.json"
-# How the reason of a run begins that a guard has ended: the paper's NEX.
+# How the reason of a run that a guard has ended begins: the paper's NEX.
 EXPLOSION = f"{FloatingPointError.__name__}:"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a study: an ordinary training job.
+    """An ordinary training job, one of many.
 
     Attributes:
-        name: readable, with slashes: the folder of the run, but for a digest of its settings.
+        name: readable; slashes make folders.
         overrides: of the default configuration, as on the command line.
         only: the tasks to train of those that `overrides` select; empty: all.
+        swept: setting -> value, for the settings in which the jobs of a sweep differ.
     """
 
     name: str
     overrides: tuple[str, ...]
     only: tuple[str, ...] = ()
+    swept: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def measures(self) -> bool:
@@ -38,9 +40,10 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """Folder below the study's: other settings never meet the results of these.
+        """Folder below a study's: the name, and a digest of the settings.
 
-        Nor do other versions, or other shipped configurations, which overrides are overrides of.
+        Results of other settings, of other versions and of other shipped configurations, which
+        overrides are overrides of, are in other folders.
         """
         text = json.dumps([self.overrides, self.only, shipped()])
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -57,7 +60,7 @@ def shipped() -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a job.
+    """What a job left in its folder.
 
     Attributes:
         tasks: task -> figure -> value of the last evaluation; empty where a guard ended the job,
@@ -71,18 +74,8 @@ class Result:
     reason: str = ""
 
 
-def load(folder: Path, job: Job) -> Result | None:
-    """Return what came of a job below a study's folder, or None where it is not done; see `found`.
-
-    Args:
-        folder: of the study.
-        job: one of its jobs.
-    """
-    return found(folder / job.folder)
-
-
-def found(run: Path) -> Result | None:
-    """Return what a job has left in its folder, or None where it is not done.
+def read_result(run: Path) -> Result | None:
+    """Return what a job left in its folder, or None if it is not finished.
 
     Raises:
         ValueError: if a file there is not what a job leaves.
@@ -113,12 +106,14 @@ def _not_finite(tasks: dict[str, dict[str, float | None]]) -> str:
     return f"evaluation rows without a finite prediction, by task: {found}"
 
 
-def write_plan(path: Path, jobs: Sequence[Job]) -> None:
-    """Write jobs, and their folders as they are called now, where their processes look."""
-    write_json(path, {"jobs": [{**asdict(job), "folder": job.folder} for job in jobs]})
+def write_plan(path: Path, jobs: Iterable[Job]) -> None:
+    """Write the jobs of a study, with the names that their folders have now."""
+    write_json(path, {"jobs": {job.folder: asdict(job) for job in jobs}})
 
 
-def read_plan(path: Path) -> list[tuple[Job, str]]:
-    """Return what `write_plan` wrote: jobs, and their folders below the study's."""
-    plan = read_json(path)["jobs"]
-    return [(Job(j["name"], tuple(j["overrides"]), tuple(j["only"])), j["folder"]) for j in plan]
+def read_plan(path: Path) -> dict[str, Job]:
+    """Return what `write_plan` wrote: folder below the study's -> job."""
+    return {
+        folder: Job(job["name"], tuple(job["overrides"]), tuple(job["only"]))
+        for folder, job in read_json(path)["jobs"].items()
+    }

@@ -1,4 +1,4 @@
-"""Starts the processes that train a study's jobs, and collects what came of them."""
+"""Starts the processes that train a study's jobs, and collects the results."""
 
 import os
 import signal
@@ -11,15 +11,15 @@ from pathlib import Path
 from mbrec.config.errors import plain_errors
 from mbrec.files import atomic
 from mbrec.job.status import RESUMABLE_EXIT_CODE
-from mbrec.study.jobs import Job, Result, load, write_plan
+from mbrec.study.jobs import Job, Result, read_result, write_plan
 
 
 def run(jobs: Sequence[Job], folder: Path, *, processes: int = 2) -> dict[Job, Result]:
-    """Return what came of jobs; those that are not done yet are trained, one after the other.
+    """Return the results of jobs; those that are not finished are trained, one after the other.
 
     Args:
-        jobs: what to train; the same one may come more than once.
-        folder: of the study. The same folder goes on where an interrupted study stopped.
+        jobs: to train; repetitions are ignored.
+        folder: of the study. With the same folder an interrupted study resumes.
         processes: ranks of each job.
 
     Raises:
@@ -27,14 +27,14 @@ def run(jobs: Sequence[Job], folder: Path, *, processes: int = 2) -> dict[Job, R
         ValueError: if they failed, or a job's settings are wrong.
     """
     jobs = list(dict.fromkeys(jobs))
-    todo = [job for job in jobs if load(folder, job) is None]
-    # What is timed comes last, so that a study that is watched, or stopped, disturbs it least.
+    todo = [job for job in jobs if read_result(folder / job.folder) is None]
+    # Measurements of time come last, when nobody is likely to watch the study and disturb them.
     todo.sort(key=lambda job: job.measures)
     if todo:
         _train(todo, folder, processes)
     results = {}
     for job in jobs:
-        result = load(folder, job)
+        result = read_result(folder / job.folder)
         if result is None:
             raise ValueError(f"expected a result of {job.name} in {folder}, found none")
         results[job] = result
@@ -53,16 +53,16 @@ def default_processes() -> int:
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """End a command as users know it: errors in short, a stop with the status that says "go on".
+    """End a command as users expect: short errors, and status 75 after a stop.
 
-    SIGTERM is as Ctrl-C: the run under way begins anew next time, and no process is left behind.
+    SIGTERM is as Ctrl-C: the run under way begins again next time, and no process is left behind.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with plain_errors():
         try:
             yield
         except KeyboardInterrupt:
-            print("stopped; the same command goes on", file=sys.stderr)
+            print("stopped; the same command resumes", file=sys.stderr)
             raise SystemExit(RESUMABLE_EXIT_CODE) from None
 
 
@@ -70,7 +70,7 @@ def _train(jobs: Sequence[Job], folder: Path, processes: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "plan.json"
     write_plan(plan, jobs)
-    print(f"{len(jobs)} runs to do in {folder}, on {processes} processes", file=sys.stderr)
+    print(f"{len(jobs)} runs to train in {folder}, on {processes} processes", file=sys.stderr)
     start("mbrec.study.worker", [str(plan), str(folder)], folder, processes=processes)
 
 
@@ -79,9 +79,8 @@ def start(module: str, arguments: Sequence[str], folder: Path, *, processes: int
 
     Args:
         module: whose `main` does the work.
-        arguments: of it.
-        folder: what the processes print goes to its console.log; what they say of their progress,
-            and errors, to stderr.
+        arguments: of the module.
+        folder: whose console.log gets what the processes print; progress and errors go to stderr.
         processes: ranks.
 
     Raises:
@@ -106,13 +105,13 @@ def start(module: str, arguments: Sequence[str], folder: Path, *, processes: int
     if code != 0:
         raise ValueError(
             f"the processes of the study ended with status {code}; see above for the first error, "
-            f"and {console}. Once that is mended, the same command goes on after the last run that "
-            "was finished"
+            f"and {console}. Once that is fixed, the same command resumes after the last finished "
+            "run"
         )
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the end of processes that were asked to stop, however often that is said again."""
+    """Wait for the end of processes that were asked to stop, even if Ctrl-C is pressed again."""
     while process.poll() is None:
         try:
             process.wait()
@@ -121,7 +120,7 @@ def _wait_for(process: subprocess.Popen[bytes]) -> None:
 
 
 def environment(processes: int) -> Mapping[str, str]:
-    """Return the variables that the processes are started with: as many threads as there are cores.
+    """Return the variables that the processes start with: as many threads as there are cores.
 
     Args:
         processes: ranks on this machine.

@@ -1,16 +1,21 @@
-"""Tables as Markdown and CSV, and the conditions under which their figures came about."""
+"""The parts of pages: tables as Markdown, CSV and text, templates, and conditions of a study."""
 
 import csv
 import io
 import os
 import platform
 import shlex
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
 
 from mbrec.files import atomic
 
@@ -55,6 +60,25 @@ class Table:
         csv.writer(text, lineterminator="\n").writerows([self.columns, *self.rows])
         return text.getvalue()
 
+    def aligned(self, *, texts: int) -> str:
+        """Return the table for a terminal.
+
+        Args:
+            texts: columns on the left that hold text, as the last one does; the others hold
+                numbers, which are aligned to the right.
+
+        >>> print(Table(["task", "rows", "run"], [["ctr", "1", "a"]]).aligned(texts=1))
+        task  rows  run
+        ctr      1  a
+        """
+        cells = [self.columns, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        sides = ["<" if i < texts or i == len(widths) - 1 else ">" for i in range(len(widths))]
+        padded = [
+            [f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)] for row in cells
+        ]
+        return "\n".join("  ".join(row).rstrip() for row in padded)
+
 
 def slug(name: str) -> str:
     """Return a name as part of a file's.
@@ -64,6 +88,32 @@ def slug(name: str) -> str:
     """
     words = "".join(c if c.isalnum() or c in "._" else " " for c in name).split()
     return "_".join(words)
+
+
+def decimals(value: float | None) -> str:
+    """Return a number with four decimals, or a dash."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Return `mean ± standard deviation`; of one value, the value."""
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4f}{spread}"
+
+
+def rendered(template: str, *, escape: bool, **values: Any) -> str:
+    """Return a template of this package with values in the place of their names.
+
+    Args:
+        template: path of the file, below this package.
+        escape: escape the values, as HTML needs.
+        values: by name.
+    """
+    environment = Environment(
+        autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    text = (files("mbrec.study") / template).read_text(encoding="utf-8")
+    return environment.from_string(text).render(values)
 
 
 def write(path: Path, text: str) -> None:
@@ -81,15 +131,15 @@ def conditions(
     total: int,
     seconds: float,
 ) -> str:
-    """Return under which conditions a page came about, as a Markdown list.
+    """Return the conditions under which a page was made, as a Markdown list.
 
     Args:
         command: the arguments of this program, as typed after `python -m`.
         processes: ranks of each run.
         seeds: of the runs.
-        trained: runs that were not there already.
-        total: runs in all.
-        seconds: that the command took.
+        trained: number of runs that were not there already.
+        total: number of all runs.
+        seconds: duration of the command.
     """
     found = []
     for package in PACKAGES:
@@ -109,7 +159,7 @@ def conditions(
 
 
 def _devices(processes: int) -> str:
-    """Return on what processes of this machine compute, and how they talk."""
+    """Return the devices of the processes, and their backend."""
     import torch  # a page without runs needs none
 
     if torch.cuda.is_available():
@@ -139,6 +189,6 @@ def _commit() -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        print(f"the commit could not be found out: {error}", file=sys.stderr)
+        print(f"the commit is not known: {error}", file=sys.stderr)
         return ""
     return f", commit {found.stdout.strip()}" if found.returncode == 0 else ""

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mbrec.files import atomic
-from mbrec.study.contrast import EXPLODED, Contrast
+from mbrec.study.gains import EXPLODED, Gains
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -21,13 +21,13 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def colours(num: int) -> list[tuple[float, ...]]:
-    """Return so many colours; from the eleventh on they come again."""
+    """Return colours; they repeat from the eleventh on."""
     found = colormaps["tab10"]
     return [tuple(found(index % 10)) for index in range(num)]
 
 
 def gain_bars(
-    panels: Mapping[str, Mapping[str, Contrast]],
+    panels: Mapping[str, Mapping[str, Gains]],
     title: str,
     *,
     published: Mapping[str, Mapping[str, float]] | None = None,
@@ -64,12 +64,12 @@ def gain_bars(
 def _bars(
     axis: Axes,
     methods: Sequence[str],
-    found: Mapping[str, Contrast],
+    found: Mapping[str, Gains],
     published: Mapping[str, float],
     looks: Mapping[str, tuple[float, ...]],
 ) -> None:
     places = {name: y for y, name in enumerate(methods)}
-    tasks = list(dict.fromkeys(task for contrast in found.values() for task in contrast.by_task))
+    tasks = list(dict.fromkeys(task for gains in found.values() for task in gains.by_task))
     axis.axvline(0, color="0.4", lw=0.8)
     for k, task in enumerate(tasks):
         offset = 0.28 * (2 * (k + 0.5) / len(tasks) - 1)
@@ -77,7 +77,7 @@ def _bars(
         axis.errorbar(
             [gain.mean for _, gain in rows],
             [y + offset for y, _ in rows],
-            # Of one seed there is no interval.
+            # One seed has no interval.
             xerr=[gain.half if math.isfinite(gain.half) else 0.0 for _, gain in rows],
             fmt="o",
             ms=3.5,
@@ -91,8 +91,8 @@ def _bars(
     if marks:
         look = {"color": "crimson", "ms": 6, "label": "average in the paper"}
         axis.plot([*marks.values()], [*marks], "x", **look)
-    for name, contrast in found.items():
-        if contrast.average is None:
+    for name, gains in found.items():
+        if gains.average is None:
             axis.annotate(EXPLODED, (0, places[name]), ha="center", va="center", color="crimson")
     axis.grid(axis="x", alpha=0.3)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
+from mbrec.study.estimate import estimate
 from mbrec.study.pages import Table
-from mbrec.study.paired import estimate
 from research.fidelity.figures import BOTTOM, TARGETS, Figures, Run
 from research.fidelity.notes import notes
 from research.fidelity.plot import draw

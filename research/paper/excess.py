@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mbrec.study.contrast import EXPLODED, has_exploded
+from mbrec.study.benchmark import EQUAL, Setting, job
+from mbrec.study.benchmark import Benchmark as World
+from mbrec.study.estimate import Estimate, differences, estimate, mean_of_tasks, median_detectable
+from mbrec.study.gains import EXPLODED, has_exploded
 from mbrec.study.pages import Table
-from mbrec.study.paired import Estimate, differences, estimate, mean_of_tasks, median_detectable
 from mbrec.study.report import events
-from mbrec.study.worlds import EQUAL, Setting, World, job
 from research.paper.runs import Lab
 
 NOTES = (

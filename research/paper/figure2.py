@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from mbrec.study.contrast import EXPLODED
+from mbrec.study.benchmark import EQUAL, Setting, job
+from mbrec.study.gains import EXPLODED
 from mbrec.study.jobs import Job
 from mbrec.study.pages import Table
 from mbrec.study.report import events, plots
-from mbrec.study.report.verdicts import late_medians
-from mbrec.study.worlds import EQUAL, Setting, job
+from mbrec.study.report.findings import late_medians
 from research.paper import printed as paper
 from research.paper.page import Page
 from research.paper.runs import Lab

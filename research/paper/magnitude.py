@@ -2,12 +2,13 @@
 
 import statistics
 
-from mbrec.study.contrast import has_exploded
+from mbrec.study.benchmark import EQUAL, Setting, job, single_task
+from mbrec.study.benchmark import Benchmark as World
+from mbrec.study.estimate import differences, estimate
+from mbrec.study.gains import has_exploded
 from mbrec.study.jobs import Job
-from mbrec.study.paired import differences, estimate
 from mbrec.study.report import events
-from mbrec.study.report.verdicts import late_medians
-from mbrec.study.worlds import EQUAL, Setting, World, job, single_task
+from mbrec.study.report.findings import late_medians
 from research.paper import printed
 from research.paper.excess import MERGED, NOTES, excess_table
 from research.paper.page import Page

@@ -1,7 +1,8 @@
 """What the paper's text leaves open, and what each reading of it does on tasks that conflict."""
 
+from mbrec.study.benchmark import EQUAL, Setting, single_task, static_grid
+from mbrec.study.benchmark import Benchmark as World
 from mbrec.study.jobs import Job
-from mbrec.study.worlds import EQUAL, Setting, World, single_task, static_grid
 from research.paper import printed
 from research.paper.excess import MERGED, NOTES, excess_table
 from research.paper.page import Page

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from mbrec.study.benchmark import EQUAL, Setting, single_task, static_grid
+from mbrec.study.benchmark import Benchmark as World
 from mbrec.study.jobs import Job
 from mbrec.study.study import Study
-from mbrec.study.worlds import EQUAL, Setting, World, single_task, static_grid
 from research.paper.worlds import DEFAULTS, Size, Worlds
 
 # What MultiBalance's tuning chooses from: as many of them as there are static weights to choose

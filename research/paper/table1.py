@@ -6,9 +6,10 @@ from hydra import compose, initialize_config_module
 from matplotlib.figure import Figure
 
 from mbrec.config import settings as configuration
+from mbrec.study.benchmark import EQUAL, job
+from mbrec.study.benchmark import Benchmark as World
 from mbrec.study.jobs import Job
 from mbrec.study.pages import Table
-from mbrec.study.worlds import EQUAL, World, job
 from research.paper import printed
 from research.paper.page import Page
 from research.paper.runs import Lab

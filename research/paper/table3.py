@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from mbrec.study.contrast import Contrast
+from mbrec.study.benchmark import Benchmark as World
+from mbrec.study.estimate import median_detectable
+from mbrec.study.gains import Gains as Contrast
 from mbrec.study.jobs import Job
 from mbrec.study.pages import Table
-from mbrec.study.paired import median_detectable
 from mbrec.study.plots import gain_bars
-from mbrec.study.worlds import World
 from research.paper import printed as paper
 from research.paper.page import Page
 from research.paper.runs import Lab

@@ -3,12 +3,12 @@
 from math import sqrt
 
 from mbrec.balance import MultiBalance
-from mbrec.study.contrast import Contrast
+from mbrec.study.benchmark import EQUAL, Setting
+from mbrec.study.estimate import median_detectable
+from mbrec.study.gains import Gains as Contrast
 from mbrec.study.jobs import Job
 from mbrec.study.pages import Table
-from mbrec.study.paired import median_detectable
 from mbrec.study.plots import gain_bars
-from mbrec.study.worlds import EQUAL, Setting
 from research.paper import printed as paper
 from research.paper.page import Page
 from research.paper.runs import Lab

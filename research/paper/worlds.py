@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from mbrec.study.worlds import Setting, World
+from mbrec.study.benchmark import Benchmark as World
+from mbrec.study.benchmark import Setting
 from research.paper import printed
 
 SYNTHETIC, KUAIRAND = "synthetic", "kuairand_pure"

@@ -229,8 +229,8 @@ def refused(part: Callable[[], Any]) -> str:
 
 def with_links(run: str, outside: str) -> dict[str, Any]:
     """Score a run and write its page where links wait for the files."""
-    from mbrec.report import write as write_report
     from mbrec.study.report import plots
+    from mbrec.study.report.page import write as write_report
 
     place, victim = Path(run), Path(outside) / "victim"
     kept = Path(outside) / "kept"
@@ -308,8 +308,8 @@ def commands(run: str, seed: int, flips: int) -> dict[str, Any]:
     A bit of an older checkpoint's tensors, which only `verify` reads, is harmless to the others.
     """
     from mbrec.checkpoint.__main__ import list_checkpoints, show
-    from mbrec.report import write as write_report
     from mbrec.study.report import plots
+    from mbrec.study.report.page import write as write_report
 
     place, draw = Path(run), random.Random(seed)
     found, page = files(place), place.parent / "page.html"

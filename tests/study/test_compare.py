@@ -3,8 +3,8 @@
 import pytest
 from outcomes import Launcher
 
-from mbrec.compare import arguments, compare, tasks_of, words_in
 from mbrec.study import comparison_page, launch
+from mbrec.study.compare import arguments, compare, tasks_of, words_in
 
 
 def test_settings_of_the_model_are_passed_on():
@@ -47,7 +47,7 @@ def test_other_settings_of_the_model_have_pages_of_their_own(monkeypatch, tmp_pa
     long = "data.path=" + "x" * 150
     models = [[], ["experiment=paper_ads", "group=user"]]
     models += [[long, "optimizer.dense_lr=.01"], [long, "optimizer.dense_lr=.02"]]
-    monkeypatch.setattr("mbrec.compare.tasks_of", lambda *_, **__: ["ctr", "cvr"])
+    monkeypatch.setattr("mbrec.study.compare.tasks_of", lambda *_, **__: ["ctr", "cvr"])
     monkeypatch.setattr(comparison_page, "save", lambda figure, path: None)
     pages = [
         compare(*arguments([*words, "seeds=2", "overhead=false"]), ["mbrec.compare", *words])

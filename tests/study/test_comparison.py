@@ -7,11 +7,11 @@ import pytest
 from outcomes import Launcher
 
 from mbrec.study import launch
+from mbrec.study.benchmark import EQUAL, Benchmark
 from mbrec.study.comparison import TUNED, Comparison, setting
 from mbrec.study.comparison_page import write_pages
-from mbrec.study.worlds import EQUAL, World
 
-WORLD = World("w", "my_model", ("ctr", "cvr"), ("experiment=e",))
+BENCHMARK = Benchmark("w", "my_model", ("ctr", "cvr"), ("experiment=e",))
 BALANCERS = ["equal", "static_grid", "multibalance", "mgda"]
 GAINS = {"balancer=multibalance": 0.6, "balancer.weights=[0.8,0.2]": 0.1, "balancer=mgda": 0.0}
 
@@ -21,7 +21,7 @@ def compared(monkeypatch, tmp_path):
     def make(gains=GAINS, balancers=BALANCERS, seeds=5, **others):
         launcher = Launcher(gains, others.pop("nex", lambda job: False))
         monkeypatch.setattr(launch, "run", launcher.run)
-        found = Comparison(tmp_path / "runs", range(seeds), WORLD, balancers, **others)
+        found = Comparison(tmp_path / "runs", range(seeds), BENCHMARK, balancers, **others)
         found.train()
         return found, launcher
 

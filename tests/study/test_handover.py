@@ -10,8 +10,8 @@ from mbrec import UserError
 from mbrec.config.composer import Composed
 from mbrec.config.settings import Config
 from mbrec.study import handover
-from mbrec.study.sweep.jobs import Job
-from mbrec.study.sweep.plan import Plan
+from mbrec.study.jobs import Job
+from mbrec.study.sweep import Plan
 
 WORDS = ["trainer.seed=3", "tasks=[like,ctr]", "hydra.verbose=false", "run.name=a"]
 SWEEP = ["-m", "trainer.seed=3,4", "run.name=b", "tasks=[like,ctr]"]

@@ -1,4 +1,4 @@
-"""Jobs that take turns in the same processes: what one leaves behind, and how ranks agree."""
+"""Jobs one after the other in the same processes: what one leaves behind, and how ranks agree."""
 
 import gc
 import time
@@ -39,11 +39,11 @@ def rank_one_fails_at_the_end(runtime: Any) -> None:
         raise OSError("full")
 
 
-def take_turns() -> dict[str, Any]:
+def run_jobs() -> dict[str, Any]:
     """What several jobs in a row gave on this rank."""
     job_groups.GRACE_S = 0.2
     interrupt = Interrupt()
-    found = job_groups.Turns(interrupt, timeout_s=30)
+    found = job_groups.JobGroups(interrupt, timeout_s=30)
     held: list[Any] = []
 
     def leaves_a_model(runtime: Any) -> None:
@@ -53,7 +53,7 @@ def take_turns() -> dict[str, Any]:
         raise FloatingPointError("spoilt")
 
     def run(job: Any) -> tuple[Any, ...]:
-        gc.disable()  # what is freed is freed by `Turns`
+        gc.disable()  # what is freed is freed by `JobGroups`
         outcome = found.run(job, timeout_s=30)
         gc.enable()
         return outcome.state, outcome.value, outcome.reason, dist.is_initialized()
@@ -80,7 +80,7 @@ def be_stopped() -> tuple[str, str]:
     def job(runtime: Any) -> None:
         raise Interrupted("SIGINT")
 
-    outcome = job_groups.Turns(Interrupt(), timeout_s=30).run(job, timeout_s=30)
+    outcome = job_groups.JobGroups(Interrupt(), timeout_s=30).run(job, timeout_s=30)
     return outcome.state, outcome.reason
 
 
@@ -93,9 +93,9 @@ def end_before_the_other(seen: str) -> str:
             time.sleep(0.02)
 
     try:
-        job_groups.Turns(Interrupt(), timeout_s=30).run(job, timeout_s=1)
-    except job_groups.TurnsOver as over:
-        return str(over)
+        job_groups.JobGroups(Interrupt(), timeout_s=30).run(job, timeout_s=1)
+    except job_groups.RanksLost as lost:
+        return str(lost)
     finally:
         Path(seen).touch()
     return "went on"
@@ -103,7 +103,7 @@ def end_before_the_other(seen: str) -> str:
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    return run_ranks(take_turns, 2, tmp_path_factory.mktemp("turns"), group=False)
+    return run_ranks(run_jobs, 2, tmp_path_factory.mktemp("groups"), group=False)
 
 
 def test_a_job_has_a_group_of_its_own_and_none_is_left(answers):
@@ -145,6 +145,6 @@ def test_a_job_that_was_interrupted_says_so(tmp_path):
     assert run_ranks(be_stopped, 1, tmp_path, group=False) == [("interrupted", "SIGINT")]
 
 
-def test_a_rank_that_does_not_come_back_ends_all_turns(tmp_path):
+def test_a_rank_that_does_not_come_back_ends_all_jobs(tmp_path):
     told = run_ranks(end_before_the_other, 2, tmp_path, str(tmp_path / "seen"), group=False)
     assert "rank 1 has not ended the job" in told[0]

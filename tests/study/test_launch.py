@@ -1,4 +1,4 @@
-"""A study trains its jobs once, goes on where it was stopped, and does not hide a failure."""
+"""A study trains its jobs once, resumes where it was stopped, and does not hide a failure."""
 
 import json
 import os
@@ -57,8 +57,8 @@ def test_what_is_done_is_not_trained_again(done, monkeypatch):
     assert launch.run([*jobs, *jobs], folder) == results
 
 
-class FailingTurns:
-    """Takes the place of `mbrec.study.job_groups.Turns`: every job fails in the same way."""
+class FailingGroups:
+    """Takes the place of `mbrec.study.job_groups.JobGroups`: every job fails in the same way."""
 
     rank = 0
 
@@ -73,12 +73,13 @@ class FailingTurns:
 
 
 def test_a_wrong_setting_ends_the_study_and_is_told(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mbrec.study.job_groups.Turns", FailingTurns)
+    monkeypatch.setattr("mbrec.study.job_groups.JobGroups", FailingGroups)
     monkeypatch.setattr("mbrec.distributed.interrupt.Interrupt.install", lambda self: None)
     jobs = study("nowhere", ("bad",), ("after",))
     launch.write_plan(tmp_path / "plan.json", jobs)
     assert worker.work(tmp_path / "plan.json", tmp_path) == 1
-    assert capsys.readouterr().err.startswith("w/bad/seed_0: ValueError: expected weights")
+    assert "w/bad/seed_0: ValueError: expected weights" in capsys.readouterr().err
+    assert "failed: w/bad/seed_0" in json.loads((tmp_path / "status.json").read_text())["reason"]
     assert not any((tmp_path / job.folder).exists() for job in jobs)
 
 
@@ -89,7 +90,7 @@ from mbrec.study import launch
 from mbrec.study.jobs import read_plan
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 try:
-    jobs = [job for job, _ in read_plan(Path(sys.argv[1]))]
+    jobs = list(read_plan(Path(sys.argv[1])).values())
     launch.run(jobs, Path(sys.argv[2]), processes=1)
 except KeyboardInterrupt:
     sys.exit(75)

@@ -1,12 +1,12 @@
 """The pictures show every method, and what has no number by name."""
 
-from mbrec.study.contrast import contrast
+from mbrec.study.gains import compared
 from mbrec.study.plots import gain_bars, pareto
 
 BASE = {"ctr": [0.9, 0.91], "cvr": [0.9, 0.92]}
-BETTER = contrast(BASE, {"ctr": [0.89, 0.90], "cvr": [0.9, 0.91]})
-LOST = contrast(BASE, {"ctr": [0.89, float("nan")], "cvr": [0.9, float("nan")]})
-ONE = contrast({"ctr": [0.9], "cvr": [0.9]}, {"ctr": [0.8], "cvr": [0.9]})
+BETTER = compared(BASE, {"ctr": [0.89, 0.90], "cvr": [0.9, 0.91]})
+LOST = compared(BASE, {"ctr": [0.89, float("nan")], "cvr": [0.9, float("nan")]})
+ONE = compared({"ctr": [0.9], "cvr": [0.9]}, {"ctr": [0.8], "cvr": [0.9]})
 
 
 def test_every_method_has_a_row_and_an_explosion_its_word():

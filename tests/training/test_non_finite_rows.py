@@ -22,11 +22,10 @@ from mbrec.columns.schema import Categorical, Columns, Numerical
 from mbrec.config.checkpoints import find_best
 from mbrec.config.settings import Config, Data
 from mbrec.prepare.writer import DatasetWriter
-from mbrec.study.jobs import found
-from mbrec.study.report import run as report
+from mbrec.study.jobs import Job, read_result
+from mbrec.study.report import run_folder
 from mbrec.study.report.page import render
-from mbrec.study.sweep.jobs import Job
-from mbrec.study.sweep.table import Row, as_csv, markdown
+from mbrec.study.run_table import Row, every_digit, markdown
 from mbrec.training.non_finite_rows import message
 
 BATCH, STEPS, ROWS = 32, 4, 100
@@ -169,14 +168,13 @@ def test_predictions_that_are_not_finite_are_null_in_the_files(done):
 @pytest.mark.slow
 def test_every_reader_of_figures_takes_null(done, capsys):
     run, _ = done
-    page = render(report.load(run), [], {})
+    page = render(run_folder.load(run), [], {})
     assert "No figures, because of evaluation rows whose prediction is not finite" in page
-    row = Row(
-        Job("run", swept={"seed": "1"}, overrides=[]), "finished", "", read(run / "metrics.json")
-    )
+    job = Job("run", (), swept={"seed": "1"})
+    row = Row("run", job, "finished", "", read(run / "metrics.json"))
     assert " - " in markdown([row])
-    assert ",," in as_csv([row], run.parent)
-    result = found(run)
+    assert ",," in every_digit([row], run.parent).csv
+    result = read_result(run)
     assert result is not None
     assert result.reason.endswith("ctr (1 rows), conv_imp (1 rows)")
     with mock.patch("sys.argv", ["checkpoint", "show", str(run)]):

@@ -4,25 +4,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mbrec.study.report import markup
-from mbrec.study.report.run import MEASUREMENT, Run, load, mapping
-from mbrec.study.report.sections import Section, flat, plain
+from mbrec.study.estimate import ne_gains
+from mbrec.study.pages import decimals
+from mbrec.study.report.run_folder import MEASUREMENT, Run, load, mapping
+from mbrec.study.report.sections import flat, plain
 
-# What decides which rows are met, and what a task is; where the files lie does not.
+# What decides which rows are read, and what a task is; the place of the files does not.
 _ROWS = ("train", "evaluation", "synthetic")
 _TASK = ("given", "label")
 # Which rows were scored: their number and their rate, of each task.
 _SCORED = ("count", "rate")
-# What decides neither which rows are met nor what is computed of them; of what is below these,
-# some does: a warm start, and an end before the last step.
+# Settings that change neither which rows are read nor the model; some settings below them do: a
+# warm start, and an end before the last step.
 _OUTSIDE = ("run.", "resume.", "monitor.", "runtime.", "checkpoint.")
 _OUTSIDE += ("data.path", "data.num_workers", *(f"data.{key}" for key in _ROWS))
-_OWN = ("auto", "none")  # what resume.path says of a run that starts, or goes on, by itself
+_OWN = ("auto", "none")  # resume.path of a run that starts or resumes by itself
 _INSIDE = ("resume.path", "checkpoint.best", "checkpoint.patience")
-WARNING = (
-    "One run of each proves nothing: another seed alone changes NE. `python -m mbrec.compare` "
-    "trains several pairs with the same seeds, and says which differences are larger than that."
-)
 
 
 def baselines(run: Run, paths: Sequence[Path]) -> list[Run]:
@@ -101,27 +98,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-def compare(run: Run, others: Sequence[Run]) -> list[str]:
-    """Return the pieces that compare a run with its baselines."""
-    if not others:
-        return []
-    body = [markup.warnings([WARNING])]
-    for other in others:
-        name = _name(other, others)
-        headers = ["task", "NE here", "NE there", "NE gain %", "AUC gain", "calibration there"]
-        body.append(markup.paragraph(f"Against {name} ({other.balancer}):"))
-        body.append(markup.table(headers, _rows(run, other)))
-        if changed := _changed(run, other):
-            body.append(markup.table(["setting", "here", "there"], changed, texts=3))
-        else:
-            body.append(markup.paragraph("No setting that changes the training differs."))
-    body.append(
-        markup.how(
-            "NE gain % = 100 (NE there - NE here) / NE there: positive is better here. AUC gain is "
-            "AUC here less AUC there."
-        )
-    )
-    return body
+def view(run: Run, others: Sequence[Run]) -> dict[str, Any] | None:
+    """Return the comparison of a run with its baselines, where there are any."""
+    found = [
+        {
+            "name": _name(other, others),
+            "balancer": other.balancer,
+            "rows": _rows(run, other),
+            "changed": _changed(run, other),
+        }
+        for other in others
+    ]
+    return {"others": found} if found else None
 
 
 def _changed(run: Run, other: Run) -> list[list[str]]:
@@ -134,7 +122,7 @@ def _changed(run: Run, other: Run) -> list[list[str]]:
 
 
 def _of_training(run: Run) -> dict[str, Any]:
-    """Return the settings that decide what is computed."""
+    """Return the settings that change the trained model."""
     settings = flat(run.config)
     if settings.get("resume.path") in _OWN:
         del settings["resume.path"]
@@ -165,11 +153,11 @@ def _rows(run: Run, other: Run) -> list[list[str]]:
         rows.append(
             [
                 task,
-                _four(here.get("ne")),
-                _four(there.get("ne")),
+                decimals(here.get("ne")),
+                decimals(there.get("ne")),
                 "-" if gain is None else f"{gain:+.3f}",
                 "-" if auc[0] is None or auc[1] is None else f"{auc[0] - auc[1]:+.4f}",
-                _four(there.get("calibration")),
+                decimals(there.get("calibration")),
             ]
         )
     if len(gains) > 1:
@@ -178,20 +166,6 @@ def _rows(run: Run, other: Run) -> list[list[str]]:
 
 
 def ne_gain(here: Mapping[str, float], there: Mapping[str, float]) -> float | None:
-    """Return by how many per cent NE is lower here than there, or None if one is not known.
-
-    >>> round(ne_gain({"ne": 0.9}, {"ne": 1.0}), 6)
-    10.0
-    """
+    """Return by how many per cent NE is lower here than there, or None if one is not known."""
     new, base = here.get("ne"), there.get("ne")
-    return None if new is None or not base else 100 * (base - new) / base
-
-
-def _four(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def section(run: Run, others: Sequence[Run]) -> Section | None:
-    """Return the comparison as a section, where there is one."""
-    body = compare(run, others)
-    return Section("against", "Against other runs", body) if body else None
+    return None if new is None or not base else ne_gains([base], [new])[0]

@@ -1,81 +1,45 @@
-"""The sections with what every run writes: losses, NE, speed, guards, unknown ids."""
+"""The views of what every run writes: losses, NE, speed, guards, lost ids."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from mbrec.study.report import markup, plots
-from mbrec.study.report.events import BLOCKS, MOST_POINTS, Line
-from mbrec.study.report.plots import Panel
-from mbrec.study.report.run import Run
-from mbrec.study.report.sections import Section
-from mbrec.study.report.verdicts import figure, of_evaluations, of_losses
-
-_THINNED = (
-    f"Faint: every step, of more than {MOST_POINTS:,} the least and the greatest of each stretch. "
-    "Bold: the median (of shares, the mean) of each fiftieth of the steps."
-)
-_CUT = "A vertical axis that lines leave at the top fits their later half."
+from mbrec.study.report.events import Line
+from mbrec.study.report.findings import figure, of_evaluations, of_losses
+from mbrec.study.report.plots import Panel, picture
+from mbrec.study.report.run_folder import Run
 
 
-def picture(panels: Sequence[Panel], alt: str, *, height: float = 3.4) -> str:
-    """Return a picture of panels, with a caption that says what was left out of it."""
-    drawn = plots.draw(panels, height=height)
-    width, height = drawn.get_size_inches()
-    noisy = any(len(line) > 2 * BLOCKS for p in panels if p.noisy for line in p.lines.values())
-    cut = any(panel.lines and panel.is_cut for panel in panels)
-    told = [text for text, holds in {_THINNED: noisy, _CUT: cut}.items() if holds]
-    return markup.picture(plots.png(drawn), (width, height), alt, " ".join(told))
-
-
-def losses(run: Run) -> Section | None:
+def losses(run: Run) -> dict[str, Any] | None:
     """Return the losses of the training rows."""
     lines = run.events.by_task("loss", run.tasks)
     if not lines:
         return None
     panel = Panel("loss of the training rows, by task", lines, from_zero=True, noisy=True)
-    return Section(
-        "loss",
-        "Loss",
-        [
-            markup.how(
-                "Each task's loss in each step. Levels of different tasks are not comparable: a "
-                "rare task has a small loss, and so has the last step of an epoch, which may have "
-                "few rows. A rise over many steps means that the learning rates are too large."
-            ),
-            markup.findings(of_losses(run.events.lines.get("loss"))),
-            picture([panel], f"Loss of {', '.join(lines)} over the steps"),
-        ],
-    )
+    return {
+        "findings": of_losses(run.events.lines.get("loss")),
+        "picture": picture([panel], f"Loss of {', '.join(lines)} over the steps"),
+    }
 
 
-def entropies(run: Run) -> Section | None:
+def entropies(run: Run) -> dict[str, Any] | None:
     """Return NE over the steps, in training and evaluation."""
     train = run.events.by_task("train_ne", run.tasks)
     evaluation = run.events.by_task("evaluation_ne", run.tasks)
+    if not train and not evaluation:
+        return None
     panels = [
         Panel("NE of the training rows", train, level=1.0, late=True),
         Panel("NE of the evaluation rows", evaluation, level=1.0, late=True),
     ]
-    if not train and not evaluation:
-        return None
-    return Section(
-        "ne",
-        "Normalised entropy (NE)",
-        [
-            markup.how(
-                "Log loss over the entropy of the rate: lower is better, and the dashed 1 is a "
-                "constant. Training NE is of the rows between two writings, before the model has "
-                "learned from them. Evaluation NE that rises while training NE falls is "
-                "overfitting."
-            ),
-            markup.findings(of_evaluations(evaluation)),
-            picture(panels, f"NE of {', '.join(train or evaluation)} over the steps"),
-        ],
-    )
+    return {
+        "findings": of_evaluations(evaluation),
+        "picture": picture(panels, f"NE of {', '.join(train or evaluation)} over the steps"),
+    }
 
 
-def speed(run: Run) -> Section | None:
+def speed(run: Run) -> dict[str, Any] | None:
     """Return the throughput and the learning rates."""
     lines = run.events.lines
     rows = {"rows per second": lines["rows_per_second"]} if "rows_per_second" in lines else {}
@@ -83,41 +47,29 @@ def speed(run: Run) -> Section | None:
     if not rows and not rates:
         return None
     said = [
+        f"The run trained at {float(line.values[-1]):,.0f} rows per second."
+        for line in rows.values()
+    ]
+    said += [
         f"The learning rate of {name} ended at {figure(float(line.values[-1]))}."
         for name, line in rates.items()
     ]
-    if rows:
-        last = float(rows["rows per second"].values[-1])
-        said.insert(0, f"The run trained at {last:,.0f} rows per second.")
-    return Section(
-        "speed",
-        "Throughput and learning rates",
-        [
-            markup.how(
-                "Rows per second of all ranks, from the start (or the last resume) up to each "
-                "step, without evaluations and saves. The first steps are slower."
-            ),
-            markup.findings(said),
-            picture(
-                [
-                    Panel("rows per second", rows, from_zero=True),
-                    Panel("learning rate", rates, from_zero=True),
-                ],
-                "Rows per second and learning rates over the steps",
-                height=2.8,
-            ),
-        ],
-    )
+    panels = [
+        Panel("rows per second", rows, from_zero=True),
+        Panel("learning rate", rates, from_zero=True),
+    ]
+    alt = "Rows per second and learning rates over the steps"
+    return {"findings": said, "picture": picture(panels, alt, height=2.8)}
 
 
-def guards(run: Run) -> Section | None:
-    """Return what the guards have left traces of: batches left out, spikes, roll-backs."""
+def guards(run: Run) -> dict[str, Any] | None:
+    """Return the traces of the guards: batches left out, spikes, roll-backs."""
     skipped = run.events.lines.get("guard/skipped")
     exploded = [name for name in run.put_aside if ".exploded" in name]
     damaged = [name for name in run.put_aside if name not in exploded]
     count = int(run.state.guard.get("skipped", 0)) if run.state else 0
     count = max(count, int(skipped.values.max()) if skipped else 0)
-    warned, said = [], []
+    warned = []
     if count:
         warned.append(f"{count:,} batches with values that are not finite were left out.")
     if exploded:
@@ -125,25 +77,20 @@ def guards(run: Run) -> Section | None:
     if damaged:
         warned.append(f"These checkpoints did not verify and were put aside: {', '.join(damaged)}.")
     total = run.events.lines.get("loss")
-    if total is not None and (found := peak(total)) is not None:
-        said.append(found)
-    if not warned and not said:
+    highest = None if total is None else peak(total)
+    if not warned and highest is None:
         return None
-    body = [
-        markup.how(
-            "No value that is not finite reaches a parameter. A task's loss of guard.factor (here "
-            f"{run.setting('guard.factor')}) times that of predicting the label rate, in "
-            f"guard.patience ({run.setting('guard.patience')}) steps, is an explosion "
-            f"(guard.explosion={run.setting('guard.explosion')}). The checkpoints that it "
-            "quarantined show a roll-back."
-        ),
-        markup.warnings(warned),
-        markup.findings(said if said or count else ["No batch was left out."]),
-    ]
+    settings = ("factor", "patience", "explosion")
+    drawn = None
     if skipped and len(skipped) > 1:
         panel = Panel("batches left out so far", {"left out": skipped}, from_zero=True)
-        body.append(picture([panel], "Batches left out, over the steps", height=2.4))
-    return Section("guards", "Guards", body)
+        drawn = picture([panel], "Batches left out, over the steps", height=2.4)
+    return {
+        "guard": {name: run.setting(f"guard.{name}") for name in settings},
+        "warnings": warned,
+        "findings": [highest] if highest else [] if count else ["No batch was left out."],
+        "picture": drawn,
+    }
 
 
 def peak(total: Line, window: int = 100) -> str | None:
@@ -171,48 +118,25 @@ def peak(total: Line, window: int = 100) -> str | None:
     )
 
 
-def unknown(run: Run) -> Section | None:
-    """Return the shares of ids outside the vocabularies."""
-    return _lost(
-        run,
-        "out_of_vocabulary",
-        ("unknown", "Ids outside the vocabularies"),
-        "The share of ids that have no row of their own in the table and share one. A large share "
-        "in the evaluation means that the model knows little of these rows; a rising one, that the "
-        "vocabulary grows old.",
-        "unknown",
-    )
+def lost(run: Run, kind: str, word: str) -> dict[str, Any] | None:
+    """Return the shares of ids that the model does not see for one reason.
 
-
-def truncated(run: Run) -> Section | None:
-    """Return the shares of ids that were cut off lists."""
-    return _lost(
-        run,
-        "truncated",
-        ("truncated", "Ids cut off lists"),
-        "The share of ids that the model does not see, because their lists are longer than "
-        "max_length. Which of a list are kept is set by keep: first or last.",
-        "cut off",
-    )
-
-
-def _lost(run: Run, figure: str, names: tuple[str, str], about: str, what: str) -> Section | None:
-    """Return a section with the shares of ids that the model does not see for one reason."""
-    train, evaluation = run.events.below(figure), run.events.below(f"evaluation_{figure}")
+    Args:
+        run: the run.
+        kind: the reason: a tag.
+        word: for the ids that it loses.
+    """
+    train, evaluation = run.events.below(kind), run.events.below(f"evaluation_{kind}")
     if not train and not evaluation:
         return None
     panels = [
         Panel("in the training rows", train, from_zero=True, noisy=True),
         Panel("in the evaluation rows", evaluation, from_zero=True),
     ]
-    return Section(
-        *names,
-        [
-            markup.how(about),
-            markup.findings(_shares(train, evaluation, what)),
-            picture(panels, f"Shares of {what} ids over the steps", height=2.8),
-        ],
-    )
+    return {
+        "findings": _shares(train, evaluation, word),
+        "picture": picture(panels, f"Shares of {word} ids over the steps", height=2.8),
+    }
 
 
 def _shares(train: Mapping[str, Line], evaluation: Mapping[str, Line], what: str) -> list[str]:

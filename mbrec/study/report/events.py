@@ -1,4 +1,4 @@
-"""The lines of a run: what TensorBoard's event files hold, by tag.
+"""The lines of a run: the values in TensorBoard's event files, by tag.
 
 Shapes: N points of a line.
 """
@@ -53,7 +53,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Sitting:
-    """What one process of a run wrote.
+    """The part of a run that one process wrote.
 
     Attributes:
         start: time of the first event, in seconds since 1970.
@@ -67,7 +67,7 @@ class Sitting:
 
     @classmethod
     def of(cls, steps: Sequence[int], times: Sequence[float]) -> "Sitting":
-        """Return what the steps and the times of events tell.
+        """Return the sitting that wrote events at these steps and times.
 
         >>> Sitting.of([1, 2, 3], [100.0, 104.0, 52.0])
         Sitting(start=100.0, seconds=4.0, clock_went_back=True)
@@ -80,7 +80,7 @@ class Sitting:
 
 @dataclass
 class Events:
-    """What the event files of a run hold.
+    """The contents of a run's event files.
 
     Attributes:
         lines: tag -> its points; none is empty.
@@ -125,8 +125,8 @@ def read(folder: Path) -> Events:
     A line is in the order of its steps, whatever the clock said. What is damaged is left out, with
     a warning.
 
-    A job that goes on from a checkpoint says from which step; what the one before had written of
-    later steps is left out, as TensorBoard does.
+    A job that resumes from a checkpoint says from which step; later steps that the job before had
+    written are left out, as in TensorBoard.
 
     Raises:
         ValueError: naming a file that holds something else.
@@ -193,7 +193,7 @@ def _forget_from(step: int, points: dict[str, tuple[Any, Any]]) -> None:
 
 
 def thin(line: Line, most: int = MOST_POINTS) -> Line:
-    """Return at most so many points of a line, among them its peaks and dips.
+    """Return at most `most` points of a line, its peaks and dips among them.
 
     Of each stretch of points the least and the greatest are kept, where they were.
 
@@ -218,7 +218,7 @@ def smooth(line: Line, by: Callable[[np.ndarray], Any] = np.median) -> Line:
 
     Args:
         line: with no more than twice as many points, it is returned as it is.
-        by: what is taken of the values; their mean, if they are only ever 0 or 1.
+        by: makes one value of many; a mean suits values that are only ever 0 or 1.
     """
     if len(line) <= 2 * BLOCKS:
         return line
@@ -228,7 +228,7 @@ def smooth(line: Line, by: Callable[[np.ndarray], Any] = np.median) -> Line:
 
 
 def from_history(history: Sequence[Any]) -> dict[str, Line]:
-    """Return the lines `evaluation_FIGURE/TASK` of the evaluations that `metrics.json` tells of."""
+    """Return the lines `evaluation_FIGURE/TASK` of the evaluations in `metrics.json`."""
     points: dict[str, list[tuple[int, float]]] = {}
     for entry in history:
         step = entry.get("step") if isinstance(entry, Mapping) else None

@@ -1,5 +1,6 @@
 """The pictures of a run."""
 
+import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 
-from mbrec.study.report.events import Events, Line, smooth, thin
+from mbrec.study.report.events import BLOCKS, MOST_POINTS, Events, Line, smooth, thin
 
 WIDTH = 12.0
 _FEW, _MANY = (colormaps[name].colors for name in ("tab10", "tab20"))  # pyright: ignore[reportAttributeAccessIssue]
@@ -21,6 +22,13 @@ _STYLES = ("-", "--", ":", "-.")
 _SPREAD = 50
 _LONGEST_NAME = 40
 _NAMES_IN_A_COLUMN = 16
+# Pixels of the page for an inch of a picture: the widest, of 12 inches, fill it.
+_PIXELS = 85
+_THINNED = (
+    f"Faint: every step, of more than {MOST_POINTS:,} the least and the greatest of each stretch. "
+    "Bold: the median (of shares, the mean) of each fiftieth of the steps."
+)
+_CUT = "A vertical axis that lines leave at the top fits their later half."
 
 # Figure 2 c-e of He et al. 2024: tag and title.
 BALANCE_PANELS = {
@@ -36,13 +44,13 @@ class Panel:
 
     Attributes:
         title: above it.
-        lines: what is drawn, by name.
+        lines: name -> line.
         from_zero: the vertical axis begins at 0.
         level: a value that is marked by a line.
         limits: of the vertical axis.
         late: the vertical axis fits the later half of the points, and may cut off the others.
         noisy: draw a smooth line over the faint one.
-        by: what is taken of each stretch for the smooth line.
+        by: makes a value of each stretch for the smooth line.
     """
 
     title: str
@@ -71,6 +79,42 @@ class Panel:
         return late if self.level is None else max(late, self.level)
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a part of the page.
+
+    Attributes:
+        source: the picture itself, as a link.
+        width: in pixels of the page.
+        height: in pixels of the page.
+        alt: for readers who do not see it.
+        caption: below it.
+    """
+
+    source: str
+    width: int
+    height: int
+    alt: str
+    caption: str
+
+
+def embedded(png: bytes, inches: tuple[float, float], alt: str, caption: str) -> Picture:
+    """Return a picture that needs no other file; `inches` are its width and height."""
+    width, height = (round(_PIXELS * size) for size in inches)
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return Picture(source, width, height, alt, caption)
+
+
+def picture(panels: Sequence[Panel], alt: str, *, height: float = 3.4) -> Picture:
+    """Return a picture of panels, with a caption that says what was left out of it."""
+    drawn = draw(panels, height=height)
+    noisy = any(len(line) > 2 * BLOCKS for p in panels if p.noisy for line in p.lines.values())
+    cut = any(panel.lines and panel.is_cut for panel in panels)
+    said = [text for text, holds in {_THINNED: noisy, _CUT: cut}.items() if holds]
+    width, height = drawn.get_size_inches()
+    return embedded(png(drawn), (width, height), alt, " ".join(said))
+
+
 def balance_panels(events: Events, tasks: Sequence[str]) -> list[Panel]:
     """Return the panels of Figure 2 c-e of the paper: norms, weights, weighted norms."""
     return [
@@ -83,27 +127,27 @@ def draw(panels: Sequence[Panel], *, height: float = 3.4) -> Figure:
     """Return a picture of panels side by side; a name has one colour in all of them.
 
     Args:
-        panels: what is shown; those without a line are left out.
+        panels: those without a line are left out.
         height: in inches; more if the names need it.
     """
     panels = [panel for panel in panels if panel.lines]
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     # The title of a panel says what its only line is.
-    told = dict.fromkeys(n for p in panels if len(p.lines) > 1 for n in p.lines)
-    rows = min(len(told), _NAMES_IN_A_COLUMN)
+    named = dict.fromkeys(n for p in panels if len(p.lines) > 1 for n in p.lines)
+    rows = min(len(named), _NAMES_IN_A_COLUMN)
     figure = Figure(figsize=(WIDTH, max(height, 0.8 + 0.2 * rows)), layout="constrained")
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     looks = dict(zip(names, _looks(len(names)), strict=True))
     for axes, panel in zip(grid, panels, strict=True):
         _draw_panel(axes, panel, looks)
-    if told:
+    if named:
         figure.legend(
-            [Line2D([], [], lw=2, **looks[name]) for name in told],
-            _labels(list(told)),
+            [Line2D([], [], lw=2, **looks[name]) for name in named],
+            _labels(list(named)),
             loc="outside right center",
             frameon=False,
             fontsize=9,
-            ncols=-(-len(told) // _NAMES_IN_A_COLUMN),
+            ncols=-(-len(named) // _NAMES_IN_A_COLUMN),
         )
     return figure
 
@@ -143,7 +187,7 @@ def png(figure: Figure) -> bytes:
 
 
 def short(name: str, longest: int = 28) -> str:
-    """Return a name in the characters that the pictures' font has, and not too long for them."""
+    """Return a name in the characters of the pictures' font, and not too long for them."""
     known = _characters()
     shown = "".join(c if c.isprintable() and ord(c) in known else "?" for c in name)
     # Names in a run often differ at their ends alone.
@@ -154,9 +198,9 @@ def short(name: str, longest: int = 28) -> str:
 def _labels(names: Sequence[str]) -> list[str]:
     """Return names as a legend takes them; numbered where they would look the same."""
     shown = [short(name, _LONGEST_NAME) for name in names]
-    told = [f"{n} ({i + 1})" if shown.count(n) > 1 else n for i, n in enumerate(shown)]
+    distinct = [f"{n} ({i + 1})" if shown.count(n) > 1 else n for i, n in enumerate(shown)]
     # Matplotlib hides what begins with an underscore, and takes dollars for mathematics.
-    return [(f" {n}" if n.startswith("_") else n).replace("$", r"\$") for n in told]
+    return [(f" {n}" if n.startswith("_") else n).replace("$", r"\$") for n in distinct]
 
 
 @cache
@@ -165,7 +209,7 @@ def _characters() -> frozenset[int]:
 
 
 def _looks(count: int) -> list[dict[str, Any]]:
-    """Return a colour and a style for each of so many lines."""
+    """Return a colour and a style for each line."""
     colours = _FEW if count <= len(_FEW) else _MANY
     return [
         {

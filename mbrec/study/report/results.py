@@ -1,48 +1,34 @@
-"""The sections with what came out: the final evaluation, and a measurement of overhead."""
+"""The views of the results: the final evaluation, and a measurement of overhead."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from mbrec.monitor.summary import COLUMNS
-from mbrec.study.report import markup
-from mbrec.study.report.run import MEASUREMENT, Run, mapping, number, numbers
-from mbrec.study.report.sections import Section, flat, plain
-from mbrec.study.report.verdicts import figure, of_results
-
-_HOW = (
-    "NE: log loss over the entropy of the rate; lower is better, 1 is a constant. AUC: how often a "
-    "positive is ranked above a negative; 0.5 is chance. Calibration: predicted over true "
-    "positives; 1 is right."
-)
-_MORE = {
-    "gauc": " GAUC: the AUC within the rows of each group (monitor.group), on average.",
-    "excess_ne": " Excess NE: distance to the best possible model, known for simulated data.",
-}
+from mbrec.study.pages import decimals
+from mbrec.study.report.findings import figure, of_results
+from mbrec.study.report.run_folder import MEASUREMENT, Run, mapping, number, numbers
+from mbrec.study.report.sections import flat, plain
 
 
-def final(run: Run) -> Section | None:
+def final(run: Run) -> dict[str, Any] | None:
     """Return the figures of the last evaluation, task by task."""
-    figures, title, said = run.figures, "Final evaluation", []
+    figures, warnings = run.figures, []
     if not figures:
         figures, step = _last_evaluation(run)
-        if not figures:
-            return None
-        title = "Last evaluation"
-        said = [f"The run has no final evaluation; this one was made after step {step:,}."]
+        warnings = [f"The run has no final evaluation; this one was made after step {step:,}."]
+    if not figures:
+        return None
     names = [name for name in COLUMNS if any(name in found for found in figures.values())]
-    rows = [
-        [task, *(_cell(name, found.get(name)) for name in names)] for task, found in figures.items()
-    ]
-    return Section(
-        "results",
-        title,
-        [
-            markup.how(_HOW + "".join(text for name, text in _MORE.items() if name in names)),
-            markup.warnings(said),
-            markup.table(["task", *(COLUMNS[name] for name in names)], rows),
-            markup.findings(of_results(figures)),
+    return {
+        "warnings": warnings,
+        "names": names,
+        "headers": ["task", *(COLUMNS[name] for name in names)],
+        "rows": [
+            [task, *(_cell(name, found.get(name)) for name in names)]
+            for task, found in figures.items()
         ],
-    )
+        "findings": of_results(figures),
+    }
 
 
 def _last_evaluation(run: Run) -> tuple[dict[str, dict[str, float]], int]:
@@ -56,13 +42,11 @@ def _last_evaluation(run: Run) -> tuple[dict[str, dict[str, float]], int]:
 
 
 def _cell(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if name == "count" else f"{value:.4f}"
+    return f"{value:,.0f}" if name == "count" and value is not None else decimals(value)
 
 
-def overhead(run: Run) -> Section | None:
-    """Return what a run that measures its own overhead has found."""
+def overhead(run: Run) -> dict[str, Any] | None:
+    """Return the findings of a run that measured its own overhead."""
     measured = mapping(run.metrics.get(MEASUREMENT))
     if not measured:
         return None
@@ -70,21 +54,7 @@ def overhead(run: Run) -> Section | None:
         [key.replace("_", " ").replace(".", ": "), _shown(value)]
         for key, value in flat(measured).items()
     ]
-    return Section(
-        "overhead",
-        "Overhead",
-        [
-            markup.how(
-                "What the hook costs, from blocks of steps with it and without it that take turns. "
-                "Times depend on the machine, and on what else ran there."
-            ),
-            markup.warnings(
-                ["This run only measured: its model is not to be compared, and was not evaluated."]
-            ),
-            markup.findings(_of_overhead(measured)),
-            markup.table(["figure", "value"], rows),
-        ],
-    )
+    return {"findings": _of_overhead(measured), "rows": rows}
 
 
 def _of_overhead(measured: Mapping[str, Any]) -> list[str]:

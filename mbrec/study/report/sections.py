@@ -1,19 +1,17 @@
-"""What a section of the page is, and those about the run itself: head, settings, data."""
+"""The views of the run itself: head, settings, data."""
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from mbrec.monitor.summary import parameter_table
-from mbrec.study.report import markup
-from mbrec.study.report.run import Run, mapping, number, numbers
-from mbrec.study.report.verdicts import figure
+from mbrec.study.report.findings import figure
+from mbrec.study.report.run_folder import Run, mapping, number, numbers
 
-# Shown by themselves: as the data and its tasks, or as what names the run.
+# Shown elsewhere: as the data and its tasks, or as the name of the run.
 _ELSEWHERE = ("data.columns.", "tasks.", "run.")
 _STATES = {
     "starting": "starting; it has done no step",
@@ -23,23 +21,8 @@ _STATES = {
 }
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the page.
-
-    Attributes:
-        anchor: its name in links.
-        title: its head line.
-        body: pieces of markup.
-    """
-
-    anchor: str
-    title: str
-    body: Sequence[str]
-
-
-def head(run: Run) -> list[str]:
-    """Return the beginning of the page: what run this is and how it stands."""
+def head(run: Run) -> dict[str, Any]:
+    """Return the head of the page: what run this is and its state."""
     missing = [*run.missing]
     written = max((int(line.steps[-1]) for line in run.events.lines.values()), default=0)
     if run.events.sittings and written < run.last_step:
@@ -47,11 +30,8 @@ def head(run: Run) -> list[str]:
             f"The curves end at step {written:,} of {run.last_step:,}: figures are written every "
             "monitor.every steps, and the last were lost when the run ended."
         )
-    return [
-        markup.heading(f"Run {run.path.resolve().name}"),
-        markup.facts(_facts(run)),
-        markup.warnings(missing),
-    ]
+    name = f"Run {run.path.resolve().name}"
+    return {"name": name, "facts": _facts(run), "missing": missing}
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -79,8 +59,8 @@ def _facts(run: Run) -> dict[str, str]:
 
 
 def _ranks(run: Run) -> float | None:
-    told = number(run.metrics.get("world_size"))
-    return told or (run.state.world_size if run.state else None)
+    ranks = number(run.metrics.get("world_size"))
+    return ranks or (run.state.world_size if run.state else None)
 
 
 def _device(run: Run) -> str:
@@ -114,7 +94,7 @@ def _time(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def settings(run: Run, defaults: Mapping[str, Any]) -> Section | None:
+def settings(run: Run, defaults: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the settings that are not the default job's, and all of them to unfold.
 
     Args:
@@ -130,19 +110,7 @@ def settings(run: Run, defaults: Mapping[str, Any]) -> Section | None:
         if not key.startswith(_ELSEWHERE) and (key not in default or default[key] != value)
     ]
     whole = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
-    told = markup.table(["setting", "here", "default job"], rows, texts=3)
-    return Section(
-        "settings",
-        "Settings",
-        [
-            markup.how(
-                "What differs from scripts/train.sh without arguments. Columns and tasks are under "
-                "Data; everything is below."
-            ),
-            told if rows else markup.paragraph("All settings are those of the default job."),
-            markup.folded("The whole configuration", whole),
-        ],
-    )
+    return {"rows": rows, "whole": whole}
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -165,22 +133,9 @@ def plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def data(run: Run) -> Section | None:
-    """Return what the run was trained and evaluated on, and its tasks."""
-    if not run.config:
-        return None
-    return Section(
-        "data",
-        "Data and tasks",
-        [
-            markup.how(
-                "A task counts only the rows on which its `given` label is positive. Rates and "
-                "rows are those of the evaluation."
-            ),
-            markup.facts(_sources(run)),
-            _tasks(run),
-        ],
-    )
+def data(run: Run) -> dict[str, Any] | None:
+    """Return the rows that the run was trained and evaluated on, and its tasks."""
+    return {"sources": _sources(run), "rows": _tasks(run)} if run.config else None
 
 
 def _sources(run: Run) -> dict[str, str]:
@@ -208,7 +163,7 @@ def _joined(patterns: Any) -> str:
     return ", ".join(map(str, patterns)) if isinstance(patterns, list) else ""
 
 
-def _tasks(run: Run) -> str:
+def _tasks(run: Run) -> list[list[str]]:
     labels, tasks = (mapping(run.setting(key)) for key in ("data.columns.labels", "tasks"))
     rows = []
     for name in run.tasks:
@@ -226,5 +181,4 @@ def _tasks(run: Run) -> str:
                 "-" if positives is None else f"{positives:,.0f}",
             ]
         )
-    headers = ["task", "label", "given", "loss weight", "rate", "rows", "positives"]
-    return markup.table(headers, rows, texts=3)
+    return rows

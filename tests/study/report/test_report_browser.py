@@ -12,7 +12,7 @@ import pytest
 from made_runs import make_run
 from matplotlib.image import imread
 
-from mbrec.report import write
+from mbrec.study.report.page import write
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), "")

@@ -17,7 +17,7 @@ from saving import alone, run_state, save, saver
 import mbrec.study.report
 from mbrec.checkpoint import folder
 from mbrec.files.sealed import read_json, write_json
-from mbrec.report import write
+from mbrec.study.report.page import write
 
 ROOT = Path(__file__).parents[3]
 ODD = ["<script>alert(1)</script>", '"><img src=x onerror=y>', "a & 'b'", "$x_1$", "_h", "n" * 99]
@@ -33,6 +33,7 @@ class Page(HTMLParser):
         self.sections: list[str] = []
         self.text = ""
         self.feed(self.html)
+        self.text = re.sub(r"\s+", " ", self.text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
@@ -315,7 +316,7 @@ def test_the_command_writes_one_file_and_refuses_what_is_no_run(tmp_path):
 
 @pytest.mark.parametrize("argument", ["out=metrics.json", "agianst=[x]", "against", "more"])
 def test_arguments_that_are_none_are_refused(tmp_path, argument):
-    from mbrec.report import _parse
+    from mbrec.report import parsed
 
     with pytest.raises(ValueError, match=r"expected against=\[RUN,...\] or out=FILE.html"):
-        _parse([str(tmp_path), argument])
+        parsed([str(tmp_path), argument])

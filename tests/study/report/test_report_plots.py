@@ -1,19 +1,12 @@
 """The pictures, read off the figures and not off their pixels."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import numpy as np
-import pytest
 from made_runs import TASKS, make_run
 
 from mbrec.study.report import plots
 from mbrec.study.report.events import Line
 from mbrec.study.report.plots import Panel
-from mbrec.study.report.run import load
-
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+from mbrec.study.report.run_folder import load
 
 
 def line(values):
@@ -81,23 +74,3 @@ def test_names_that_would_look_the_same_are_numbered_and_none_is_hidden():
     assert len(shown[4]) == 40
     # A character that the font lacks would be a warning, and so an error here.
     assert plots.png(figure).startswith(b"\x89PNG")
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """The module scripts/plot_weights.py."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module("plot_weights")
-
-
-def test_the_script_draws_the_weights_of_a_run(script, tmp_path, monkeypatch):
-    out = tmp_path / "out.png"
-    monkeypatch.setattr(sys, "argv", ["", str(make_run(tmp_path / "run")), str(out)])
-    script.main()
-    assert out.read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_script_refuses_a_run_without_norms(script, tmp_path):
-    run = make_run(tmp_path / "run", balance=False)
-    with pytest.raises(ValueError, match=r"expected a run with monitor\.balance=true"):
-        script.draw(run, tmp_path / "out.png")

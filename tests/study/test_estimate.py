@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from mbrec.study.paired import differences, estimate, gains, mean_of_tasks
+from mbrec.study.estimate import differences, estimate, mean_of_tasks, ne_gains
 
 VALUES = st.lists(st.floats(-5, 5).map(lambda x: round(x, 3)), min_size=2, max_size=12)
 
@@ -59,11 +59,11 @@ def test_the_detectable_gain_is_found_four_times_in_five():
 
 
 def test_a_lower_ne_is_a_gain_in_per_cent():
-    assert gains([0.8], [0.796]) == pytest.approx([0.5])
+    assert ne_gains([0.8], [0.796]) == pytest.approx([0.5])
     assert differences([0.5, 0.6], [0.4, 0.7]) == pytest.approx([-0.1, 0.1])
     assert mean_of_tasks([[1.0, 2.0], [3.0, 6.0]]) == [2.0, 4.0]
 
 
 def test_seeds_must_pair_up():
     with pytest.raises(ValueError, match="shorter"):
-        gains([0.8, 0.9], [0.8])
+        ne_gains([0.8, 0.9], [0.8])

@@ -1,4 +1,4 @@
-"""Differences between runs on the same batches, with what they can and cannot show.
+"""Differences between runs on the same batches, with their 95% intervals.
 
 A gain is positive where the new run is better. Intervals are Student's t over seeds.
 """
@@ -22,10 +22,10 @@ class Estimate:
 
     Attributes:
         mean: of the values.
-        half: half the width of its 95 % interval; infinite for a single value.
+        half: half the width of its 95% interval; infinite for a single value.
         error: its standard error; infinite for a single value.
-        detectable: the true mean that such a sample would have found with probability 0.8.
-        num: values.
+        detectable: the true mean that such a sample would have shown with probability 0.8.
+        num: number of values.
     """
 
     mean: float
@@ -46,7 +46,7 @@ class Estimate:
 
     @property
     def is_real(self) -> bool:
-        """Whether the interval leaves zero out; one of equal values, but for rounding, is none."""
+        """Whether the interval excludes zero; equal values, up to rounding, have no interval."""
         return self.half > ROUNDING * abs(self.mean) and (self.low > 0 or self.high < 0)
 
     @property
@@ -55,7 +55,7 @@ class Estimate:
         return f"{self.detectable:.3f}" if math.isfinite(self.detectable) else "?"
 
     def text(self, digits: int = 3) -> str:
-        """Return `mean ± half`, with a star where the interval leaves zero out.
+        """Return `mean ± half`, with a star if the interval excludes zero.
 
         >>> estimate([1.0, 1.1, 1.2]).text(2)
         '+1.10 ± 0.25 *'
@@ -65,10 +65,10 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Return the mean of paired differences, one a seed.
+    """Return the mean of paired differences, one per seed.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there are no values.
     """
     if not values:
         raise ValueError("expected at least one value to estimate a mean from, got none")
@@ -82,10 +82,10 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def median_detectable(found: Iterable[Estimate], digits: int = 3) -> str:
-    """Return the median of what each could have found, as text; a dash without any.
+    """Return the median of the detectable means, as text; a dash without any.
 
     Args:
-        found: estimates; those of one value could have found nothing.
+        found: estimates; those of one value are left out.
         digits: after the point.
 
     >>> median_detectable([estimate([0.0, 0.1]), estimate([0.0, 0.2])])
@@ -95,10 +95,10 @@ def median_detectable(found: Iterable[Estimate], digits: int = 3) -> str:
     return f"{statistics.median(values):.{digits}f}" if values else "-"
 
 
-def gains(base: Sequence[float], new: Sequence[float]) -> list[float]:
-    """Return by how many per cent the NE of each seed fell: the paper's NE gain.
+def ne_gains(base: Sequence[float], new: Sequence[float]) -> list[float]:
+    """Return by how many per cent the NE of each seed is lower: the paper's NE gain.
 
-    >>> [round(gain, 3) for gain in gains([0.8, 0.9], [0.796, 0.909])]
+    >>> [round(gain, 3) for gain in ne_gains([0.8, 0.9], [0.796, 0.909])]
     [0.5, -1.0]
     """
     return [100 * (b - n) / b for b, n in zip(base, new, strict=True)]

@@ -14,7 +14,7 @@ from mbrec.files import sealed
 from mbrec.job import status as run_status
 from mbrec.study.report import events
 from mbrec.study.report.events import Events
-from mbrec.study.sweep.table import MARKDOWN
+from mbrec.study.run_table import MARKDOWN
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ MEASUREMENT = "measurement"
 
 @dataclass
 class Run:
-    """What a run has left in its folder.
+    """The contents of a run's folder.
 
     Attributes:
         path: the folder.
@@ -34,8 +34,8 @@ class Run:
         metrics: `metrics.json`.
         events: of TensorBoard.
         state: of the newest checkpoint.
-        put_aside: names of the checkpoints that are not resumed from.
-        missing: what there is not, or not as it should be, in sentences.
+        put_aside: names of the quarantined checkpoints.
+        missing: what is missing or damaged, in sentences.
     """
 
     path: Path
@@ -49,13 +49,13 @@ class Run:
 
     @property
     def tasks(self) -> list[str]:
-        """Names, in row order, from whatever tells them."""
+        """Names, in row order, from the first file that has them."""
         named = mapping(self.config.get("tasks")) or mapping(self.metrics.get("tasks"))
         return list(named or self.events.below("loss"))
 
     @property
     def balancer(self) -> str:
-        """The class of the balancer; "the balancer" where nothing tells it."""
+        """The class of the balancer; "the balancer" if it is not known."""
         target = mapping(self.config.get("balancer")).get("_target_")
         return str(target).rpartition(".")[2] if target else "the balancer"
 
@@ -68,9 +68,9 @@ class Run:
     @property
     def last_step(self) -> int:
         """Steps done, as far as they are known."""
-        told = [number(part.get("step")) or 0 for part in (self.status, self.metrics)]
+        steps = [number(part.get("step")) or 0 for part in (self.status, self.metrics)]
         written = [int(line.steps[-1]) for line in self.events.lines.values()]
-        return max(*(int(step) for step in told), *written, 0)
+        return max(*(int(step) for step in steps), *written, 0)
 
     def setting(self, key: str) -> Any:
         """Return a setting by its dotted key, or None."""
@@ -92,7 +92,7 @@ def load(path: Path) -> Run:
             f"expected the folder of a run, with one of {', '.join(names)}, got {path}"
         )
     if (path / MARKDOWN).exists():
-        jobs = sorted(str(found.parent) for found in path.glob(f"*/{CONFIG}"))
+        jobs = sorted(str(found.parent) for found in path.rglob(CONFIG))
         raise ValueError(
             f"expected the folder of a run, got a sweep's, {path}: its table is {path / MARKDOWN}, "
             f"its runs are {', '.join(jobs) or 'not there yet'}"
@@ -142,8 +142,8 @@ def _read_events(run: Run) -> None:
         )
     history = run.metrics.get("history")
     # The same figures; TensorBoard's files may be gone.
-    told = events.from_history(history if isinstance(history, list) else [])
-    run.events.lines = {**told, **run.events.lines}
+    evaluations = events.from_history(history if isinstance(history, list) else [])
+    run.events.lines = {**evaluations, **run.events.lines}
 
 
 def _read_checkpoints(run: Run) -> None:

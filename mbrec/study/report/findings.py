@@ -1,4 +1,4 @@
-"""What the figures of a run say, in sentences: as much as they can carry, and no more.
+"""The findings of a run as sentences, with no more than its figures support.
 
 Medians are over the later half of the steps, where the weights have settled.
 """
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mbrec.study.paired import estimate
+from mbrec.study.estimate import estimate
 from mbrec.study.report.events import Events, Line
 
 # Fewer positives among the rows that are scored: NE and AUC differ much between seeds.
@@ -40,7 +40,7 @@ def late_medians(lines: Mapping[str, Line]) -> dict[str, float]:
 
 
 def of_losses(total: Line | None) -> list[str]:
-    """Return how the summed loss went."""
+    """Return the change of the summed loss."""
     if total is None or len(total) < 20:
         return []
     tenth = len(total) // 10
@@ -70,7 +70,7 @@ def of_evaluations(lines: Mapping[str, Line]) -> list[str]:
 
 
 def of_results(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return what the final evaluation says of each task by itself."""
+    """Return the findings of the final evaluation for each task by itself."""
     useless = [f"{t} ({ne:.4f})" for t, f in figures.items() if (ne := f.get("ne", 0.0)) >= 1]
     biased = [
         f"{task} {100 * abs(off):.0f} % too {'many' if off > 0 else 'few'}"
@@ -93,7 +93,7 @@ def of_results(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def of_balance(events: Events, tasks: Sequence[str], balancer: str) -> list[str]:
-    """Return which task was the loudest, what the balancer made of it, and with what effect."""
+    """Return which task dominated, its weight, and the effect of all weights."""
     norms = late_medians(events.by_task("grad_norm", tasks))
     # A method's own weight may be 0 where a prior is merged as well, or a norm divided by.
     merged = events.by_task("effective_weight", tasks) or events.by_task("weight", tasks)
@@ -170,7 +170,7 @@ def of_cosines(cosines: Mapping[tuple[str, str], Line]) -> list[str]:
 
 
 def _is_opposed(cosine: Line) -> bool:
-    """Return whether a 95 % interval of the mean is below zero; blocks of steps are its sample."""
+    """Return whether a 95% interval of the mean is below zero; blocks of steps are its sample."""
     if len(cosine) < 2 * _BLOCKS:
         return False
     blocks = np.array_split(cosine.values, _BLOCKS)

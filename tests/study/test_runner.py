@@ -39,14 +39,12 @@ class FailsOnRankOne(GramianBalancer):
 
 def sweep(words: list[str], folder: str) -> tuple[str, int]:
     """How a sweep ends on this rank, and how many groups it leaves."""
-    from mbrec.job import fit
     from mbrec.study import job_groups
-    from mbrec.study.sweep import plan as sweep_plan
-    from mbrec.study.sweep import run as sweep_run
+    from mbrec.study.sweep import plan, run
 
     job_groups.GRACE_S = 0.2
     os.chdir(folder)
-    state = sweep_run.run(sweep_plan.plan(words), fit.train_one, Interrupt())
+    state = run(plan(words), Interrupt())
     return state, len(torch.distributed.distributed_c10d._world.pg_map)
 
 
@@ -110,7 +108,7 @@ def test_a_job_gives_the_numbers_in_a_sweep_that_it_gives_alone(swept, tiny_data
 
 
 @pytest.mark.slow
-def test_an_interrupted_sweep_goes_on_by_the_same_command(tiny_data, tmp_path):
+def test_an_interrupted_sweep_resumes_with_the_same_command(tiny_data, tmp_path):
     options = ["trainer.steps=4,150", "trainer.epochs=3"]
     run = tmp_path / "outputs/job"
     with Job(tmp_path, tiny_data, ["-m", *options], None) as job:
