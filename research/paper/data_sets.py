@@ -77,13 +77,33 @@ def data_sets(size: Size, data: str, path: str) -> DataSets:
         path: folder of KuaiRand as prepared.
     """
 
-    def synthetic(name: str, label: str, experiment: str, tasks: tuple[str, ...], kind: str):  # noqa: ANN202
+    def synthetic(
+        name: str, label: str, experiment: str, tasks: tuple[str, ...], kind: str
+    ) -> World:
         overrides = (f"experiment={experiment}", f"data.synthetic.conflict={kind}")
         overrides += (*size.synthetic, "data.path=data/synthetic")
-        # Settings are chosen on another log of such a world, and compared on this one.
+        # Settings are chosen on the log of another such world.
         return World(name, label, tasks, overrides, ("data.synthetic.seed=18",))
 
-    def kuairand(name: str, label: str, experiment: str, tasks: tuple[str, ...]):  # noqa: ANN202
+    def kuairand(name: str, label: str, experiment: str, tasks: tuple[str, ...]) -> World:
         overrides = (f"experiment={experiment}", f"data.path={path}", *size.kuairand)
         tuning = ("data.train=[train/*.parquet]", "data.evaluation=[validation/*.parquet]")
         return World(name, label, tasks, overrides, tuning)
+
+    label = "Feeds B (synthetic, tasks in conflict)"
+    feeds_b = synthetic("feeds_b", label, "paper_feeds", FEEDS, "conflict")
+    if data == KUAIRAND:
+        tasks = ("ctr", "like", "profile_enter", "long_view")
+        label = "Feeds A (KuaiRand-Pure)"
+        return DataSets(
+            kuairand("kuairand_feeds", label, "kuairand_feeds_multibalance", tasks),
+            feeds_b,
+            kuairand("kuairand_ads", "Ads (KuaiRand-Pure)", "kuairand_multibalance", ADS),
+        )
+    return DataSets(
+        synthetic(
+            "feeds_a", "Feeds A (synthetic, tasks in harmony)", "paper_feeds", FEEDS, "aligned"
+        ),
+        feeds_b,
+        synthetic("ads", "Ads (synthetic, click against conversion)", "paper_ads", ADS, "conflict"),
+    )

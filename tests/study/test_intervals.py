@@ -138,7 +138,7 @@ def test_the_mean_is_the_difference_and_its_row_error_that_of_resampled_rows(wri
     base_S, new_S = ([of(labels_B, run_B) for run_B in side] for side in predictions_2SB)
     assert found.mean == pytest.approx(np.mean(new_S) - np.mean(base_S), abs=1e-4)
     error = np.std(np.subtract(new_S, base_S), ddof=1) / PAIRS**0.5
-    assert found.seed_error == pytest.approx(error, rel=0.01)
+    assert found.seed_error == pytest.approx(error, rel=0.03)
     one = difference(paths[0][:1], paths[1][:1], figure, task="ctr")
     generator, resampled = np.random.default_rng(0), []
     for _ in range(400):
