@@ -20,12 +20,8 @@ from research.fidelity.agreement import (
     norm_gap,
     surrogate_ratio,
 )
-from research.fidelity.gradients import MODULES, StepGradients
+from research.fidelity.gradients import StepGradients
 from research.fidelity.spectrum import Spectrum
-
-# All parameters below the representation; their inner products are the sums of the modules'.
-BOTTOM = "shared bottom"
-TARGETS = (*MODULES, BOTTOM)
 
 
 @dataclass(frozen=True)
@@ -132,16 +128,6 @@ class Run:
         return cls(**{**plain, "figures": figures, "spectra": spectra, "frozen": frozen})
 
 
-def with_bottom(found: StepGradients) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return target -> Gramian and target -> residuals_K, of the modules and of all of them."""
-    residuals_K = torch.stack(list(found.residuals_K.values())).square().sum(0).sqrt()
-    gramian_KK = torch.stack(list(found.parameters_KK.values())).sum(0)
-    return (
-        {**found.parameters_KK, BOTTOM: gramian_KK},
-        {**found.residuals_K, BOTTOM: residuals_K},
-    )
-
-
 def figures_of(
     step: int,
     target: str,
@@ -159,8 +145,7 @@ def figures_of(
         theirs: method -> weights_K at the target.
     """
     Z_KK = found.representation_KK
-    gramians, residuals = with_bottom(found)
-    G_KK, residuals_K = gramians[target], residuals[target]
+    G_KK, residuals_K = found.parameters_KK[target], found.residuals_K[target]
     uniform_K = torch.full_like(own["MGDA"], 1 / len(own["MGDA"]))
     least = norm(theirs["MGDA"], G_KK)
     return Figures(

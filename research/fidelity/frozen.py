@@ -16,8 +16,8 @@ from mbrec.metrics.outputs import Outputs
 from mbrec.training.optimizers import Warmup
 from mbrec.training.trainer import Trainer
 from research.fidelity.agreement import condition, least_norm_weights, norm, surrogate_ratio
-from research.fidelity.figures import BOTTOM, Frozen
-from research.fidelity.gradients import GradientWatch
+from research.fidelity.figures import Frozen
+from research.fidelity.gradients import BOTTOM, GradientWatch
 
 TARGETS = ("interaction", BOTTOM)
 

@@ -4,6 +4,8 @@ Section 4 of the paper: Lemma 4.1, Theorem 1 and eq. 8 to 11, on the numbers of 
 Shapes: K tasks.
 """
 
+import logging
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,15 +13,21 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from hydra import compose, initialize_config_module
 
+from mbrec.config import settings as configuration
+from mbrec.config.errors import plain_errors
+from mbrec.distributed import process
 from mbrec.distributed.lockstep import Lockstep
+from mbrec.distributed.shutdown import end_processes
 from mbrec.files import sealed
+from mbrec.job import build
 from mbrec.metrics.outputs import Outputs
 from mbrec.model.ranker import Ranker
 from mbrec.study.pages import slug
 from mbrec.training.trainer import Trainer
 from research.fidelity.agreement import Weighing
-from research.fidelity.figures import Run, figures_of, with_bottom
+from research.fidelity.figures import Run, figures_of
 from research.fidelity.frozen import frozen
 from research.fidelity.gradients import GradientWatch
 from research.fidelity.spectrum import spectrum
@@ -203,14 +211,14 @@ class _Observer:
         if self._trainer.guard.problem is not None:
             raise self._trainer.guard.problem
         found = self.gradients.take()
-        gramians, _residuals = with_bottom(found)
-        for name, gramian_KK in {"representation": found.representation_KK, **gramians}.items():
+        self._weighing["representation"].feed(found.representation_KK)
+        for name, gramian_KK in found.parameters_KK.items():
             self._weighing[name].feed(gramian_KK)
         if step in self._measured:
             weights = {name: weighing.weights() for name, weighing in self._weighing.items()}
             own = weights.pop("representation")
             self.run.figures.extend(
-                figures_of(step, name, found, own, weights[name]) for name in gramians
+                figures_of(step, name, found, own, weights[name]) for name in weights
             )
         if (sample := found.sample) is not None and dist.get_rank() == 0:
             own_KP = found.grads_KP["interaction"]
@@ -227,3 +235,26 @@ def spaced(first: int, last: int, count: int) -> set[int]:
     [1, 150, 300]
     """
     return {round(first + (last - first) * i / max(1, count - 1)) for i in range(count)}
+
+
+def main() -> None:
+    """Measure on every rank: `torchrun ... -m research.fidelity.measure SIZE FOLDER SEEDS`."""
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    size, folder, seeds = sys.argv[1:]
+    with plain_errors():
+        runtime = process.start()
+
+        def trainer_of(overrides: Sequence[str], run: Path) -> Trainer:
+            if runtime.rank == 0:
+                print(run.name, file=sys.stderr, flush=True)
+            words = [*overrides, "data.path=data/synthetic"]
+            with initialize_config_module("mbrec.configs", version_base="1.3"):
+                config = configuration.parse(compose("train", overrides=words))
+            return build.trainer(config, runtime, run)[0]
+
+        measure(Path(folder), trainer_of, SIZES[size], int(seeds))
+    end_processes()
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,8 @@ from mbrec.study.jobs import shipped
 from mbrec.study.pages import Table
 from mbrec.study.paired import estimate
 from research.fidelity import measure
-from research.fidelity.figures import BOTTOM, TARGETS, Figures, Run
+from research.fidelity.figures import Figures, Run
+from research.fidelity.gradients import BOTTOM, TARGETS
 from research.fidelity.plot import draw
 from research.fidelity.spectrum import Spectrum
 from research.paper import printed
@@ -38,7 +39,7 @@ def write(runs: Runs) -> Page:
     files = measure.files(folder, size, seeds).values()
     runs.trained += sum(not path.exists() for path in files)
     arguments = [runs.size.name, str(folder), str(seeds)]
-    launch.start("research.fidelity.worker", arguments, folder, processes=runs.processes)
+    launch.start("research.fidelity.measure", arguments, folder, processes=runs.processes)
     found = measure.load(folder, size, seeds)
     runs.total += len(found)
     return page(found)

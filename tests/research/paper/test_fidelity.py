@@ -10,8 +10,8 @@ from jobs import compose, parameters, train
 from ranks import run_ranks
 
 from research.fidelity import measure
-from research.fidelity.figures import BOTTOM, TARGETS, Run
-from research.fidelity.gradients import GradientWatch
+from research.fidelity.figures import Run
+from research.fidelity.gradients import BOTTOM, TARGETS, GradientWatch
 from research.fidelity.page import page
 
 SETTINGS = ("model.interaction.hidden=[32]", "checkpoint.enabled=false")

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from research.fidelity.agreement import least_norm_weights, norm, surrogate_ratio
-from research.fidelity.figures import BOTTOM
 from research.fidelity.frozen import Merged, Merging
+from research.fidelity.gradients import BOTTOM
 
 TASKS, ROWS, WIDTH, PARAMETERS, OWN, BATCHES = 3, 5, 4, 30, 18, 8
 
