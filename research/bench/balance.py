@@ -57,11 +57,7 @@ class Settings:
 
 
 def parse(arguments: Sequence[str]) -> Settings:
-    """Return the settings of a command line.
-
-    Raises:
-        ValueError: at an unknown key or a value of another type.
-    """
+    """Return the settings of a command line, or raise a ValueError."""
     known = {field.name: field.type for field in fields(Settings)}
     settings = Settings()
     for text in arguments:
@@ -127,11 +123,7 @@ def methods() -> dict[str, Callable[[int], Balancer]]:
 
 
 def chosen(text: str) -> dict[str, Callable[[int], Balancer]]:
-    """Return the methods that a setting names.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
+    """Return the methods that a setting names, or raise a ValueError."""
     known = methods()
     if text == "all":
         return known

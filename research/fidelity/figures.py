@@ -26,11 +26,9 @@ from research.fidelity.spectrum import Spectrum
 
 @dataclass(frozen=True)
 class Figures:
-    """One step, and the parameters of one module.
+    """One step, and the parameters of one of `TARGETS`.
 
     Attributes:
-        step: its number, from 1.
-        target: one of `TARGETS`.
         weights: method -> agreement of its weights at the representation and at the target.
         surrogate: |AB w_B| / min |AB w|: 1 if the representation's least-norm weights are as
             good for the target's gradients as the target's own.
@@ -67,8 +65,6 @@ class Frozen:
     The population is all rows that were read; means are over the batches that it is cut into.
 
     Attributes:
-        rows: of a batch.
-        target: one of `TARGETS`.
         ratio: `Figures.surrogate`, median over the batches.
         bound: `Figures.bound`, median over the batches.
         residual: root mean square of eq. 9's residual over that of the gradient, mean of tasks.
@@ -93,11 +89,7 @@ class Run:
     """The figures of one training run.
 
     Attributes:
-        variant: its name.
-        seed: of the run.
         batch_size: rows per step, of all ranks.
-        steps: of the run.
-        tasks: K names.
         figures: of each measured step and target.
         spectra: of the interaction module at the first, a middle and the last step.
         frozen: of the trained model, by batch size and target; not of all variants.
@@ -138,7 +130,7 @@ def figures_of(
     """Return the figures of a step and a target.
 
     Args:
-        step: its number.
+        step: its number, from 1.
         target: one of `TARGETS`.
         found: the gradients of the step.
         own: method -> weights_K at the representation.

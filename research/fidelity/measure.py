@@ -148,15 +148,15 @@ def load(folder: Path, size: Size, seeds: int) -> list[Run]:
 
 
 def watch(trainer: Trainer, size: Size, *, variant: str = DEFAULT, seed: int = 0) -> Run:
-    """Train, measure, and return the figures, on every rank the same but for the spectra.
+    """Train without a change to the training, and return the figures.
 
-    Nothing of the training changes. The spectra are those of rank 0's rows.
+    They are the same on every rank but for the spectra, which are those of rank 0's rows.
 
     Args:
         trainer: of a model with hook and guard, before its first step.
         size: how much is measured.
-        variant: for the record.
-        seed: for the record.
+        variant: of `size`.
+        seed: of the trainer.
 
     Raises:
         FloatingPointError: if a step meets a value that is not finite.

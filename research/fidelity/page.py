@@ -29,6 +29,7 @@ Value = Callable[[Figures], float | None]
 # The runs of a variant, and the phase of each that counts; None: all of it.
 Group = tuple[Sequence[Run], str | None]
 Cell = Callable[[Group], str]
+Variants = dict[str, list[Run]]
 
 
 def write(runs: Runs) -> Page:
@@ -49,11 +50,7 @@ PART = Part(write)
 
 
 def page(runs: Sequence[Run]) -> Page:
-    """Return the page of some runs.
-
-    Args:
-        runs: those of a variant side by side; the first variant is the one that is drawn.
-    """
+    """Return the page of some runs, of which those of the first variant are drawn."""
     variants = by_variant(runs)
     return Page(
         "fidelity",
@@ -72,9 +69,6 @@ def page(runs: Sequence[Run]) -> Page:
         },
         label=printed.SYNTHETIC,
     )
-
-
-Variants = dict[str, list[Run]]
 
 
 def by_variant(runs: Iterable[Run]) -> Variants:

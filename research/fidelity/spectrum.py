@@ -23,7 +23,6 @@ class Spectrum:
     """Singular values of A, and the sides of the paper's inequalities.
 
     Attributes:
-        step: of training.
         num_parameters: P.
         num_outputs: nH.
         num_dead: units of the representation, of all rows, on which no parameter has an effect.
@@ -125,10 +124,10 @@ def spectrum(
 
     Args:
         step: of training.
-        module: float64; maps (n, I) to (n, H).
-        inputs_nI: float64.
-        grads_KnH: float64, gradients of the representation of the mean loss over the rows.
-        population_KP: float64, gradients of the module's parameters over many more rows.
+        module: maps (n, I) to (n, H); as all tensors in float64.
+        inputs_nI: of the module.
+        grads_KnH: gradients of the representation of the mean loss over the rows.
+        population_KP: gradients of the module's parameters over many more rows.
     """
     A, rows_KN = jacobian(module, inputs_nI), grads_KnH.flatten(1)
     # A is far taller than wide: what is left of it after QR has its singular values.

@@ -37,11 +37,7 @@ ten times larger)."""
 
 
 def arguments(words: list[str]) -> tuple[str, dict[str, str]]:
-    """Return the part and the settings of a command line.
-
-    Raises:
-        ValueError: if a word is none of these.
-    """
+    """Return the part and the settings of a command line, or raise a ValueError."""
     if not words or words[0] not in WORDS:
         got = words[0] if words else "none"
         raise ValueError(f"expected one of {', '.join(WORDS)} first, got {got}")
@@ -64,7 +60,7 @@ def runs_of(settings: dict[str, str]) -> tuple["Runs", Path]:
     """Return the runs, none of them trained yet, and the folder for the pages.
 
     Raises:
-        ValueError: if a setting is not one of its values.
+        ValueError: if a setting has none of its values.
     """
     from mbrec.study.launch import default_processes
     from research.paper.data_sets import KUAIRAND, SIZES, SYNTHETIC, data_sets

@@ -42,13 +42,7 @@ class Row:
 
 
 def gain_table(headings: Sequence[str], columns: Sequence[Column], rows: Sequence[Row]) -> Table:
-    """Return a row per method, and the gain that these seeds would have shown.
-
-    Args:
-        headings: of the labels.
-        columns: of gains; each has the paper's figures beside it.
-        rows: of methods.
-    """
+    """Return a row per method, the paper's figures beside each column, and what is detectable."""
     table = Table([*headings, *(h for column in columns for h in (column.heading, "paper"))])
     for row in rows:
         ours = [
