@@ -5,7 +5,7 @@ Shapes: K tasks, P parameters of a module.
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,6 +20,8 @@ from research.fidelity.figures import Frozen
 from research.fidelity.gradients import BOTTOM, GradientWatch
 
 TARGETS = ("interaction", BOTTOM)
+# Of a batch: of the representation, and by target.
+Gramians = tuple[Tensor, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -51,54 +53,16 @@ class Merged:
         )
 
 
-@dataclass
-class Level:
-    """The batches of one size: the weights, the Gramian and the bound of each."""
-
-    weights_K: list[Tensor] = field(default_factory=list)
-    gramians_KK: list[Tensor] = field(default_factory=list)
-    bounds: list[float | None] = field(default_factory=list)
-
-    def keep(self, weights_K: Tensor, representation_KK: Tensor, gramian_KK: Tensor) -> None:
-        """Add a batch; `weights_K` are those of the representation."""
-        self.weights_K.append(weights_K)
-        self.gramians_KK.append(gramian_KK)
-        self.bounds.append(condition(representation_KK, gramian_KK))
-
-    def worth(self, rows: int, target: str, population_KK: Tensor) -> Frozen:
-        """Return the figures, with the weights of each batch put to the population's gradients."""
-        least = norm(least_norm_weights(population_KK), population_KK)
-        own_K = list(map(least_norm_weights, self.gramians_KK))
-        mean_K = torch.stack([gramian_KK.diagonal() for gramian_KK in self.gramians_KK]).mean(0)
-        # The batches make up the population, so their mean square is its own and the variance.
-        variance_K = (mean_K - population_KK.diagonal()).clamp_min(0.0)
-        bounds = [bound for bound in self.bounds if bound is not None]
-
-        def on_population(weights: Sequence[Tensor]) -> float:
-            return statistics.fmean(norm(weights_K, population_KK) / least for weights_K in weights)
-
-        return Frozen(
-            rows,
-            target,
-            ratio=statistics.median(map(surrogate_ratio, self.weights_K, self.gramians_KK, own_K)),
-            bound=statistics.median(bounds) if bounds else None,
-            residual=float((variance_K / mean_K).sqrt().mean()),
-            representation=on_population(self.weights_K),
-            own=on_population(own_K),
-            uniform=on_population([torch.full_like(mean_K, 1 / len(mean_K))]),
-        )
-
-
 class Merging:
     """Takes batches one by one, and merges two of a size as soon as there are two.
 
     Attributes:
-        levels: target -> one entry per size, each double the one before.
+        levels: one entry per size, each double the one before.
         last: the largest batch so far.
     """
 
     def __init__(self) -> None:
-        self.levels: dict[str, list[Level]] = {target: [] for target in TARGETS}
+        self.levels: list[list[Gramians]] = []
         self.last: Merged | None = None
         self._waiting: list[Merged | None] = []
 
@@ -106,19 +70,44 @@ class Merging:
         """Take a batch."""
         depth = 0
         while True:
-            if depth == len(self._waiting):
+            if depth == len(self.levels):
+                self.levels.append([])
                 self._waiting.append(None)
                 self.last = batch
-                for levels in self.levels.values():
-                    levels.append(Level())
-            weights_K = least_norm_weights(batch.representation_KK)
-            for target, levels in self.levels.items():
-                levels[depth].keep(weights_K, batch.representation_KK, batch.gramian(target))
+            by_target = {target: batch.gramian(target) for target in TARGETS}
+            self.levels[depth].append((batch.representation_KK, by_target))
             other, self._waiting[depth] = self._waiting[depth], None
             if other is None:
                 self._waiting[depth] = batch
                 return
             batch, depth = other.with_other(batch), depth + 1
+
+
+def worth(batches: Sequence[Gramians], rows: int, target: str, population_KK: Tensor) -> Frozen:
+    """Return the figures of batches of a size, their weights put to the population's gradients."""
+    gramians = [(representation_KK, by_target[target]) for representation_KK, by_target in batches]
+    least = norm(least_norm_weights(population_KK), population_KK)
+    weights_K, own_K = (list(map(least_norm_weights, side)) for side in zip(*gramians, strict=True))
+    mean_K = torch.stack([gramian_KK.diagonal() for _, gramian_KK in gramians]).mean(0)
+    # The batches make up the population, so their mean square is its own and the variance.
+    variance_K = (mean_K - population_KK.diagonal()).clamp_min(0.0)
+    bounds = [bound for pair in gramians if (bound := condition(*pair)) is not None]
+    own = zip(weights_K, gramians, own_K, strict=True)
+    ratios = [surrogate_ratio(w_K, gramian_KK, best_K) for w_K, (_, gramian_KK), best_K in own]
+
+    def on_population(weights: Sequence[Tensor]) -> float:
+        return statistics.fmean(norm(w_K, population_KK) / least for w_K in weights)
+
+    return Frozen(
+        rows,
+        target,
+        ratio=statistics.median(ratios),
+        bound=statistics.median(bounds) if bounds else None,
+        residual=float((variance_K / mean_K).sqrt().mean()),
+        representation=on_population(weights_K),
+        own=on_population(own_K),
+        uniform=on_population([torch.full_like(mean_K, 1 / len(mean_K))]),
+    )
 
 
 def frozen(trainer: Trainer, gradients: GradientWatch, rows: int) -> list[Frozen]:
@@ -152,9 +141,9 @@ def frozen(trainer: Trainer, gradients: GradientWatch, rows: int) -> list[Frozen
     finally:
         batches.close()
     assert merging.last is not None
-    assert len(merging.levels[BOTTOM]) == limit.bit_length(), "an epoch has enough full batches"
+    assert len(merging.levels) == limit.bit_length(), "an epoch has enough full batches"
     return [
-        level.worth(batch_size << depth, target, merging.last.gramian(target))
-        for target, levels in merging.levels.items()
-        for depth, level in enumerate(levels)
+        worth(batches, batch_size << depth, target, merging.last.gramian(target))
+        for target in TARGETS
+        for depth, batches in enumerate(merging.levels)
     ]

@@ -61,15 +61,6 @@ class StepGradients:
     sample: Sampled | None
 
 
-@dataclass
-class _Local:
-    """This rank's share; `halves_2KP` has the modules side by side."""
-
-    gramians_2KK: Tensor
-    halves_2KP: Tensor
-    sample: Sampled | None
-
-
 class GradientWatch:
     """Watches the K gradients in the ordinary backward pass of training, and changes no bit of it.
 
@@ -103,7 +94,8 @@ class GradientWatch:
         self._batch: Batch | None = None
         self._inputs_BI: Tensor | None = None
         self._sample_rows = 0
-        self._local: _Local | None = None
+        # This rank's Gramians, gradients of two halves of its rows, and sample.
+        self._local: tuple[Tensor, Tensor, Sampled | None] | None = None
         self._handles: list[RemovableHandle] = [
             bottom.table_guard.register_forward_hook(self._see_features),
             ranker.heads.register_forward_pre_hook(self._see_batch),
@@ -128,12 +120,11 @@ class GradientWatch:
     def take(self) -> StepGradients:
         """Return the gradients of the last step. Collective: every rank must call it."""
         assert self._local is not None, "a step of training comes first"
-        local, self._local = self._local, None
+        (gramians_2KK, halves_2KP, sample), self._local = self._local, None
         ranks = world_size()
-        gramians = sum_over_ranks(local.gramians_2KK.flatten()) / ranks**2
-        representation_KK, live_KK = gramians.view_as(local.gramians_2KK).cpu()
-        halves = sum_over_ranks(local.halves_2KP.flatten()) / ranks
-        halves_2KP = halves.view_as(local.halves_2KP).double().cpu()
+        gramians_2KK = sum_over_ranks(gramians_2KK.flatten()).view_as(gramians_2KK) / ranks**2
+        halves_2KP = (sum_over_ranks(halves_2KP.flatten()) / ranks).view_as(halves_2KP)
+        halves_2KP = halves_2KP.double().cpu()
         parts = halves_2KP.split(list(self._sizes.values()), dim=2)
         modules = dict(zip(self._sizes, parts, strict=True))
         grads = {name: halves_2KP.sum(0) for name, halves_2KP in modules.items()}
@@ -142,14 +133,9 @@ class GradientWatch:
         apart_K = {name: (one - other).norm(dim=1) for name, (one, other) in modules.items()}
         whole_KK = torch.stack(list(gramians_KK.values())).sum(0)
         whole_K = torch.stack(list(apart_K.values())).square().sum(0).sqrt()
-        return StepGradients(
-            representation_KK,
-            live_KK,
-            grads,
-            {**gramians_KK, BOTTOM: whole_KK},
-            {**apart_K, BOTTOM: whole_K},
-            local.sample,
-        )
+        representation_KK, live_KK = gramians_2KK.cpu()
+        by_target = {**gramians_KK, BOTTOM: whole_KK}, {**apart_K, BOTTOM: whole_K}
+        return StepGradients(representation_KK, live_KK, grads, *by_target, sample)
 
     def _see_features(self, _: nn.Module, __: object, features_BF: Tensor) -> None:
         self._features_BF = features_BF
@@ -167,7 +153,9 @@ class GradientWatch:
 
         views[0].grad_fn.register_prehook(arrived)
 
-    def _measure(self, rows_KBH: Tensor, shared_BH: Tensor) -> _Local:
+    def _measure(
+        self, rows_KBH: Tensor, shared_BH: Tensor
+    ) -> tuple[Tensor, Tensor, Sampled | None]:
         live_KBH = rows_KBH * (shared_BH != 0)
         flat = [rows.double().flatten(1) for rows in (rows_KBH, live_KBH)]
         gramians_2KK = torch.stack([flat_KN @ flat_KN.T for flat_KN in flat])
@@ -179,7 +167,7 @@ class GradientWatch:
         sample = None
         if self._inputs_BI is not None:
             sample, self._inputs_BI = self._sampled(rows_KBH, self._inputs_BI), None
-        return _Local(gramians_2KK, torch.stack(halves), sample)
+        return gramians_2KK, torch.stack(halves), sample
 
     def _descend(self, row_BH: Tensor, shared_BH: Tensor) -> Tensor:
         """Return the gradients of all modules' parameters under one of the representation."""

@@ -167,15 +167,45 @@ def watch(trainer: Trainer, size: Size, *, variant: str = DEFAULT, seed: int = 0
     tasks = list(ranker.heads.hook.balancer.task_names)
     steps = max(size.least_steps, size.rows // reader.global_batch_size)
     run = Run(variant, seed, reader.global_batch_size, steps, tasks)
-    observer = _Observer(GradientWatch(ranker, reader.columns), trainer, size, run)
+    gradients = GradientWatch(ranker, reader.columns)
     try:
-        train(trainer, steps, observer.look)
+        train(trainer, steps, looking(trainer, gradients, size, run))
         if variant in size.frozen:
-            run.frozen.extend(frozen(trainer, observer.gradients, size.frozen_rows))
+            run.frozen.extend(frozen(trainer, gradients, size.frozen_rows))
     finally:
-        observer.gradients.close()
+        gradients.close()
         trainer.monitor.close()
     return run
+
+
+def looking(
+    trainer: Trainer, gradients: GradientWatch, size: Size, run: Run
+) -> Callable[[Outputs], None]:
+    """Return what adds the figures of each step to a run."""
+    measured, sampled = (spaced(1, run.steps, count) for count in (size.figures, 3))
+    weighing = defaultdict(lambda: Weighing(len(run.tasks)))
+    gradients.want_sample(size.sample_rows)
+
+    def look(_: Outputs) -> None:
+        if trainer.guard.problem is not None:
+            raise trainer.guard.problem
+        step, found = trainer.step, gradients.take()
+        weighing["representation"].feed(found.representation_KK)
+        for name, gramian_KK in found.parameters_KK.items():
+            weighing[name].feed(gramian_KK)
+        if step in measured:
+            weights = {name: weighed.weights() for name, weighed in weighing.items()}
+            own = weights.pop("representation")
+            run.figures.extend(
+                figures_of(step, name, found, own, weights[name]) for name in weights
+            )
+        if (sample := found.sample) is not None and dist.get_rank() == 0:
+            of_rows = sample.interaction, sample.inputs_nI, sample.grads_KnH
+            run.spectra.append(spectrum(step, *of_rows, found.grads_KP["interaction"]))
+        if step + 1 in sampled:
+            gradients.want_sample(size.sample_rows)
+
+    return look
 
 
 def train(trainer: Trainer, steps: int, look: Callable[[Outputs], None]) -> None:
@@ -191,41 +221,6 @@ def train(trainer: Trainer, steps: int, look: Callable[[Outputs], None]) -> None
         finally:
             batches.close()
         epoch += 1
-
-
-class _Observer:
-    """Adds the figures of each step to a run."""
-
-    def __init__(self, gradients: GradientWatch, trainer: Trainer, size: Size, run: Run) -> None:
-        self.gradients, self.run = gradients, run
-        self._trainer, self._sample_rows = trainer, size.sample_rows
-        self._measured = spaced(1, run.steps, size.figures)
-        self._sampled = spaced(1, run.steps, 3)
-        self._weighing: defaultdict[str, Weighing]
-        self._weighing = defaultdict(lambda: Weighing(len(run.tasks)))
-        gradients.want_sample(self._sample_rows)
-
-    def look(self, _: Outputs) -> None:
-        """Read what the step has left."""
-        step = self._trainer.step
-        if self._trainer.guard.problem is not None:
-            raise self._trainer.guard.problem
-        found = self.gradients.take()
-        self._weighing["representation"].feed(found.representation_KK)
-        for name, gramian_KK in found.parameters_KK.items():
-            self._weighing[name].feed(gramian_KK)
-        if step in self._measured:
-            weights = {name: weighing.weights() for name, weighing in self._weighing.items()}
-            own = weights.pop("representation")
-            self.run.figures.extend(
-                figures_of(step, name, found, own, weights[name]) for name in weights
-            )
-        if (sample := found.sample) is not None and dist.get_rank() == 0:
-            own_KP = found.grads_KP["interaction"]
-            of_rows = sample.interaction, sample.inputs_nI, sample.grads_KnH
-            self.run.spectra.append(spectrum(step, *of_rows, own_KP))
-        if step + 1 in self._sampled:
-            self.gradients.want_sample(self._sample_rows)
 
 
 def spaced(first: int, last: int, count: int) -> set[int]:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from research.fidelity.agreement import least_norm_weights, norm, surrogate_ratio
-from research.fidelity.frozen import Merged, Merging
+from research.fidelity.frozen import Merged, Merging, worth
 from research.fidelity.gradients import BOTTOM
 
 TASKS, ROWS, WIDTH, PARAMETERS, OWN, BATCHES = 3, 5, 4, 30, 18, 8
@@ -45,8 +45,7 @@ def test_all_batches_together_are_one_of_all_rows(rows, merging):
     torch.testing.assert_close(merging.last.grads_KP, whole.grads_KP)
     own_KP = whole.grads_KP[:, :OWN]
     torch.testing.assert_close(merging.last.gramian("interaction"), own_KP @ own_KP.T)
-    for levels in merging.levels.values():
-        assert [len(level.weights_K) for level in levels] == [8, 4, 2, 1]
+    assert [len(level) for level in merging.levels] == [8, 4, 2, 1]
 
 
 @pytest.mark.parametrize("target", ["interaction", BOTTOM])
@@ -54,7 +53,7 @@ def test_all_batches_together_are_one_of_all_rows(rows, merging):
 def test_each_size_has_the_figures_of_its_batches(rows, merging, target, depth):
     size, everything = ROWS << depth, batch(rows, 0, BATCHES * ROWS)
     population, whole = everything.gramian(target), gradients(everything, target)
-    found = merging.levels[target][depth].worth(size, target, population)
+    found = worth(merging.levels[depth], size, target, population)
     batches = [batch(rows, at, at + size) for at in range(0, BATCHES * ROWS, size)]
     weights = [least_norm_weights(b.representation_KK) for b in batches]
     grads = [gradients(b, target) for b in batches]
