@@ -88,7 +88,7 @@ def difference(
         cluster: a column whose equal values are resampled together, such as the user; of the
             predictions, or else of the data set that their column `file` names. None: each row
             is a cluster.
-        replicates: of the bootstrap.
+        replicates: of the bootstrap, at least 2.
         level: of the interval, in (0, 1).
         seed: of the bootstrap.
 
@@ -103,6 +103,10 @@ def difference(
         )
     if figure not in _VALUES:
         raise ValueError(f"expected figure to be one of {', '.join(_VALUES)}, got {figure}")
+    if replicates < 2 or not 0 < level < 1:
+        raise ValueError(
+            f"expected 2 replicates or more and a level in (0, 1), got {replicates} and {level}"
+        )
     runs = [Predictions(path, task, cluster) for path in (*baseline, *treated)]
     sums = [run.sums(figure) for run in runs]
     for run in runs:
@@ -316,8 +320,13 @@ class _DataSet:
         for file in np.unique(files):
             here = np.flatnonzero(files == file)
             with pq.ParquetFile(file) as parquet:
-                numbers = range(parquet.num_row_groups)
-                sizes = [parquet.metadata.row_group(number).num_rows for number in numbers]
+                if column not in parquet.schema_arrow.names:
+                    raise ValueError(
+                        f"expected the column {column} in the predictions or in {file}, got none; "
+                        "name another cluster"
+                    )
+                every = map(parquet.metadata.row_group, range(parquet.num_row_groups))
+                sizes = [group.num_rows for group in every]
                 ends = np.cumsum(sizes)
                 numbers = np.searchsorted(ends, rows[here], side="right")
                 for number in np.unique(numbers):

@@ -183,6 +183,8 @@ def test_clusters_are_a_column_of_the_data_set_that_the_rows_came_from(write, tm
     assert found.row_error == pytest.approx(interval_of(*drawn, users).row_error, rel=0.25)
     with pytest.raises(ValueError, match="expected a cluster in each row"):
         difference(*paths, task="ctr", cluster="nobody")
+    with pytest.raises(ValueError, match="expected the column users in the predictions or in"):
+        difference(*paths, task="ctr", cluster="users")
 
 
 def test_the_same_command_gives_the_same_interval_and_another_seed_another(write):
@@ -225,6 +227,8 @@ def test_what_cannot_be_compared_is_refused_with_the_fix(write, tmp_path):
         difference([run], [run, run], task="ctr")
     with pytest.raises(ValueError, match="figure to be one of ne, auc, calibration, got gauc"):
         difference([run], [run], "gauc", task="ctr")
+    with pytest.raises(ValueError, match="expected 2 replicates or more and a level"):
+        difference([run], [run], task="ctr", level=95)
     few, new = (write(name, values_B[:5], np.eye(5)[0]) for name in ("few", "new"))
     with pytest.raises(ValueError, match="both labels among the rows"):
         difference([few], [new], task="ctr")
