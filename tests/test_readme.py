@@ -60,7 +60,7 @@ def test_every_command_for_evidence_is_one_that_is_understood(page):
     text = (ROOT / page).read_text().replace("\\\n", " ")
     for part, words in re.findall(r"mbrec\.reproduce (\w+)((?: +\w+=[\w/]+)*)", text):
         _, settings = reproduce.arguments([part, *words.split()])
-        reproduce.lab(settings | ({"path": "."} if "data" in settings else {}))
+        reproduce.runs_of(settings | ({"path": "."} if "data" in settings else {}))
     argument = r"'[^']+'|[\w./]+=[^\s'`]+"
     for words in re.findall(rf"mbrec\.compare((?: +(?:{argument}))+)", text):
         settings, overrides = compare.arguments(shlex.split(words))

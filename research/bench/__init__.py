@@ -1,1 +1,1 @@
-"""Measurements that anyone can repeat: `python -m research.bench [balance] [key=value ...]`."""
+"""Measurements of jobs, of the reader, of the balancing library, and of other libraries."""

@@ -1,34 +1,52 @@
-"""`torchrun -m research.bench [key=value ...]` measures a job; `... data`, `... balance` its parts.
+"""Measurements that anyone can repeat: `python -m research.bench PART [key=value ...]`."""
 
-The first runs under torchrun and takes the settings of training, which `data` takes as well;
-`balance` needs torch alone.
-"""
-
+import importlib.util
 import sys
 
-PARTS = ("balance", "data", "job")
+PARTS = ("job", "data", "balance", "contest")
+USAGE = """usage: torchrun ... -m research.bench job [key=value ...]
+       python -m research.bench data|balance|contest [key=value ...]
+
+  job      a training job and the hook in it, beside a bare loop
+  data     the reader, its memory, the loaders of other libraries, and the job
+  balance  the balancing library; needs torch alone
+  contest  the loaders and the training of other libraries alone
+
+`balance --help` lists its settings; the others take those of training."""
+
+
+def contest(arguments: list[str]) -> None:
+    """Print the rates of the other libraries that are installed, beside ours."""
+    from mbrec.config.errors import plain_errors
+    from mbrec.job.check import check
+
+    with plain_errors():
+        check(arguments)
+        from hydra import compose, initialize_config_module
+
+        from mbrec.config import settings
+        from research.bench import contest, data
+
+        with initialize_config_module("mbrec.configs", version_base="1.3"):
+            config = settings.parse(compose("train", overrides=arguments))
+        installed = [name for name in data.PEERS if importlib.util.find_spec(name)]
+        if not installed:
+            raise ValueError(f"expected one of {', '.join(data.PEERS.values())} to be installed")
+        for title, speed in contest.measure(config, installed).items():
+            print("\n  ".join([title, *speed.lines()]))
 
 
 def main() -> None:
-    """Run the measurement that the first argument names; without a name, that of a job."""
-    named = sys.argv[1] if len(sys.argv) > 1 and "=" not in sys.argv[1] else "job"
-    if named == "balance":
-        from research.bench import balance
-
-        balance.main(sys.argv[2:])
-        return
-    if named == "data":
-        from research.bench import data
-
-        data.main(sys.argv[2:])
-        return
-    if named == "job" and "job" in sys.argv[1:2]:
-        del sys.argv[1]
-    elif named not in PARTS and not named.startswith("-"):
-        sys.exit(f"research.bench: expected one of {', '.join(PARTS)}, got {named}")
-    from research.bench import job
-
-    job.main()
+    """Run the measurement that the first argument names."""
+    part, *arguments = sys.argv[1:] or ["--help"]
+    if part in ("-h", "--help"):
+        print(USAGE)
+    elif part not in PARTS:
+        sys.exit(f"research.bench: expected one of {', '.join(PARTS)} first, got {part}")
+    elif part == "contest":
+        contest(arguments)
+    else:
+        importlib.import_module(f"research.bench.{part}").main(arguments)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ import torch
 import mbrec.balance
 from mbrec.balance import BalanceHook, Balancer, ParameterBalancer, TorchJD
 from mbrec.balance.arguments import check_choice, check_count
-from mbrec.monitor.timing import drop, interleave, spread
+from mbrec.monitor.timing import Spread, drop, interleave, spread
 from research.bench.boundary import Size, added_time, copy_bandwidth, fits, sync_free
 from research.bench.reference import Contest
 
@@ -31,7 +31,7 @@ TARGET = Size(3, 8192, 512)
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line may say.
+    """The settings of the command line.
 
     Attributes:
         device: cpu or cuda.
@@ -43,7 +43,7 @@ class Settings:
         width: H of that comparison.
         threads: of torch on the CPU; 0 leaves its default.
         allocator: `keep` lets glibc keep freed memory; with `system` it gives gradients of this
-            size back in every step, and each step pays for the pages anew, hook or not.
+            size back in every step, and each step pays for the pages again, hook or not.
     """
 
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -57,11 +57,7 @@ class Settings:
 
 
 def parse(arguments: Sequence[str]) -> Settings:
-    """Return the settings of a command line.
-
-    Raises:
-        ValueError: at an unknown key or a value of another type.
-    """
+    """Return the settings of a command line, or raise a ValueError."""
     known = {field.name: field.type for field in fields(Settings)}
     settings = Settings()
     for text in arguments:
@@ -76,7 +72,7 @@ def parse(arguments: Sequence[str]) -> Settings:
 
 
 def cpu_name() -> str:
-    """Return the processor's name, as Linux tells it."""
+    """Return the processor's name."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -86,7 +82,7 @@ def cpu_name() -> str:
 
 
 def keep_memory() -> bool:
-    """Tell glibc not to give freed memory back; return whether that worked."""
+    """Let glibc keep freed memory; return whether that worked."""
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
@@ -127,11 +123,7 @@ def methods() -> dict[str, Callable[[int], Balancer]]:
 
 
 def chosen(text: str) -> dict[str, Callable[[int], Balancer]]:
-    """Return the methods that a setting names.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
+    """Return the methods that a setting names, or raise a ValueError."""
     known = methods()
     if text == "all":
         return known
@@ -141,11 +133,7 @@ def chosen(text: str) -> dict[str, Callable[[int], Balancer]]:
 
 
 class Measurement:
-    """The tables, one after the other, on one machine.
-
-    Args:
-        settings: of the command line.
-    """
+    """The tables, one after the other, on one machine."""
 
     def __init__(self, settings: Settings) -> None:
         if settings.threads:
@@ -162,7 +150,7 @@ class Measurement:
             torch.cuda.synchronize()
 
     def heading(self) -> str:
-        """Return what the figures hold for."""
+        """Return the machine that the figures hold for."""
         name = cpu_name()
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name()
@@ -219,18 +207,14 @@ class Measurement:
         hook.to(self.device)
         found = added_time(hook, size, self.device, self.wait, rounds=self.settings.rounds)
         floor = size.least_bytes / self.bandwidth
-        ratios = [found.added.median / floor, found.added.low / floor, found.added.high / floor]
-        milli = replace(
-            found.added,
-            median=1e3 * found.added.median,
-            low=1e3 * found.added.low,
-            high=1e3 * found.added.high,
+        milli, ratio = (
+            Spread(*(scale * value for value in astuple(found.added))) for scale in (1e3, 1 / floor)
         )
         share = 100 * found.added.median / self._reference(size)
         return (
             f"| {name} | {size.num_tasks} | {size.batch} | {size.width} | {milli.text()} "
             f"| {1e3 * found.inside.median:.2f} | {1e3 * floor:.2f} "
-            f"| {ratios[0]:.2f} ({ratios[1]:.2f} to {ratios[2]:.2f}) | {share:.2f} % |"
+            f"| {ratio.text()} | {share:.2f} % |"
         )
 
     def _reference(self, size: Size) -> float:

@@ -42,12 +42,7 @@ class Added:
 
 
 class Boundary:
-    """K heads that only scale the representation, so that a step is little but the boundary.
-
-    Args:
-        size: of the problem.
-        device: to run on.
-    """
+    """K heads that only scale the representation, so that a step is little but the boundary."""
 
     def __init__(self, size: Size, device: torch.device) -> None:
         torch.manual_seed(0)
@@ -67,7 +62,7 @@ class Boundary:
 
 
 def copy_bandwidth(device: torch.device, wait: Callable[[], object]) -> float:
-    """Return the bytes a second that a copy of tensors beyond any cache reads and writes."""
+    """Return the bytes per second that a copy of tensors beyond any cache reads and writes."""
     source = torch.zeros(BANDWIDTH_BYTES // 4, device=device)
     target = torch.empty_like(source)
     (seconds,) = interleave([lambda: target.copy_(source)], wait, rounds=15)

@@ -1,4 +1,4 @@
-"""Measures a job and the hook in it: `torchrun ... -m research.bench [key=value ...]`.
+"""Measures a job and the hook in it: `torchrun ... -m research.bench job [key=value ...]`.
 
 Takes the same settings as training. The job is the real one: Parquet reader, vote of the ranks,
 hook, guards, monitor. The loop has the same model without the hook, the same optimizers and
@@ -7,12 +7,13 @@ Blocks of the four take turns.
 """
 
 import statistics
-import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
+from mbrec.balance import BalanceHook
 from mbrec.config import composer
 from mbrec.config import settings as configuration
 from mbrec.config.errors import plain_errors
@@ -33,7 +34,6 @@ def measure(config: configuration.Config) -> None:
     from mbrec.distributed.lockstep import Lockstep
     from mbrec.job import build, run_folder
     from mbrec.job.overhead import endless, step_seconds
-    from research.bench.hook_time import hook_time
 
     runtime = process.start(timeout_s=config.runtime.timeout_s)
     folder = run_folder.prepare(config)
@@ -72,27 +72,49 @@ def measure(config: configuration.Config) -> None:
     if runtime.rank == 0:
         rows = steps * config.trainer.global_batch_size
         print(describe(rows, steps, *seconds))
-        print(spent.describe(steps, timing.spread(seconds[2]).median))
+        print(describe_hook(*spent, steps, timing.spread(seconds[2]).median))
     dist.barrier()
 
 
-def describe(
-    rows: int,
-    steps: int,
-    job: list[float],
-    bare: list[float],
-    hooked: list[float],
-    guarded: list[float],
-) -> str:
-    """Return medians of rows/s, the job's share of the loops, and the drops of hook and guard."""
+def hook_time(hook: BalanceHook, block: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds in the hook on this rank while a block of steps runs on the CPU.
+
+    The first are its forward and backward pass; the others start the sum over the ranks, and wait
+    for it.
+    """
+    clock = timing.PartClock()
+    hook.mark_parts(clock)
+    block()
+    hook.mark_parts(None)
+    collective = clock.seconds["collective"]
+    return clock.inside - collective, collective
+
+
+def describe_hook(inside: float, collective: float, steps: int, block_s: float) -> str:
+    """Return the hook's seconds in microseconds per step, and in per cent of a block of steps."""
+    return (
+        f"hook itself {1e6 * inside / steps:,.0f} us a step = {100 * inside / block_s:.2f} %; "
+        f"collective with the wait for the peers {1e6 * collective / steps:,.0f} us = "
+        f"{100 * collective / block_s:.2f} %"
+    )
+
+
+def describe(rows: int, steps: int, *seconds: list[float]) -> str:
+    """Return medians of rows/s, the job's share of the loops, and the drops of hook and guard.
+
+    Args:
+        rows: of a block.
+        steps: of a block.
+        seconds: of the blocks of the job, of the bare loop, with the hook, and with the guard.
+    """
+    job, bare, hooked, guarded = seconds
+    names = ("job", "bare loop", "bare loop, hook", "bare loop, hook, guard")
     share = timing.spread([b / a for a, b in zip(job, bare, strict=True)])
     same = timing.spread([b / a for a, b in zip(job, guarded, strict=True)])
-    speeds = {"job": job, "bare loop": bare, "bare loop, hook": hooked}
-    speeds |= {"bare loop, hook, guard": guarded}
     lines = [
-        f"{name:<23}{rows / statistics.median(seconds):>10,.0f} rows/s, "
-        f"{1e3 * statistics.median(seconds) / steps:.2f} ms a step"
-        for name, seconds in speeds.items()
+        f"{name:<23}{rows / statistics.median(times):>10,.0f} rows/s, "
+        f"{1e3 * statistics.median(times) / steps:.2f} ms a step"
+        for name, times in zip(names, seconds, strict=True)
     ]
     lines += [
         f"job / bare loop {share.text(3)}",
@@ -104,18 +126,14 @@ def describe(
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Run the command line."""
-    if composer.asks(sys.argv[1:]):
-        composer.show(sys.argv[1:])
+    if composer.asks(arguments):
+        composer.show(arguments)
         return
     with plain_errors(), tempfile.TemporaryDirectory() as scratch:
-        config = check(sys.argv[1:]).config
+        config = check(arguments).config
         config.monitor.progress = False
         config.run.folder, config.run.name = scratch, Path(scratch).name
         measure(config)
     end_processes()
-
-
-if __name__ == "__main__":
-    main()

@@ -16,13 +16,7 @@ NUM_TABLES, TABLE_ROWS, EMBEDDING_DIM, NUM_DENSE = 26, 1000, 32, 13
 
 
 class Reference(nn.Module):
-    """26 embedding bags and 13 numbers, two cross layers, an MLP, and K heads.
-
-    Args:
-        num_tasks: K.
-        width: H.
-        device: to run on.
-    """
+    """26 embedding bags and 13 numbers, two cross layers, an MLP of width H, and K heads."""
 
     def __init__(self, num_tasks: int, width: int, device: torch.device) -> None:
         super().__init__()
@@ -57,14 +51,7 @@ class Reference(nn.Module):
 
 
 class Contest:
-    """One model, one batch, and several ways to run a training step.
-
-    Args:
-        num_tasks: K.
-        batch: B.
-        width: H.
-        device: to run on.
-    """
+    """One model, one batch of B rows, and several ways to run a training step."""
 
     def __init__(self, num_tasks: int, batch: int, width: int, device: torch.device) -> None:
         self.model = Reference(num_tasks, width, device)
@@ -80,32 +67,35 @@ class Contest:
             *self.model.mlp.parameters(),
         ]
 
-    def hooked(self, hook: BalanceHook | None) -> Callable[[], None]:
-        """Return a step with a hook, or the plain one."""
+    def _step(self, backward: Callable[[Tensor], None]) -> Callable[[], None]:
+        """Return a step whose backward pass starts at the representation."""
 
         def step() -> None:
             shared_BH = self.model.bottom(self.ids_BF, self.dense_BN)
-            views = (shared_BH,) * self.num_tasks if hook is None else hook(shared_BH)
-            losses = self.model.losses(views, self.labels_BK)
             self.optimizer.zero_grad()
-            torch.stack(losses).sum().backward()
+            backward(shared_BH)
             self.optimizer.step()
 
         return step
 
-    def at_parameters(self) -> Callable[[], None]:
-        """Return a step with the hook at the interaction's parameters."""
-        hook = BalanceHook(MGDA(self.num_tasks), parameters=self.model.interaction)
-        return self.hooked(hook)
+    def _losses(self, shared_BH: Tensor) -> list[Tensor]:
+        return self.model.losses((shared_BH,) * self.num_tasks, self.labels_BK)
+
+    def hooked(self, hook: BalanceHook | None) -> Callable[[], None]:
+        """Return a step with a hook, or the plain one."""
+
+        def backward(shared_BH: Tensor) -> None:
+            views = (shared_BH,) * self.num_tasks if hook is None else hook(shared_BH)
+            torch.stack(self.model.losses(views, self.labels_BK)).sum().backward()
+
+        return self._step(backward)
 
     def passes(self) -> Callable[[], None]:
         """Return a step of K `autograd.grad` passes over all shared parameters."""
         balancer = MGDA(self.num_tasks)
 
-        def step() -> None:
-            shared_BH = self.model.bottom(self.ids_BF, self.dense_BN)
-            losses = self.model.losses((shared_BH,) * self.num_tasks, self.labels_BK)
-            self.optimizer.zero_grad()
+        def backward(shared_BH: Tensor) -> None:
+            losses = self._losses(shared_BH)
             rows = [torch.autograd.grad(loss, self.shared, retain_graph=True) for loss in losses]
             flat_KP = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
             weights_K = balancer(flat_KP @ flat_KP.T).to(flat_KP.dtype)
@@ -114,52 +104,41 @@ class Contest:
             for parameter, grad in zip(self.shared, merged_P.split(sizes), strict=True):
                 parameter.grad = grad.view_as(parameter)
             self._give_heads_theirs(losses)
-            self.optimizer.step()
 
-        return step
+        return self._step(backward)
 
     def torchjd_representation(self) -> Callable[[], None]:
         """Return a step of torchjd's Jacobian at the representation, MGDA on its Gramian."""
-        aggregation = importlib.import_module("torchjd.aggregation")
+        weighting = importlib.import_module("torchjd.aggregation").MGDAWeighting()
         autojac = importlib.import_module("torchjd.autojac")
-        weighting = aggregation.MGDAWeighting()
 
-        def step() -> None:
-            shared_BH = self.model.bottom(self.ids_BF, self.dense_BN)
+        def backward(shared_BH: Tensor) -> None:
             leaf_BH = shared_BH.detach().requires_grad_()
-            losses = self.model.losses((leaf_BH,) * self.num_tasks, self.labels_BK)
-            self.optimizer.zero_grad()
-            jacobian_KBH = autojac.jac(losses, [leaf_BH], retain_graph=True)[0]
-            flat = jacobian_KBH.flatten(1)
+            losses = self._losses(leaf_BH)
+            flat = autojac.jac(losses, [leaf_BH], retain_graph=True)[0].flatten(1)
             gramian_KK = flat @ flat.T
             weights_K = weighting(gramian_KK / gramian_KK.trace())
             self._give_heads_theirs(losses)
             shared_BH.backward((weights_K @ flat).view_as(shared_BH))
-            self.optimizer.step()
 
-        return step
+        return self._step(backward)
 
     def torchjd_parameters(self) -> Callable[[], None]:
         """Return a step of torchjd's `mtl_backward` and `jac_to_grad`, MGDA on all shared ones."""
-        aggregation = importlib.import_module("torchjd.aggregation")
+        aggregator = importlib.import_module("torchjd.aggregation").MGDA()
         autojac = importlib.import_module("torchjd.autojac")
-        aggregator = aggregation.MGDA()
 
-        def step() -> None:
-            shared_BH = self.model.bottom(self.ids_BF, self.dense_BN)
-            losses = self.model.losses((shared_BH,) * self.num_tasks, self.labels_BK)
-            self.optimizer.zero_grad()
+        def backward(shared_BH: Tensor) -> None:
             autojac.mtl_backward(
-                losses,
+                self._losses(shared_BH),
                 features=shared_BH,
                 tasks_params=[list(head.parameters()) for head in self.model.heads],
                 shared_params=self.shared,
                 parallel_chunk_size=1,
             )
             autojac.jac_to_grad(self.shared, aggregator)
-            self.optimizer.step()
 
-        return step
+        return self._step(backward)
 
     def _give_heads_theirs(self, losses: list[Tensor]) -> None:
         heads = list(self.model.heads.parameters())
@@ -174,7 +153,9 @@ class Contest:
             "no balancing, again": self.hooked(None),
             "`MultiBalance`": self.hooked(BalanceHook(MultiBalance(self.num_tasks))),
             "`MGDA`": self.hooked(BalanceHook(MGDA(self.num_tasks))),
-            "`MGDA` at the interaction's parameters": self.at_parameters(),
+            "`MGDA` at the interaction's parameters": self.hooked(
+                BalanceHook(MGDA(self.num_tasks), parameters=self.model.interaction)
+            ),
             "K `autograd.grad` passes, MGDA on all shared parameters": self.passes(),
         }
         if importlib.util.find_spec("torchjd"):

@@ -14,7 +14,7 @@ from torch import Tensor
 from mbrec.balance import IMTLG, MGDA, MultiBalance
 from mbrec.balance.solvers.spectrum import cosine_matrix
 
-# Weights that differ by less share a rank: a solver leaves so much at the edge of the simplex.
+# Smaller differences of weights are ties: a solver leaves them at the edge of the simplex.
 TIE_DIGITS = 6
 
 
@@ -105,6 +105,12 @@ def stretch(representation_KK: Tensor, parameters_KK: Tensor) -> tuple[float, fl
     return float(values_K[0]), float(values_K[-1])
 
 
+def condition(representation_KK: Tensor, parameters_KK: Tensor) -> float | None:
+    """Return the lemma's bound of `surrogate_ratio`, s2 / s1 of `stretch`; None without an s1."""
+    found = stretch(representation_KK, parameters_KK)
+    return found[1] / found[0] if found is not None and found[0] > 0 else None
+
+
 def cosine_gap(first_KK: Tensor, second_KK: Tensor) -> float:
     """Return the mean absolute difference of the cosines between tasks; 0 for one task."""
     cosines = [cosine_matrix(g_KK, g_KK.diagonal() > 0)[1] for g_KK in (first_KK, second_KK)]
@@ -123,18 +129,14 @@ def norm_gap(first_KK: Tensor, second_KK: Tensor) -> float:
 
 
 class Weighing:
-    """What three methods make of one sequence of Gramians along a training run.
-
-    Args:
-        num_tasks: K.
-    """
+    """The weights of three methods along one sequence of Gramians of K tasks."""
 
     def __init__(self, num_tasks: int) -> None:
         self._moving = MultiBalance(num_tasks)
         self._momentary = {"MGDA": MGDA(num_tasks), "IMTL-G": IMTLG(num_tasks)}
 
     def feed(self, gramian_KK: Tensor) -> None:
-        """Go on to the Gramian of the next step."""
+        """Take the Gramian of the next step."""
         self._moving(gramian_KK)
         self._gramian_KK = gramian_KK
 

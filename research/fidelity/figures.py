@@ -1,4 +1,4 @@
-"""What is kept of a training run that was watched: figures of steps, spectra, all of it in JSON.
+"""The figures of a training run that was watched: of its steps, and of its parameters at the end.
 
 Shapes: K tasks.
 """
@@ -13,39 +13,32 @@ from torch import Tensor
 from research.fidelity.agreement import (
     Agreement,
     agreement,
+    condition,
     cosine_gap,
     least_norm_weights,
     norm,
     norm_gap,
-    stretch,
     surrogate_ratio,
 )
-from research.fidelity.gradients import MODULES, StepGradients
+from research.fidelity.gradients import StepGradients
 from research.fidelity.spectrum import Spectrum
-
-# All parameters below the representation; their inner products are the sums of the modules'.
-BOTTOM = "shared bottom"
-TARGETS = (*MODULES, BOTTOM)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One step, and the parameters of one module.
+    """One step, and the parameters of one of `TARGETS`.
 
     Attributes:
-        step: its number, from 1.
-        target: one of `TARGETS`.
-        weights: method -> how alike the weights are that it finds at the representation and at
-            the target.
+        weights: method -> agreement of its weights at the representation and at the target.
         surrogate: |AB w_B| / min |AB w|: 1 if the representation's least-norm weights are as
             good for the target's gradients as the target's own.
         live: the same, with the least-norm weights of the representation's units that are not 0.
-        uniform: the same, with equal weights instead, which look at no gradient.
+        uniform: the same, with equal weights.
         bound: s2 / s1 on what the K gradients span, the lemma's bound of `surrogate`; or None.
         cosine_gap: mean absolute difference of the cosines between tasks.
         norm_gap: by what factor the ratios of the tasks' norms differ.
         residuals: task by task, the estimated residual of eq. 9 over the norm of the gradient.
-        residual_over_least: the largest residual over min |AB w|; beyond 1 the lower bound of
+        residual_over_least: the largest residual over min |AB w|; above 1 the lower bound of
             Theorem 1 is negative, and says nothing.
         dead: task by task, the share of the representation's squared gradient at units that
             are 0, which reaches no parameter.
@@ -67,13 +60,11 @@ class Figures:
 
 @dataclass(frozen=True)
 class Frozen:
-    """What the weights of batches of one size are worth, at parameters that stand still.
+    """The worth of the weights of batches of one size, at parameters that stand still.
 
-    The population is all rows that were looked at; means are over the batches that it is cut into.
+    The population is all rows that were read; means are over the batches that it is cut into.
 
     Attributes:
-        rows: of a batch.
-        target: one of `TARGETS`.
         ratio: `Figures.surrogate`, median over the batches.
         bound: `Figures.bound`, median over the batches.
         residual: root mean square of eq. 9's residual over that of the gradient, mean of tasks.
@@ -95,14 +86,10 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Run:
-    """What was measured along one training run.
+    """The figures of one training run.
 
     Attributes:
-        variant: its name.
-        seed: of the run.
-        batch_size: rows of a step, of all ranks.
-        steps: of the run.
-        tasks: K names.
+        batch_size: rows per step, of all ranks.
         figures: of each measured step and target.
         spectra: of the interaction module at the first, a middle and the last step.
         frozen: of the trained model, by batch size and target; not of all variants.
@@ -118,12 +105,12 @@ class Run:
     frozen: list[Frozen] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
+        """Return JSON values."""
         return asdict(self)
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> "Run":
-        """Return the run of what `plain` gave."""
+        """Return the run of which `plain` returned the values."""
         figures = [
             Figures(**{**f, "weights": {m: Agreement(**a) for m, a in f["weights"].items()}})
             for f in plain["figures"]
@@ -131,16 +118,6 @@ class Run:
         spectra = [Spectrum(**found) for found in plain["spectra"]]
         frozen = [Frozen(**found) for found in plain["frozen"]]
         return cls(**{**plain, "figures": figures, "spectra": spectra, "frozen": frozen})
-
-
-def with_bottom(found: StepGradients) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return target -> Gramian and target -> residuals_K, of the modules and of all of them."""
-    residuals_K = torch.stack(list(found.residuals_K.values())).square().sum(0).sqrt()
-    gramian_KK = torch.stack(list(found.parameters_KK.values())).sum(0)
-    return (
-        {**found.parameters_KK, BOTTOM: gramian_KK},
-        {**found.residuals_K, BOTTOM: residuals_K},
-    )
 
 
 def figures_of(
@@ -153,17 +130,16 @@ def figures_of(
     """Return the figures of a step and a target.
 
     Args:
-        step: its number.
+        step: its number, from 1.
         target: one of `TARGETS`.
         found: the gradients of the step.
         own: method -> weights_K at the representation.
         theirs: method -> weights_K at the target.
     """
     Z_KK = found.representation_KK
-    gramians, residuals = with_bottom(found)
-    G_KK, residuals_K = gramians[target], residuals[target]
+    G_KK, residuals_K = found.parameters_KK[target], found.residuals_K[target]
     uniform_K = torch.full_like(own["MGDA"], 1 / len(own["MGDA"]))
-    bounds = stretch(Z_KK, G_KK)
+    least = norm(theirs["MGDA"], G_KK)
     return Figures(
         step,
         target,
@@ -171,18 +147,14 @@ def figures_of(
         surrogate=surrogate_ratio(own["MGDA"], G_KK, theirs["MGDA"]),
         live=surrogate_ratio(least_norm_weights(found.live_KK), G_KK, theirs["MGDA"]),
         uniform=surrogate_ratio(uniform_K, G_KK, theirs["MGDA"]),
-        bound=bounds[1] / bounds[0] if bounds is not None and bounds[0] > 0 else None,
+        bound=condition(Z_KK, G_KK),
         cosine_gap=cosine_gap(Z_KK, G_KK),
         norm_gap=norm_gap(Z_KK, G_KK),
-        residuals=_share(residuals_K, G_KK.diagonal().sqrt()),
-        residual_over_least=_over(float(residuals_K.max()), norm(theirs["MGDA"], G_KK)),
-        dead=[1 - live for live in _share(found.live_KK.diagonal(), Z_KK.diagonal())],
+        residuals=_shares(residuals_K, G_KK.diagonal().sqrt()),
+        residual_over_least=float(residuals_K.max()) / least if least > 0 else None,
+        dead=[1 - live for live in _shares(found.live_KK.diagonal(), Z_KK.diagonal())],
     )
 
 
-def _share(part_K: Tensor, whole_K: Tensor) -> list[float]:
+def _shares(part_K: Tensor, whole_K: Tensor) -> list[float]:
     return torch.where(whole_K > 0, part_K / whole_K, 1.0).tolist()
-
-
-def _over(part: float, whole: float) -> float | None:
-    return part / whole if whole > 0 else None

@@ -7,7 +7,6 @@ interaction module, P parameters of a module. n rows of a sample.
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,9 @@ from mbrec.model.ranker import Ranker
 from mbrec.reader.batch import Batch
 
 MODULES: tuple[str, ...] = ("interaction", "numerical", "categorical")
+# All parameters below the representation; their inner products are the sums of the modules'.
+BOTTOM = "shared bottom"
+TARGETS = (*MODULES, BOTTOM)
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class StepGradients:
         live_KK: of the representation, without its units that are 0 in the forward pass; what
             arrives at those ends at their ReLU.
         grads_KP: module of the shared bottom -> the gradients of its parameters.
-        parameters_KK: module -> their inner products.
-        residuals_K: module -> estimated norm of eq. 9's e_k, the distance of the batch's gradient
+        parameters_KK: target -> the inner products of its parameters' gradients.
+        residuals_K: target -> estimated norm of eq. 9's e_k, the distance of the batch's gradient
             to that of the population: half the distance between those of two halves of the batch.
         sample: where it was asked for, on every rank of its own rows.
     """
@@ -56,15 +58,6 @@ class StepGradients:
     grads_KP: dict[str, Tensor]
     parameters_KK: dict[str, Tensor]
     residuals_K: dict[str, Tensor]
-    sample: Sampled | None
-
-
-@dataclass
-class _Local:
-    """This rank's share: `halves_2KP` has the modules side by side, in the order of `MODULES`."""
-
-    gramians_2KK: Tensor
-    halves_2KP: Tensor
     sample: Sampled | None
 
 
@@ -85,13 +78,24 @@ class GradientWatch:
     def __init__(self, ranker: Ranker, columns: Columns) -> None:
         bottom, hook = ranker.bottom, ranker.heads.hook
         assert hook is not None and bottom.table_guard is not None
-        self._bottom, self._columns = bottom, columns
-        self._widths = bottom.categorical.widths
+        self._interaction, self._widths = bottom.interaction, bottom.categorical.widths
+        modules = {"interaction": bottom.interaction, "numerical": bottom.numerical}
+        dense = {name: list(module.parameters()) for name, module in modules.items() if module}
+        self._dense = [parameter for parameters in dense.values() for parameter in parameters]
+        # table -> the features that share it, and its rows
+        self._tables = {
+            table: (features, max(columns.categorical[name].num_embeddings for name in features))
+            for table, features in columns.tables.items()
+        }
+        sizes = {name: sum(p.numel() for p in parameters) for name, parameters in dense.items()}
+        tables = (rows * self._widths[features[0]] for features, rows in self._tables.values())
+        self._sizes = {**sizes, "categorical": sum(tables)}
         self._features_BF: Tensor | None = None
         self._batch: Batch | None = None
         self._inputs_BI: Tensor | None = None
         self._sample_rows = 0
-        self._local: _Local | None = None
+        # This rank's Gramians, gradients of two halves of its rows, and sample.
+        self._local: tuple[Tensor, Tensor, Sampled | None] | None = None
         self._handles: list[RemovableHandle] = [
             bottom.table_guard.register_forward_hook(self._see_features),
             ranker.heads.register_forward_pre_hook(self._see_batch),
@@ -111,29 +115,27 @@ class GradientWatch:
             handle.remove()  # before the module is copied
             self._inputs_BI = inputs[0].detach()
 
-        handle = self._bottom.interaction.register_forward_hook(see)
+        handle = self._interaction.register_forward_hook(see)
 
     def take(self) -> StepGradients:
-        """Return the gradients of the step that has just been trained. A collective."""
+        """Return the gradients of the last step. Collective: every rank must call it."""
         assert self._local is not None, "a step of training comes first"
-        local, self._local = self._local, None
+        (gramians_2KK, halves_2KP, sample), self._local = self._local, None
         ranks = world_size()
-        gramians = sum_over_ranks(local.gramians_2KK.flatten()) / ranks**2
-        representation_KK, live_KK = gramians.view_as(local.gramians_2KK).cpu()
-        halves = sum_over_ranks(local.halves_2KP.flatten()) / ranks
-        halves_2KP = halves.view_as(local.halves_2KP).double().cpu()
-        modules = dict(zip(MODULES, halves_2KP.split(self._sizes(), dim=2), strict=True))
-        grads = {name: part.sum(0) for name, part in modules.items() if part.numel()}
+        gramians_2KK = sum_over_ranks(gramians_2KK.flatten()).view_as(gramians_2KK) / ranks**2
+        halves_2KP = (sum_over_ranks(halves_2KP.flatten()) / ranks).view_as(halves_2KP)
+        halves_2KP = halves_2KP.double().cpu()
+        parts = halves_2KP.split(list(self._sizes.values()), dim=2)
+        modules = dict(zip(self._sizes, parts, strict=True))
+        grads = {name: halves_2KP.sum(0) for name, halves_2KP in modules.items()}
+        gramians_KK = {name: grads_KP @ grads_KP.T for name, grads_KP in grads.items()}
         # Each half holds the sum over its rows, divided by the size of the whole batch.
-        apart = {name: (modules[name][0] - modules[name][1]).norm(dim=1) for name in grads}
-        return StepGradients(
-            representation_KK,
-            live_KK,
-            grads,
-            {name: grads_KP @ grads_KP.T for name, grads_KP in grads.items()},
-            apart,
-            local.sample,
-        )
+        apart_K = {name: (one - other).norm(dim=1) for name, (one, other) in modules.items()}
+        whole_KK = torch.stack(list(gramians_KK.values())).sum(0)
+        whole_K = torch.stack(list(apart_K.values())).square().sum(0).sqrt()
+        representation_KK, live_KK = gramians_2KK.cpu()
+        by_target = {**gramians_KK, BOTTOM: whole_KK}, {**apart_K, BOTTOM: whole_K}
+        return StepGradients(representation_KK, live_KK, grads, *by_target, sample)
 
     def _see_features(self, _: nn.Module, __: object, features_BF: Tensor) -> None:
         self._features_BF = features_BF
@@ -151,7 +153,9 @@ class GradientWatch:
 
         views[0].grad_fn.register_prehook(arrived)
 
-    def _measure(self, rows_KBH: Tensor, shared_BH: Tensor) -> _Local:
+    def _measure(
+        self, rows_KBH: Tensor, shared_BH: Tensor
+    ) -> tuple[Tensor, Tensor, Sampled | None]:
         live_KBH = rows_KBH * (shared_BH != 0)
         flat = [rows.double().flatten(1) for rows in (rows_KBH, live_KBH)]
         gramians_2KK = torch.stack([flat_KN @ flat_KN.T for flat_KN in flat])
@@ -163,45 +167,25 @@ class GradientWatch:
         sample = None
         if self._inputs_BI is not None:
             sample, self._inputs_BI = self._sampled(rows_KBH, self._inputs_BI), None
-        return _Local(gramians_2KK, torch.stack(halves), sample)
-
-    def _parameters(self) -> list[list[nn.Parameter]]:
-        modules = (self._bottom.interaction, self._bottom.numerical)
-        return [[] if module is None else list(module.parameters()) for module in modules]
-
-    def _sizes(self) -> list[int]:
-        dense = [sum(p.numel() for p in parameters) for parameters in self._parameters()]
-        return [*dense, sum(rows * width for rows, width in self._tables().values())]
-
-    def _tables(self) -> dict[str, tuple[int, int]]:
-        """Return table -> its rows and width."""
-        features, widths = self._columns.categorical, self._widths
-        return {
-            table: (max(features[name].num_embeddings for name in names), widths[names[0]])
-            for table, names in self._columns.tables.items()
-        }
+        return gramians_2KK, torch.stack(halves), sample
 
     def _descend(self, row_BH: Tensor, shared_BH: Tensor) -> Tensor:
         """Return the gradients of all modules' parameters under one of the representation."""
-        assert self._features_BF is not None and self._batch is not None
-        dense = [parameter for parameters in self._parameters() for parameter in parameters]
-        grads: Sequence[Any] = torch.autograd.grad(
-            shared_BH, [*dense, self._features_BF], row_BH, retain_graph=True
+        assert self._features_BF is not None
+        *dense, of_features_BF = torch.autograd.grad(
+            shared_BH, [*self._dense, self._features_BF], row_BH, retain_graph=True
         )
-        of_features = dict(zip(self._widths, grads[-1].split([*self._widths.values()], 1),
-                               strict=True))  # fmt: skip
-        tables = [
-            self._scatter(of_features, names, *self._tables()[table])
-            for table, names in self._columns.tables.items()
-        ]
-        return torch.cat([grad.flatten() for grad in (*grads[:-1], *tables)])
+        parts_Bw = of_features_BF.split(list(self._widths.values()), 1)
+        grads_Bw = dict(zip(self._widths, parts_Bw, strict=True))
+        tables = [self._scatter(grads_Bw, *table) for table in self._tables.values()]
+        return torch.cat([grad.flatten() for grad in (*dense, *tables)])
 
     def _scatter(
-        self, grads_Bw: Mapping[str, Tensor], features: Sequence[str], rows: int, width: int
+        self, grads_Bw: Mapping[str, Tensor], features: Sequence[str], rows: int
     ) -> Tensor:
         """Return the gradient of a table: each row of a batch adds to the rows of its ids."""
         assert self._batch is not None
-        table = torch.zeros(rows, width, device=self._batch.dense_BN.device)
+        table = grads_Bw[features[0]].new_zeros(rows, self._widths[features[0]])
         for name in features:
             ids = self._batch.sparse[name]
             each = grads_Bw[name].repeat_interleave(ids.lengths(), dim=0)
@@ -214,7 +198,7 @@ class GradientWatch:
         # The loss of these rows alone, where the reduction is the mean over a batch.
         scale = rows_KBH.shape[1] / len(chosen_n)
         return Sampled(
-            copy.deepcopy(self._bottom.interaction).double().cpu(),
+            copy.deepcopy(self._interaction).double().cpu(),
             inputs_BI[chosen_n].double().cpu(),
             rows_KBH[:, chosen_n].double().cpu() * scale,
         )

@@ -1,215 +1,226 @@
-"""The page of the surrogate's fidelity: tables and a picture of the runs that were watched."""
+"""The page of the surrogate's fidelity: trains and measures what is missing, and writes tables."""
 
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from mbrec.study import launch
 from mbrec.study.estimate import estimate
+from mbrec.study.jobs import shipped
 from mbrec.study.pages import Table
-from research.fidelity.figures import BOTTOM, TARGETS, Figures, Run
-from research.fidelity.notes import notes
+from research.fidelity import measure
+from research.fidelity.figures import Figures, Run
+from research.fidelity.gradients import BOTTOM, TARGETS
 from research.fidelity.plot import draw
 from research.fidelity.spectrum import Spectrum
 from research.paper import printed
-from research.paper.page import Page
+from research.paper.page import Page, Part, table_of
+from research.paper.runs import Runs
 
 # Of the steps that were measured: name -> the first and the last, as shares.
 PHASES = {"first tenth": (0.0, 0.1), "last half": (0.5, 1.0)}
 
 Value = Callable[[Figures], float | None]
+# The runs of a variant, and the phase of each that counts; None: all of it.
+Group = tuple[Sequence[Run], str | None]
+Cell = Callable[[Group], str]
+Variants = dict[str, list[Run]]
+
+
+def write(runs: Runs) -> Page:
+    """Train and measure what is missing, in processes of its own, and return the page."""
+    folder = runs.folder / "fidelity" / f"{runs.size.name}-{shipped()[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    size, seeds = measure.SIZES[runs.size.name], len(runs.seeds)
+    files = measure.files(folder, size, seeds).values()
+    runs.trained += sum(not path.exists() for path in files)
+    arguments = [runs.size.name, str(folder), str(seeds)]
+    launch.start("research.fidelity.measure", arguments, folder, processes=runs.processes)
+    found = measure.load(folder, size, seeds)
+    runs.total += len(found)
+    return page(found)
+
+
+PART = Part(write)
 
 
 def page(runs: Sequence[Run]) -> Page:
-    """Return the page of some runs.
-
-    Args:
-        runs: those of a variant side by side; the first variant is the one that is drawn.
-    """
-    title = "How good a surrogate the representation's gradients are"
-    found = Page(
+    """Return the page of some runs, of which those of the first variant are drawn."""
+    variants = by_variant(runs)
+    return Page(
         "fidelity",
-        title,
-        surrogate_table(runs),
-        draw(next(iter(by_variant(runs).values())), runs),
+        "How good a surrogate the representation's gradients are",
+        surrogate_table(variants),
+        draw(next(iter(variants.values())), runs),
         notes(runs),
+        more={
+            "The ratio and the noise of a batch": noise_table({**variants, "all": list(runs)}),
+            "Weights from either sequence of Gramians": weights_table(variants),
+            "Lemma 4.1 and Theorem 1 on the batch of each step": bounds_table(variants),
+            "One set of parameters, many batch sizes": frozen_table(variants, BOTTOM),
+            "The same at the interaction module": frozen_table(variants, TARGETS[0]),
+            "On all rows, seed by seed": seeds_table(runs),
+            "Spectrum of the interaction module's Jacobian": spectrum_table(variants),
+        },
         label=printed.SYNTHETIC,
     )
-    found.more = {
-        "The ratio and the noise of a batch": noise_table(runs),
-        "Weights from either sequence of Gramians": weights_table(runs),
-        "Lemma 4.1 and Theorem 1 on the batch of each step": bounds_table(runs),
-        "One set of parameters, many batch sizes": frozen_table(runs, BOTTOM),
-        "The same at the interaction module": frozen_table(runs, TARGETS[0]),
-        "On all rows, seed by seed": seeds_table(runs),
-        "Spectrum of the interaction module's Jacobian": spectrum_table(runs),
-    }
+
+
+def by_variant(runs: Iterable[Run]) -> Variants:
+    """Return variant -> its runs, in order."""
+    found: Variants = {}
+    for run in runs:
+        found.setdefault(run.variant, []).append(run)
     return found
 
 
-def surrogate_table(runs: Sequence[Run]) -> Table:
+def surrogate_table(variants: Variants) -> Table:
     """Return the ratios in which the lemma speaks, by variant, phase and target."""
-    variants = by_variant(runs)
-    first = next(iter(variants))
-    columns = ["run", "steps", *(f"ratio, {target}" for target in TARGETS)]
-    columns += [f"over that of {first}", f"95th percentile, {BOTTOM}", f"equal weights, {BOTTOM}"]
-    table = Table(columns)
-    for variant, members in variants.items():
-        for phase in PHASES:
-            cells = [_factor(members, phase, t, lambda f: f.surrogate) for t in TARGETS]
-            tail = _factor(members, phase, BOTTOM, lambda f: f.surrogate, quantile=0.95)
-            uniform = _factor(members, phase, BOTTOM, lambda f: f.uniform)
-            over = _over_first(members, variants[first], phase) if variant != first else ""
-            table.add(variant, phase, *cells, over, tail, uniform)
-    return table
+    ratio, first = attrgetter("surrogate"), next(iter(variants))
+
+    def over_first(group: Group) -> str:
+        runs, phase = group
+        if runs is variants[first]:
+            return ""
+        both = (over_steps((each, phase), ratio) for each in (runs, variants[first]))
+        return factor_text([new / base for new, base in zip(*both, strict=True)])
+
+    columns = {f"ratio, {target}": factor(ratio, target) for target in TARGETS}
+    columns |= {
+        f"over that of {first}": over_first,
+        f"95th percentile, {BOTTOM}": factor(ratio, quantile=0.95),
+        f"equal weights, {BOTTOM}": factor(attrgetter("uniform")),
+    }
+    return _by_phase(variants, columns)
 
 
-def noise_table(runs: Sequence[Run]) -> Table:
-    """Return how the ratio goes with the noise of the batch, over all measured steps and seeds."""
+def bounds_table(variants: Variants) -> Table:
+    """Return what the paper's bounds say of the batch, at all shared parameters."""
+    columns = {
+        "ratio": factor(attrgetter("surrogate")),
+        "the same, live units": factor(attrgetter("live")),
+        "s2/s1 on the span": factor(attrgetter("bound")),
+        "norm gap": factor(attrgetter("norm_gap")),
+        "residual / least norm": factor(attrgetter("residual_over_least")),
+        "residual / gradient": share(lambda f: statistics.fmean(f.residuals)),
+        "dead share": share(lambda f: statistics.fmean(f.dead)),
+        "cosine gap": share(attrgetter("cosine_gap")),
+    }
+    return _by_phase(variants, columns)
+
+
+def _by_phase(variants: Variants, columns: dict[str, Cell]) -> Table:
+    rows = [((v, phase), (runs, phase)) for v, runs in variants.items() for phase in PHASES]
+    return table_of(("run", "steps"), columns, rows)
+
+
+def weights_table(variants: Variants) -> Table:
+    """Return how alike the weights are, over all measured steps."""
     table = Table([
-        "run", "steps", "equal weights better", "residual over the least norm",
-        "ratio against residual / gradient, Spearman",
+        "run", "target", "method", "cosine", "weight elsewhere", "same top", "same ranking", "tau",
     ])  # fmt: skip
-    groups = {**by_variant(runs), "all": list(runs)}
-    for name, members in groups.items():
-        found = [f for run in members for f in in_phase(run, None, BOTTOM)]
-        beyond = [f.residual_over_least for f in found if f.residual_over_least is not None]
-        noise = [statistics.fmean(f.residuals) for f in found]
-        ranks = spearmanr(noise, [f.surrogate for f in found]) if len(found) > 2 else None
-        table.add(
-            name,
-            f"{len(found):,}",
-            f"{_percent([f.uniform < f.surrogate for f in found])}",
-            f"{_percent([value > 1 for value in beyond])}",
-            "-" if ranks is None else f"{ranks[0]:+.2f}",
-        )
+    medians, means = ("cosine", "distance"), ("same_top", "same_ranking", "tau")
+    for variant, runs in variants.items():
+        for target in (TARGETS[0], BOTTOM):
+            for method in runs[0].figures[0].weights:
+
+                def value(figures: Figures, name: str, method: str = method) -> float | None:
+                    return getattr(figures.weights[method], name)
+
+                cells = [share(lambda f, n=name: value(f, n), target) for name in medians]
+                cells += [share(lambda f, n=name: value(f, n), target, None) for name in means]
+                table.add(variant, target, method, *(cell((runs, None)) for cell in cells))
     return table
+
+
+def noise_table(groups: Variants) -> Table:
+    """Return how the ratio goes with the noise of the batch, over all measured steps and seeds."""
+
+    def correlation(found: Sequence[Figures]) -> str:
+        if len(found) <= 2:
+            return "-"
+        noise = [statistics.fmean(f.residuals) for f in found]
+        return f"{spearmanr(noise, [f.surrogate for f in found])[0]:+.2f}"
+
+    columns: dict[str, Callable[[Sequence[Figures]], str]] = {
+        "steps": lambda found: f"{len(found):,}",
+        "equal weights better": lambda found: _percent([f.uniform < f.surrogate for f in found]),
+        "residual over the least norm": lambda found: _percent(
+            [f.residual_over_least > 1 for f in found if f.residual_over_least is not None]
+        ),
+        "ratio against residual / gradient, Spearman": correlation,
+    }
+    rows = [((n,), [f for run in runs for f in in_phase(run, None)]) for n, runs in groups.items()]
+    return table_of(["run"], columns, rows)
 
 
 def seeds_table(runs: Sequence[Run]) -> Table:
     """Return seed by seed what weights of all rows are worth on all rows: noise has no part."""
     table = Table(["run", "seed", "rows", "representation", "equal"])
     for run in runs:
-        if of_bottom := [found for found in run.frozen if found.target == BOTTOM]:
-            last = of_bottom[-1]
-            cells = f"{last.representation:.2f}", f"{last.uniform:.2f}"
-            table.add(run.variant, str(run.seed), f"{last.rows:,}", *cells)
+        for last in [found for found in run.frozen if found.target == BOTTOM][-1:]:
+            worth = f"{last.representation:.2f}", f"{last.uniform:.2f}"
+            table.add(run.variant, str(run.seed), f"{last.rows:,}", *worth)
     return table
 
 
-def weights_table(runs: Sequence[Run]) -> Table:
-    """Return how alike the weights are, over all measured steps."""
-    table = Table(
-        ["run", "target", "method", "cosine", "weight elsewhere", "same top", "same ranking", "tau"]
-    )
-    for variant, members in by_variant(runs).items():
-        for target in (TARGETS[0], BOTTOM):
-            for method in members[0].figures[0].weights:
-                values: list[Value] = [
-                    lambda f, m=method: f.weights[m].cosine,
-                    lambda f, m=method: f.weights[m].distance,
-                ]
-                shares: list[Value] = [
-                    lambda f, m=method: float(f.weights[m].same_top),
-                    lambda f, m=method: float(f.weights[m].same_ranking),
-                    lambda f, m=method: f.weights[m].tau,
-                ]
-                cells = [_share(members, None, target, value) for value in values]
-                cells += [_share(members, None, target, value, quantile=None) for value in shares]
-                table.add(variant, target, method, *cells)
-    return table
-
-
-def bounds_table(runs: Sequence[Run]) -> Table:
-    """Return what the paper's bounds say of the batch, at all shared parameters."""
-    table = Table([
-        "run", "steps", "ratio", "the same, live units", "s2/s1 on the span", "norm gap",
-        "residual / least norm", "residual / gradient", "dead share", "cosine gap",
-    ])  # fmt: skip
-    factors: list[Value] = [
-        lambda f: f.surrogate,
-        lambda f: f.live,
-        lambda f: f.bound,
-        lambda f: f.norm_gap,
-        lambda f: f.residual_over_least,
-    ]
-    shares: list[Value] = [
-        lambda f: statistics.fmean(f.residuals),
-        lambda f: statistics.fmean(f.dead),
-        lambda f: f.cosine_gap,
-    ]
-    for variant, members in by_variant(runs).items():
-        for phase in PHASES:
-            cells = [_factor(members, phase, BOTTOM, value) for value in factors]
-            cells += [_share(members, phase, BOTTOM, value) for value in shares]
-            table.add(variant, phase, *cells)
-    return table
-
-
-def frozen_table(runs: Sequence[Run], target: str) -> Table:
+def frozen_table(variants: Variants, target: str) -> Table:
     """Return what weights of batches of each size are worth for the population, at a target."""
-    table = Table([
-        "run", "rows", "residual / gradient", "ratio in the batch", "s2/s1 on the span",
-        "on all rows: representation", "its own", "representation / its own", "equal",
-    ])  # fmt: skip
-    for variant, members in by_variant(run for run in runs if run.frozen).items():
-        sizes = zip(*([f for f in r.frozen if f.target == target] for r in members), strict=True)
-        for cells in list(sizes)[::2]:
-            bounds = [found.bound for found in cells if found.bound is not None]
-            table.add(
-                variant,
-                f"{cells[0].rows:,}",
-                mean_text([found.residual for found in cells]),
-                factor_text([found.ratio for found in cells]),
-                factor_text(bounds),
-                factor_text([found.representation for found in cells]),
-                factor_text([found.own for found in cells]),
-                factor_text([found.representation / found.own for found in cells]),
-                factor_text([found.uniform for found in cells]),
-            )
-    return table
+    columns = {
+        "residual / gradient": over_seeds(mean_text, attrgetter("residual")),
+        "ratio in the batch": over_seeds(factor_text, attrgetter("ratio")),
+        "s2/s1 on the span": over_seeds(factor_text, attrgetter("bound")),
+        "on all rows: representation": over_seeds(factor_text, attrgetter("representation")),
+        "its own": over_seeds(factor_text, attrgetter("own")),
+        "representation / its own": over_seeds(factor_text, lambda f: f.representation / f.own),
+        "equal": over_seeds(factor_text, attrgetter("uniform")),
+    }
+    rows = []
+    for variant, runs in variants.items():
+        frozen = [[f for f in run.frozen if f.target == target] for run in runs if run.frozen]
+        sizes = list(zip(*frozen, strict=True))[::2]
+        rows += [((variant, f"{found[0].rows:,}"), found) for found in sizes]
+    return table_of(("run", "rows"), columns, rows)
 
 
-def spectrum_table(runs: Sequence[Run]) -> Table:
+def spectrum_table(variants: Variants) -> Table:
     """Return the spectra, as geometric means over the seeds."""
-    table = Table([
-        "run", "step", "p", "n H", "dead", "other zeros", "s2", "least s > 0", "s2 / least s > 0",
-        "the same, 1 row", "ratio", "lemma's upper side / reached",
-        "Theorem 1: lower, upper side / least",
-    ])  # fmt: skip
-    for variant, members in by_variant(runs).items():
-        for spectra in zip(*(run.spectra for run in members), strict=True):
-            first = spectra[0]
-            table.add(
-                variant,
-                str(first.step),
-                f"{first.num_parameters:,}",
-                f"{first.num_outputs:,}",
-                f"{_mean(spectra, lambda s: s.num_dead / s.num_outputs):.0%}",
-                f"{_mean(spectra, lambda s: (s.num_zeros - s.num_dead) / s.num_outputs):.1%}",
-                f"{_geometric(spectra, lambda s: s.largest):.3g}",
-                f"{_geometric(spectra, lambda s: s.smallest_positive):.2g}",
-                f"{_geometric(spectra, lambda s: s.condition):,.0f}",
-                f"{_geometric(spectra, lambda s: s.conditions[0][1]):.1f}",
-                f"{_geometric(spectra, lambda s: _ratio(s.lemma[3], s.lemma[2])):.3f}",
-                f"{_geometric(spectra, lambda s: _ratio(s.lemma[4], s.lemma[3])):.1f}",
-                f"{_mean(spectra, lambda s: _ratio(s.theorem[0], s.theorem[1])):.1f}, "
-                f"{_geometric(spectra, lambda s: _ratio(s.theorem[3], s.theorem[1])):.0f}",
-            )
-    return table
+
+    def mean(value: Callable[[Spectrum], float], form: str) -> Callable[[Any], str]:
+        return lambda spectra: format(statistics.fmean(map(value, spectra)), form)
+
+    def geometric(value: Callable[[Spectrum], float], form: str) -> Callable[[Any], str]:
+        return lambda spectra: format(statistics.geometric_mean(map(value, spectra)), form)
+
+    lower = mean(lambda s: _ratio(s.theorem[0], s.theorem[1]), ".1f")
+    upper = geometric(lambda s: _ratio(s.theorem[3], s.theorem[1]), ".0f")
+    columns = {
+        "p": lambda spectra: f"{spectra[0].num_parameters:,}",
+        "n H": lambda spectra: f"{spectra[0].num_outputs:,}",
+        "dead": mean(lambda s: s.num_dead / s.num_outputs, ".0%"),
+        "other zeros": mean(lambda s: (s.num_zeros - s.num_dead) / s.num_outputs, ".1%"),
+        "s2": geometric(attrgetter("largest"), ".3g"),
+        "least s > 0": geometric(attrgetter("smallest_positive"), ".2g"),
+        "s2 / least s > 0": geometric(attrgetter("condition"), ",.0f"),
+        "the same, 1 row": geometric(lambda s: s.conditions[0][1], ".1f"),
+        "ratio": geometric(lambda s: _ratio(s.lemma[3], s.lemma[2]), ".3f"),
+        "lemma's upper side / reached": geometric(lambda s: _ratio(s.lemma[4], s.lemma[3]), ".1f"),
+        "Theorem 1: lower, upper side / least": lambda found: f"{lower(found)}, {upper(found)}",
+    }
+    rows = [
+        ((variant, str(spectra[0].step)), spectra)
+        for variant, runs in variants.items()
+        for spectra in zip(*(run.spectra for run in runs), strict=True)
+    ]
+    return table_of(("run", "step"), columns, rows)
 
 
-def by_variant(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Return variant -> its runs, in order."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(run.variant, []).append(run)
-    return found
-
-
-def in_phase(run: Run, phase: str | None, target: str) -> list[Figures]:
+def in_phase(run: Run, phase: str | None, target: str = BOTTOM) -> list[Figures]:
     """Return the figures of a run in a phase, or in all of it; at least one."""
     figures = [found for found in run.figures if found.target == target]
     if phase is None:
@@ -218,10 +229,11 @@ def in_phase(run: Run, phase: str | None, target: str) -> list[Figures]:
     return [found for found in figures if first <= found.step <= last] or figures[:1]
 
 
-def _summaries(
-    runs: Sequence[Run], phase: str | None, target: str, value: Value, quantile: float | None
+def over_steps(
+    group: Group, value: Value, target: str = BOTTOM, quantile: float | None = 0.5
 ) -> list[float]:
-    """Return a quantile over the steps of each run, or the mean."""
+    """Return a quantile over the steps of each run, or with None their mean."""
+    runs, phase = group
     found = []
     for run in runs:
         numbers = [value(figures) for figures in in_phase(run, phase, target)]
@@ -231,36 +243,25 @@ def _summaries(
     return found
 
 
-def _factor(
-    runs: Sequence[Run], phase: str, target: str, value: Value, quantile: float = 0.5
-) -> str:
-    return factor_text(_summaries(runs, phase, target, value, quantile))
+def factor(value: Value, target: str = BOTTOM, quantile: float | None = 0.5) -> Cell:
+    """Return a column of ratios: over the steps of a run, then the geometric mean of the seeds."""
+    return lambda group: factor_text(over_steps(group, value, target, quantile))
 
 
-def _share(
-    runs: Sequence[Run],
-    phase: str | None,
-    target: str,
-    value: Value,
-    quantile: float | None = 0.5,
-) -> str:
-    return mean_text(_summaries(runs, phase, target, value, quantile))
+def share(value: Value, target: str = BOTTOM, quantile: float | None = 0.5) -> Cell:
+    """Return a column of differences: over the steps of a run, then the mean of the seeds."""
+    return lambda group: mean_text(over_steps(group, value, target, quantile))
 
 
-def _over_first(runs: Sequence[Run], first: Sequence[Run], phase: str) -> str:
-    """Return by what factor the ratio of a variant is another's, paired by seed."""
-    here, there = (
-        _summaries(members, phase, BOTTOM, lambda f: f.surrogate, 0.5) for members in (runs, first)
-    )
-    return factor_text([new / base for new, base in zip(here, there, strict=True)])
-
-
-def _percent(held: Sequence[bool]) -> str:
-    return f"{100 * statistics.fmean(held):.1f} %" if held else "-"
+def over_seeds(
+    text: Callable[[Sequence[float]], str], value: Callable[[Any], float | None]
+) -> Callable[[Sequence[Any]], str]:
+    """Return a column of numbers of which each seed has one, or none."""
+    return lambda found: text([v for one in found if (v := value(one)) is not None])
 
 
 def factor_text(values: Sequence[float]) -> str:
-    """Return the geometric mean over seeds, and its 95 % interval.
+    """Return the geometric mean over seeds, and its 95% interval.
 
     >>> factor_text([1.0, 2.0, 4.0])
     '2.00 (0.36 to 11.19)'
@@ -274,7 +275,7 @@ def factor_text(values: Sequence[float]) -> str:
 
 
 def mean_text(values: Sequence[float]) -> str:
-    """Return the mean over seeds, and half its 95 % interval.
+    """Return the mean over seeds, and half its 95% interval.
 
     >>> mean_text([0.1, 0.2, 0.3])
     '0.20 ± 0.25'
@@ -285,14 +286,48 @@ def mean_text(values: Sequence[float]) -> str:
     return f"{found.mean:.2f}" + (f" ± {found.half:.2f}" if found.num > 1 else "")
 
 
-def _mean(spectra: Sequence[Spectrum], value: Callable[[Spectrum], float]) -> float:
-    return statistics.fmean(map(value, spectra))
-
-
-def _geometric(spectra: Sequence[Spectrum], value: Callable[[Spectrum], float]) -> float:
-    return statistics.geometric_mean(map(value, spectra))
+def _percent(held: Sequence[bool]) -> str:
+    return f"{100 * statistics.fmean(held):.1f} %" if held else "-"
 
 
 def _ratio(side: float, other: float) -> float:
     """Return how far apart two sides are; 1 where a task without a gradient makes both 0."""
     return side / other if other else 1.0
+
+
+def notes(runs: Sequence[Run]) -> list[str]:
+    """Return how to read the tables."""
+    spectra = [found for run in runs for found in run.spectra]
+    holding = sum(found.holds for found in spectra)
+    num_seeds = len({run.seed for run in runs})
+    return [
+        "ratio: |AB w| / min |AB w| over the simplex, with w the least-norm weights of the "
+        "representation's gradients B, and AB the gradients of the target's parameters. 1 is a "
+        "perfect surrogate; `equal weights` uses no gradient at all.",
+        "Figures are medians over the measured steps of a run (same top, same ranking and tau: "
+        f"means), then the mean of {num_seeds} seeds ± half a 95% interval; of ratios the "
+        "geometric mean (its 95% interval).",
+        "MultiBalance: the running weights of two copies of the balancer, one fed with the "
+        "Gramians of the representation, one with those of the target, along the same run.",
+        "weight elsewhere: half the sum of the absolute differences of the weights; IMTL-G's may "
+        "be negative, and differ by more than 1.",
+        "s2/s1 on the span: the lemma's bound of the ratio with the least and the largest |Ax|/|x| "
+        "among combinations of the K gradients, to which alone its proof applies them.",
+        "dead share: the part of the squared representation gradient at units that their ReLU "
+        "has put at 0, which reaches no parameter.",
+        "live units: those that are not 0; the ratio where the dead ones are left out of the "
+        "representation's gradients.",
+        "norm gap: by what factor the ratios of the tasks' norms differ between the two.",
+        "over that of the first run: of the ratio at all shared parameters, paired by seed.",
+        "The ratio and the noise: all measured steps of all seeds together; Spearman's rank "
+        "correlation of the ratio with residual / gradient.",
+        "residual: of eq. 9, estimated as half the distance between the gradients of two halves "
+        "of the batch. Where residual / least norm is over 1, Theorem 1's lower side is negative.",
+        "One set of parameters: after training the learning rates are 0, and batches are merged "
+        "into larger ones. `on all rows`: |grad F w| / min |grad F w| of the gradients of all rows "
+        "together, with the weights of a batch. The largest batches are a good part of these rows, "
+        "which flatters their own weights.",
+        f"The Jacobian is that of a few rows of rank 0, half of them clicked. Lemma 4.1, with and "
+        f"without dead units, and Theorem 1 held in {holding} of {len(spectra)} cases up to "
+        "rounding.",
+    ]

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from research.fidelity.figures import BOTTOM, TARGETS, Figures, Frozen, Run
+from research.fidelity.figures import Figures, Frozen, Run
+from research.fidelity.gradients import BOTTOM, TARGETS
 
 _COLOURS = colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -12,11 +12,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from research.fidelity.agreement import least_norm_weights, stretch
+from research.fidelity.agreement import least_norm_weights
 
 # Of the largest singular value; float64 leaves 1e-15.
 ZERO = 1e-9
-QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 @dataclass(frozen=True)
@@ -24,19 +23,15 @@ class Spectrum:
     """Singular values of A, and the sides of the paper's inequalities.
 
     Attributes:
-        step: of training.
         num_parameters: P.
         num_outputs: nH.
         num_dead: units of the representation, of all rows, on which no parameter has an effect.
         num_zeros: singular values that are 0, those of the dead units included; A has no more
             than P others.
         largest: s2.
-        smallest: s1, 0 if one is.
-        smallest_positive: of those that are not 0.
+        smallest_positive: the least that is not 0; s1 where none is.
         conditions: number of rows -> s2 / s1 of those that are not 0, on the first rows alone.
-        quantiles: of those that are not 0, at `QUANTILES`.
-        curve: all of them in descending order, 101 points.
-        on_span: s1 and s2 on what the K gradients span; see `stretch`.
+        curve: all singular values in descending order, 101 points.
         lemma: the five sides of Lemma 4.1, in ascending order.
         lemma_live: the same without the dead units, which leaves A B as it is; s1 is then that of
             the other columns.
@@ -49,12 +44,9 @@ class Spectrum:
     num_dead: int
     num_zeros: int
     largest: float
-    smallest: float
     smallest_positive: float
     conditions: list[tuple[int, float]]
-    quantiles: list[float]
     curve: list[float]
-    on_span: tuple[float, float] | None
     lemma: list[float]
     lemma_live: list[float]
     theorem: list[float]
@@ -71,22 +63,11 @@ class Spectrum:
 
 
 def jacobian(module: nn.Module, inputs_nI: Tensor) -> Tensor:
-    """Return A of a module (P, nH): one backward pass a number of the representation.
-
-    Args:
-        module: maps (n, I) to (n, H).
-        inputs_nI: of the module.
-    """
-    parameters = list(module.parameters())
-    columns = [
-        torch.cat([
-            grad.flatten()
-            for grad in torch.autograd.grad(
-                number, parameters, retain_graph=True, materialize_grads=True
-            )
-        ])
-        for number in module(inputs_nI).flatten()
-    ]  # fmt: skip
+    """Return A of a module (P, nH): one backward pass per number of the representation."""
+    parameters, columns = list(module.parameters()), []
+    for number in module(inputs_nI).flatten():
+        grads = torch.autograd.grad(number, parameters, retain_graph=True, materialize_grads=True)
+        columns.append(torch.cat([grad.flatten() for grad in grads]))
     return torch.stack(columns, 1)
 
 
@@ -101,20 +82,15 @@ def lemma(A: Tensor, rows_KN: Tensor, singular: tuple[float, float]) -> list[flo
     B, AB = rows_KN.T, A @ rows_KN.T
     of_B, of_AB = least_norm_weights(B.T @ B), least_norm_weights(AB.T @ AB)
     s1, s2 = singular
-    least = float((B @ of_B).norm())
-    return [
-        s1 * least,
-        s1 * float((B @ of_AB).norm()),
-        float((AB @ of_AB).norm()),
-        float((AB @ of_B).norm()),
-        s2 * least,
-    ]
+    B_of_B, B_of_AB = (float((B @ weights_K).norm()) for weights_K in (of_B, of_AB))
+    AB_of_B, AB_of_AB = (float((AB @ weights_K).norm()) for weights_K in (of_B, of_AB))
+    return [s1 * B_of_B, s1 * B_of_AB, AB_of_AB, AB_of_B, s2 * B_of_B]
 
 
 def theorem(
     A: Tensor, rows_KN: Tensor, population_KP: Tensor, singular: tuple[float, float]
 ) -> list[float]:
-    """Return the four sides of Theorem 1: what bounds the least |grad F w| from both sides.
+    """Return the four sides of Theorem 1, which bounds the least |grad F w| from both sides.
 
     s1 |Z'w| - e, min |grad F w|, |grad F w| and s2 |Z'w| + e, with w the least-norm weights of
     the representation and e the largest residual of eq. 9, the distance of a task's gradient over
@@ -130,13 +106,9 @@ def theorem(
     residual = float((population - A @ rows_KN.T).norm(dim=0).max())
     of_Z = least_norm_weights(rows_KN @ rows_KN.T)
     of_F = least_norm_weights(population_KP @ population)
-    least = float((rows_KN.T @ of_Z).norm())
-    return [
-        singular[0] * least - residual,
-        float((population @ of_F).norm()),
-        float((population @ of_Z).norm()),
-        singular[1] * least + residual,
-    ]
+    least, (s1, s2) = float((rows_KN.T @ of_Z).norm()), singular
+    reached = (float((population @ weights_K).norm()) for weights_K in (of_F, of_Z))
+    return [s1 * least - residual, *reached, s2 * least + residual]
 
 
 def ascends(sides: Sequence[float], tolerance: float = 1e-9) -> bool:
@@ -152,10 +124,10 @@ def spectrum(
 
     Args:
         step: of training.
-        module: float64; maps (n, I) to (n, H).
-        inputs_nI: float64.
-        grads_KnH: float64, gradients of the representation of the mean loss over the rows.
-        population_KP: float64, gradients of the module's parameters over many more rows.
+        module: maps (n, I) to (n, H); as all tensors in float64.
+        inputs_nI: of the module.
+        grads_KnH: gradients of the representation of the mean loss over the rows.
+        population_KP: gradients of the module's parameters over many more rows.
     """
     A, rows_KN = jacobian(module, inputs_nI), grads_KnH.flatten(1)
     # A is far taller than wide: what is left of it after QR has its singular values.
@@ -165,25 +137,22 @@ def spectrum(
     num_zeros = len(values) - len(positive)
     powers = [2**i for i in range(len(inputs_nI).bit_length())]
     parts = {rows: _positive(_singular_values(R[:, : rows * width])) for rows in powers}
-    bounds = (0.0 if num_zeros else float(values[-1]), float(values[0]))
     live = (A != 0).any(0)
     num_dead = int((~live).sum())
-    of_live = (0.0 if num_zeros > num_dead else float(positive[-1]), bounds[1])
+    least, s2 = float(positive[-1]), float(values[0])
+    bounds = (0.0 if num_zeros else least, s2)
+    of_live = (0.0 if num_zeros > num_dead else least, s2)
     places = torch.linspace(0, len(values) - 1, 101).round().long()
-    AB = A @ rows_KN.T
     return Spectrum(
         step=step,
         num_parameters=A.shape[0],
         num_outputs=A.shape[1],
         num_dead=num_dead,
         num_zeros=num_zeros,
-        largest=bounds[1],
-        smallest=bounds[0],
-        smallest_positive=float(positive[-1]),
+        largest=s2,
+        smallest_positive=least,
         conditions=[(rows, float(part[0] / part[-1])) for rows, part in parts.items()],
-        quantiles=positive.quantile(torch.tensor(QUANTILES).double()).tolist(),
-        curve=values.where(values > ZERO * values[0], 0.0)[places].tolist(),
-        on_span=stretch(rows_KN @ rows_KN.T, AB.T @ AB),
+        curve=values.where(values > ZERO * s2, 0.0)[places].tolist(),
         lemma=lemma(A, rows_KN, bounds),
         lemma_live=lemma(A[:, live], rows_KN[:, live], of_live),
         theorem=theorem(A, rows_KN, population_KP, bounds),

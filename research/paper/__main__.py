@@ -4,26 +4,26 @@ import importlib
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mbrec.job import run_lock
 from mbrec.study.launch import resumable
 
 if TYPE_CHECKING:  # --help must not wait for matplotlib
-    from research.paper.runs import Lab
+    from research.paper.page import Part
+    from research.paper.runs import Runs
 
 PARTS = ("table1", "table2", "table3", "table4", "figure2")
 EXTRA = ("fidelity", "readings", "magnitude")
-# Where a part is in a module of another name.
-MODULES = {"fidelity": "surrogate"}
+MODULES = {"fidelity": "research.fidelity.page"}
+WORDS = (*PARTS, *EXTRA, "all")
 KEYS = ("size", "data", "path", "out", "seeds", "processes")
 SMOKE_TEST = "size=tiny is a smoke test: models hardly learn, and figures say nothing of methods."
 USAGE = """usage: python -m research.paper table1|table2|table3|table4|figure2|all [key=value ...]
        python -m research.paper fidelity|readings|magnitude [key=value ...]
 
 Trains what a table of He et al. 2024 (MultiBalance) needs, with the ordinary trainer, and writes
-NAME.md, NAME.csv and, of most, NAME.png. The same command goes on where it was interrupted.
+NAME.md, NAME.csv and, of most, NAME.png. The same command continues where it was interrupted.
   size=tiny        tiny: minutes, to see that it works; small: an hour; full: a night
   data=synthetic   or kuairand_pure: feeds A and ads on KuaiRand-Pure
   path=DIR         of the data set that scripts/prepare_kuairand.py wrote; default: data/kuairand
@@ -31,46 +31,40 @@ NAME.md, NAME.csv and, of most, NAME.png. The same command goes on where it was 
   processes=N      of each run; default: a power of two, up to one per GPU; two without any
   out=DIR          for the pages; default: outputs/reproduce/SIZE_DATA. The runs are beside them
 
-Beyond the paper: fidelity (how good a surrogate the representation is), readings (what the paper's
-text leaves open, and what each reading does), magnitude (a task whose gradients are ten
-times larger)."""
+Beyond the paper: fidelity (how good a surrogate the representation is), readings (the choices
+that the paper's text leaves open, and the effect of each), magnitude (a task whose gradients are
+ten times larger)."""
 
 
 def arguments(words: list[str]) -> tuple[str, dict[str, str]]:
-    """Return the part and the settings of a command line.
-
-    Raises:
-        ValueError: if a word is none of these.
-    """
-    if not words or "=" in words[0]:
-        raise ValueError(f"expected one of {', '.join((*PARTS, *EXTRA, 'all'))} first")
+    """Return the part and the settings of a command line, or raise a ValueError."""
+    if not words or words[0] not in WORDS:
+        got = words[0] if words else "none"
+        raise ValueError(f"expected one of {', '.join(WORDS)} first, got {got}")
     part, *rest = words
-    if part not in (*PARTS, *EXTRA, "all"):
-        raise ValueError(f"expected one of {', '.join((*PARTS, *EXTRA, 'all'))}, got {part}")
-    settings = {}
+    settings = dict(word.split("=", 1) for word in rest if "=" in word)
     for word in rest:
-        key, equals, value = word.partition("=")
-        if not equals or key not in KEYS:
+        if "=" not in word or word.partition("=")[0] not in KEYS:
             raise ValueError(f"expected {', '.join(KEYS)} as key=value, got {word}")
-        settings[key] = value
     return part, settings
 
 
-def modules(part: str) -> list[ModuleType]:
-    """Return what writes the pages of a part."""
-    names = PARTS if part == "all" else (MODULES.get(part, part),)
-    return [importlib.import_module(f"research.paper.{name}") for name in names]
+def parts_of(word: str) -> list["Part"]:
+    """Return the parts that a word of the command line stands for."""
+    names = PARTS if word == "all" else (word,)
+    modules = [MODULES.get(name, f"research.paper.{name}") for name in names]
+    return [importlib.import_module(module).PART for module in modules]
 
 
-def lab(settings: dict[str, str]) -> tuple["Lab", Path]:
-    """Return what trains, and the folder for the pages.
+def runs_of(settings: dict[str, str]) -> tuple["Runs", Path]:
+    """Return the runs, none of them trained yet, and the folder for the pages.
 
     Raises:
-        ValueError: if a setting is not one of its values.
+        ValueError: if a setting has none of its values.
     """
     from mbrec.study.launch import default_processes
-    from research.paper.runs import Lab
-    from research.paper.worlds import KUAIRAND, SIZES, SYNTHETIC, worlds
+    from research.paper.data_sets import KUAIRAND, SIZES, SYNTHETIC, data_sets
+    from research.paper.runs import Runs
 
     size, data = settings.get("size", "tiny"), settings.get("data", SYNTHETIC)
     if size not in SIZES:
@@ -81,56 +75,46 @@ def lab(settings: dict[str, str]) -> tuple["Lab", Path]:
     if data == KUAIRAND and not Path(path).is_dir():
         raise ValueError(f"expected path=DIR as scripts/prepare_kuairand.py wrote it, got {path}")
     out = Path(settings.get("out", f"outputs/reproduce/{size}_{data}"))
-    seeds = range(positive(settings, "seeds", SIZES[size].seeds))
-    processes = positive(settings, "processes", default_processes())
+    seeds = range(_positive(settings, "seeds", SIZES[size].seeds))
+    processes = _positive(settings, "processes", default_processes())
     # Other numbers of ranks may see other batches.
-    runs, found = out / f"runs_{processes}", worlds(SIZES[size], data, path)
-    return Lab(runs, seeds, SIZES[size], found, processes=processes), out
+    folder, found = out / f"runs_{processes}", data_sets(SIZES[size], data, path)
+    return Runs(folder, seeds, SIZES[size], found, processes=processes), out
 
 
-def positive(settings: dict[str, str], key: str, default: int) -> int:
-    """Return a setting that is a positive number.
-
-    Raises:
-        ValueError: if it is none.
-    """
+def _positive(settings: dict[str, str], key: str, default: int) -> int:
     text = settings.get(key, str(default))
     if not text.isdecimal() or not int(text):
         raise ValueError(f"expected a positive number in {key}, got {text}")
     return int(text)
 
 
-def reproduce(part: str, settings: dict[str, str], command: list[str]) -> None:
+def reproduce(word: str, settings: dict[str, str], command: list[str]) -> None:
     """Train what a part needs, and write its pages."""
     from mbrec.study.pages import conditions
 
     started = time.monotonic()
-    found, out = lab(settings)
-    parts = modules(part)
-    with run_lock.alone(found.folder, "study"):
-        # Settings are chosen first; then all runs of all tables in one go.
-        found.run([job for module in parts for job in module.tuning_jobs(found)])
-        found.run([job for module in parts for job in module.jobs(found)])
-        for module in parts:
-            page = module.write(found)
-            page.notes = [*page.notes, *_explosions(module, found)]
-            if found.size.name == "tiny":
+    runs, out = runs_of(settings)
+    parts = parts_of(word)
+    with run_lock.alone(runs.folder, "study"):
+        # Settings are chosen first; then come all runs of all pages in one go.
+        runs.run([job for part in parts for job in part.tuning_jobs(runs)])
+        runs.run([job for part in parts for job in part.jobs(runs)])
+        for part in parts:
+            page = part.write(runs)
+            exploded = runs.explosions([*part.tuning_jobs(runs), *part.jobs(runs)])
+            page.notes = [*page.notes, *(f"NEX, {name}: {why}" for name, why in exploded.items())]
+            if runs.size.name == "tiny":
                 page.label += f" {SMOKE_TEST}"
             text = conditions(
                 command,
-                found.processes,
-                found.seeds,
-                trained=found.trained,
-                total=found.total,
+                runs.processes,
+                runs.seeds,
+                trained=runs.trained,
+                total=runs.total,
                 seconds=time.monotonic() - started,
             )
             print(f"{page.title}\n{page.table.markdown}\n-> {page.save(out, text)}\n")
-
-
-def _explosions(module: ModuleType, found: "Lab") -> list[str]:
-    """Return what a page's NEX stand for, and which settings were not to be chosen."""
-    jobs = [*module.tuning_jobs(found), *module.jobs(found)]
-    return [f"NEX, {name}: {why}" for name, why in found.explosions(jobs).items()]
 
 
 def main() -> None:

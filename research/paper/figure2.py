@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 
-from mbrec.study.benchmark import EQUAL, Setting, job
+from mbrec.study.benchmark import EQUAL, job
 from mbrec.study.gains import EXPLODED
 from mbrec.study.jobs import Job
 from mbrec.study.pages import Table
 from mbrec.study.report import events, plots
 from mbrec.study.report.findings import late_medians
 from research.paper import printed as paper
-from research.paper.page import Page
-from research.paper.runs import Lab
-from research.paper.worlds import DEFAULTS, multibalance
+from research.paper.page import Page, Part
+from research.paper.runs import DEFAULTS, Runs, multibalance
 
 PANELS = {
     "weight": "(d) task weight",
@@ -21,39 +20,32 @@ PANELS = {
 }
 
 
-def _settings() -> list[Setting]:
-    return [multibalance(paper.ADS_RATE), DEFAULTS, EQUAL]
+SETTINGS = [multibalance(paper.ADS_RATE), DEFAULTS, EQUAL]
 
 
-def tuning_jobs(lab: Lab) -> list[Job]:
-    """Return nothing: no setting is chosen."""
-    return []
-
-
-def jobs(lab: Lab) -> list[Job]:
+def jobs(runs: Runs) -> list[Job]:
     """Return the runs of the figure."""
-    return [job(lab.worlds.ads, setting, lab.seeds[0]) for setting in _settings()]
+    return [job(runs.data.ads, setting, runs.seeds[0]) for setting in SETTINGS]
 
 
-def write(lab: Lab) -> Page:
+def write(runs: Runs) -> Page:
     """Return the page of the figure."""
-    tasks = lab.worlds.ads.tasks
+    tasks = runs.data.ads.tasks
     columns = [f"{title}, {task}" for title in PANELS.values() for task in tasks]
     table = Table(["Run", *columns, "largest / smallest weighted magnitude"])
     pictures = {}
-    for setting in _settings():
-        run = job(lab.worlds.ads, setting, lab.seeds[0])
-        if lab.results[run].reason:
+    for setting, run in zip(SETTINGS, jobs(runs), strict=True):
+        if runs.results[run].reason:
             table.add(setting.name, *[EXPLODED] * (len(table.columns) - 1))
             continue
-        found = events.read(lab.folder / run.folder / "tensorboard")
+        found = events.read(runs.folder / run.folder / "tensorboard")
         pictures[setting.name] = plots.draw(plots.balance_panels(found, tasks))
         table.add(setting.name, *_late(found, tasks))
     printed = [f"{paper.WEIGHTS[task]:g}" for task in tasks]
     # The paper prints magnitudes as curves only.
     table.add("paper (MultiBalance, text)", *printed, *[""] * (3 * len(tasks)), "")
     notes = [
-        f"Medians over the later half of one run each on {lab.worlds.ads.label}. MultiBalance is "
+        f"Medians over the later half of one run each on {runs.data.ads.label}. MultiBalance is "
         f"the paper's reading with its rate for ads, {paper.ADS_RATE:g}.",
         "The paper: CTR's magnitude is much larger than the others' and dominates (c); it gets the "
         "lower weight (d); the weighted magnitudes are more alike (e).",
@@ -64,7 +56,7 @@ def write(lab: Lab) -> Page:
         "they rescale the gradients (the paper's reading). Step by step (e) is (c) times that.",
     ]
     title = "Figure 2 c-e: what MultiBalance does"
-    main = pictures.pop(_settings()[0].name, None)
+    main = pictures.pop(SETTINGS[0].name, None)
     return Page("figure2", title, table, main, notes, further=pictures)
 
 
@@ -81,3 +73,6 @@ def _late(found: events.Events, tasks: Sequence[str]) -> list[str]:
     weighted = late["weighted_norm"].values()
     smallest = min(weighted, default=0.0)
     return [*cells, f"{max(weighted) / smallest:.2f}" if smallest > 0 else "-"]
+
+
+PART = Part(write, jobs)

@@ -1,19 +1,24 @@
-"""A page of a reproduction: a table, a picture, and what to know about both."""
+"""A part of a reproduction, and the page that it writes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from matplotlib.figure import Figure
 
+from mbrec.study.jobs import Job
 from mbrec.study.pages import Table, slug, write
 from mbrec.study.plots import save
 from research.paper import printed
+from research.paper.runs import Runs
+
+Group = TypeVar("Group")
 
 
 @dataclass
 class Page:
-    """A page of a reproduction.
+    """A table, a picture, and how to read both.
 
     Attributes:
         name: of its files.
@@ -57,3 +62,36 @@ class Page:
         write(folder / f"{self.name}.csv", self.table.csv)
         write(folder / f"{self.name}.md", "\n\n".join(parts))
         return folder / f"{self.name}.md"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A page, and the runs that it needs.
+
+    Attributes:
+        write: makes the page, once all runs are done.
+        jobs: the runs, once those are done by which settings are chosen.
+        tuning_jobs: the runs by which settings are chosen.
+    """
+
+    write: Callable[[Runs], Page]
+    jobs: Callable[[Runs], list[Job]] = lambda _: []
+    tuning_jobs: Callable[[Runs], list[Job]] = lambda _: []
+
+
+def table_of(
+    labels: Sequence[str],
+    columns: Mapping[str, Callable[[Group], str]],
+    rows: Iterable[tuple[Sequence[str], Group]],
+) -> Table:
+    """Return a table whose columns are functions of what a row stands for.
+
+    Args:
+        labels: headings of the cells that name a row.
+        columns: heading -> cell of a row.
+        rows: names, and what they stand for.
+    """
+    table = Table([*labels, *columns])
+    for names, group in rows:
+        table.add(*names, *(cell(group) for cell in columns.values()))
+    return table

@@ -1,17 +1,15 @@
-"""What the paper's text leaves open, and what each reading of it does on tasks that conflict."""
+"""The open readings of the paper's text, and the effect of each on tasks that conflict."""
 
-from mbrec.study.benchmark import EQUAL, Setting, single_task, static_grid
-from mbrec.study.benchmark import Benchmark as World
+from mbrec.study.benchmark import EQUAL, Benchmark, Setting, single_task, static_grid
 from mbrec.study.jobs import Job
 from research.paper import printed
+from research.paper.data_sets import ADS, FEEDS
 from research.paper.excess import MERGED, NOTES, excess_table
-from research.paper.page import Page
-from research.paper.runs import Lab
+from research.paper.page import Page, Part
+from research.paper.runs import Runs
 
-ADS, FEEDS = ("ctr", "cvr", "conv_imp"), ("ctr", "like", "share", "comment")
-
-
-# What a row does not name. Spelled out, so that other defaults do not change what a row means.
+# Arguments that a row does not name. Spelled out, so that a row keeps its meaning when defaults
+# change.
 USUAL = {
     "lr": 0.1,
     "prior_strength": 0.3,
@@ -32,12 +30,6 @@ def ours(name: str, *more: str, **arguments: object) -> Setting:
     """
     words = tuple(f"balancer.{key}={value}" for key, value in (USUAL | arguments).items())
     return Setting(name, ("balancer=multibalance", *words, *more))
-
-
-def _output_w() -> list[Setting]:
-    """Return the text's reading: the weights that the update gives are those that merge."""
-    grid = [(0.1, lam) for lam in (0, 0.1, 0.3, 1)] + [(1.0, 0), (1.0, 0.3), (5.0, 0.3)]
-    return [_output(lr, lam) for lr, lam in grid]
 
 
 def _output(lr: float, lam: float) -> Setting:
@@ -79,16 +71,15 @@ def _few() -> list[Setting]:
     return [*rates, _output(0.1, 0), *priors, off, stabilised, anchor, _methods()[0]]
 
 
-def parts(lab: Lab) -> dict[World, list[Setting]]:
+def compared(runs: Runs) -> dict[Benchmark, list[Setting]]:
     """Return data set -> the settings to run on it."""
 
-    def world(name: str, label: str, experiment: str, tasks: tuple[str, ...], *more: str) -> World:
+    def on(name: str, label: str, experiment: str, tasks: tuple[str, ...], *more: str) -> Benchmark:
         overrides = (f"experiment={experiment}", "data.path=data/synthetic", *more)
-        return World(name, label, tasks, overrides)
+        return Benchmark(name, label, tasks, overrides)
 
-    if lab.size.name == "tiny":
-        ads = world("readings_ads", "ads", "paper_ads", ADS, *lab.size.synthetic)
-        return {ads: _few()[:3]}
+    if runs.size.name == "tiny":
+        return {on("readings_ads", "ads", "paper_ads", ADS, *runs.size.synthetic): _few()[:3]}
     # The set-up of a prototype whose figures these repeat: small enough to overfit.
     two = ("data.synthetic.rows=200000", "trainer.epochs=2")
     large = (
@@ -97,50 +88,35 @@ def parts(lab: Lab) -> dict[World, list[Setting]]:
         "trainer.global_batch_size=8192",
         "optimizer.dense_lr=0.01",
     )
-    prior = [_output_prior(lr, lam) for lr, lam in ((0.1, 0.3), (0.1, 1), (1.0, 0.3), (1.0, 1))]
-    inner = ours("inner products", update="inner")
-    whole = [*static_grid(ADS), *_output_w(), *prior, *_averages(), inner, *_methods()]
+    # The text's reading: the weights that the update gives are those that merge.
+    rates = [(0.1, lam) for lam in (0, 0.1, 0.3, 1)] + [(1.0, 0), (1.0, 0.3), (5.0, 0.3)]
+    whole = [*static_grid(ADS), *(_output(lr, lam) for lr, lam in rates)]
+    whole += [_output_prior(lr, lam) for lr in (0.1, 1.0) for lam in (0.3, 1)]
+    whole += [*_averages(), ours("inner products", update="inner"), *_methods()]
     few = [*static_grid(ADS)[:3], *_few()]
     feeds = [*static_grid(FEEDS)[:4], *_few()]
     one = "one epoch of 320,000 rows"
+    eight = "Ads, batch 8,192, one epoch of 1,140,000 rows"
+    both = "Ads, batch 1,024, two epochs of 160,000 rows"
     return {
-        world("readings_ads_1k_one", f"Ads, batch 1,024, {one}", "paper_ads", ADS): whole,
-        world(
-            "readings_ads_8k",
-            "Ads, batch 8,192, one epoch of 1,140,000 rows",
-            "paper_ads",
-            ADS,
-            *large,
-        ): few,
-        world("readings_feeds_1k_one", f"Feeds, batch 1,024, {one}", "paper_feeds", FEEDS): feeds,
-        world(
-            "readings_ads_1k",
-            "Ads, batch 1,024, two epochs of 160,000 rows",
-            "paper_ads",
-            ADS,
-            *two,
-        ): whole,
+        on("readings_ads_1k_one", f"Ads, batch 1,024, {one}", "paper_ads", ADS): whole,
+        on("readings_ads_8k", eight, "paper_ads", ADS, *large): few,
+        on("readings_feeds_1k_one", f"Feeds, batch 1,024, {one}", "paper_feeds", FEEDS): feeds,
+        on("readings_ads_1k", both, "paper_ads", ADS, *two): whole,
     }
 
 
-def tuning_jobs(lab: Lab) -> list[Job]:
-    """Return nothing: all settings are shown."""
-    return []
-
-
-def jobs(lab: Lab) -> list[Job]:
+def jobs(runs: Runs) -> list[Job]:
     """Return the runs of all readings."""
     found = []
-    for world, settings in parts(lab).items():
-        found += lab.jobs(world, [EQUAL, *single_task(world.tasks), *settings])
+    for data_set, settings in compared(runs).items():
+        found += runs.jobs(data_set, [EQUAL, *single_task(data_set.tasks), *settings])
     return found
 
 
-def write(lab: Lab) -> Page:
+def write(runs: Runs) -> Page:
     """Return the page: a table for each data set, the first on top."""
-    tables = {
-        world.label: excess_table(lab, world, settings) for world, settings in parts(lab).items()
-    }
+    tables = {on.label: excess_table(runs, on, settings) for on, settings in compared(runs).items()}
     first, *others = tables
     notes = [
         f"The first table: {first}.",
@@ -153,3 +129,6 @@ def write(lab: Lab) -> Page:
     page = Page("readings", title, tables[first], None, notes, label=printed.SYNTHETIC)
     page.more = {label: tables[label] for label in others}
     return page
+
+
+PART = Part(write, jobs)

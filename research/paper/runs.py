@@ -1,13 +1,14 @@
-"""The runs behind the tables: each is trained once, whichever tables it appears in."""
+"""The runs behind the pages: each is trained once, whichever pages it appears on."""
 
 from dataclasses import dataclass
 
-from mbrec.study.benchmark import EQUAL, Setting, single_task, static_grid
-from mbrec.study.benchmark import Benchmark as World
+from mbrec.study.benchmark import EQUAL, Benchmark, Setting, single_task, static_grid
 from mbrec.study.jobs import Job
 from mbrec.study.study import Study
-from research.paper.worlds import DEFAULTS, Size, Worlds
+from research.paper import printed
+from research.paper.data_sets import DataSets, Size
 
+DEFAULTS = Setting("MultiBalance, mbrec's defaults", ("balancer=multibalance",))
 # What MultiBalance's tuning chooses from: as many of them as there are static weights to choose
 # from, which are 2 K. results/readings.md says what each does.
 MULTIBALANCE_GRID = [
@@ -20,43 +21,64 @@ MULTIBALANCE_GRID = [
     Setting("prior 1", ("balancer=multibalance", "balancer.prior_strength=1")),
     Setting("rate 5", ("balancer=multibalance", "balancer.lr=5")),
 ]
+METHODS = {
+    "Uncertainty": "uncertainty",
+    "PCGrad": "pcgrad",
+    "Gradient Vaccine": "gradvac",
+    "Gradient Drop": "graddrop",
+    "DB-MTL": "dbmtl",
+    "IMTLG": "imtlg",
+}
+
+
+def multibalance(rate: float, *more: str, name: str = "MultiBalance") -> Setting:
+    """Return the paper's method in its likeliest reading, with a rate of the weights."""
+    return Setting(name, ("balancer=multibalance_paper", f"balancer.lr={rate:g}", *more))
+
+
+def methods(data_set: Benchmark) -> list[Setting]:
+    """Return the methods of Table 3 in the paper's order, with its rates of the weights."""
+    rate = printed.ADS_RATE if "cvr" in data_set.tasks else printed.FEEDS_RATE
+    others = [Setting(name, (f"balancer={word}",)) for name, word in METHODS.items()]
+    ours = multibalance(rate, "balancer.ema=off", name="MultiBalance remove EMA")
+    return [*others, ours, multibalance(rate)]
 
 
 @dataclass
-class Lab(Study):
-    """A study of a reproduction's data sets.
+class Runs(Study):
+    """The runs of a reproduction.
 
     Attributes:
         size: how much is trained.
-        worlds: the data sets.
+        data: the data sets.
     """
 
     size: Size
-    worlds: Worlds
+    data: DataSets
 
-    def tuning_jobs(self, world: World) -> list[Job]:
-        """Return the runs by which static weights and MultiBalance are tuned."""
-        ours = self.tuning(world, self._multibalance_grid(world))
-        return [*self.static_tuning_jobs(world), *ours]
-
-    def static_tuning_jobs(self, world: World) -> list[Job]:
+    def static_tuning_jobs(self, data_set: Benchmark) -> list[Job]:
         """Return the runs by which static weights are tuned."""
-        return self.tuning(world, self._static_grid(world))
+        return self.tuning(data_set, self._static_grid(data_set))
 
-    def tuned_static(self, world: World) -> Setting:
+    def tuning_jobs(self, data_set: Benchmark) -> list[Job]:
+        """Return the runs by which static weights and MultiBalance are tuned."""
+        ours = self.tuning(data_set, self._multibalance_grid(data_set))
+        return [*self.static_tuning_jobs(data_set), *ours]
+
+    def tuned_static(self, data_set: Benchmark) -> Setting:
         """Return the best static weights of the tuning runs."""
-        return self.tuned(world, self._static_grid(world), "Static weights, tuned")
+        return self.tuned(data_set, self._static_grid(data_set), "Static weights, tuned")
 
-    def tuned_multibalance(self, world: World) -> Setting:
+    def tuned_multibalance(self, data_set: Benchmark) -> Setting:
         """Return the best setting of MultiBalance in the tuning runs."""
-        return self.tuned(world, self._multibalance_grid(world), "MultiBalance, tuned")
+        return self.tuned(data_set, self._multibalance_grid(data_set), "MultiBalance, tuned")
 
-    def _static_grid(self, world: World) -> list[Setting]:
-        return static_grid(world.tasks)[: self.size.candidates]
+    def _static_grid(self, data_set: Benchmark) -> list[Setting]:
+        return static_grid(data_set.tasks)[: self.size.candidates]
 
-    def _multibalance_grid(self, world: World) -> list[Setting]:
-        return MULTIBALANCE_GRID[: len(self._static_grid(world))]
+    def _multibalance_grid(self, data_set: Benchmark) -> list[Setting]:
+        return MULTIBALANCE_GRID[: len(self._static_grid(data_set))]
 
-    def baselines(self, world: World) -> list[Setting]:
-        """Return what every method has to be seen beside."""
-        return [EQUAL, *single_task(world.tasks), self.tuned_static(world)]
+    def baselines(self, data_set: Benchmark) -> list[Setting]:
+        """Return the settings that every method is compared with."""
+        return [EQUAL, *single_task(data_set.tasks), self.tuned_static(data_set)]

@@ -7,12 +7,11 @@ from matplotlib.figure import Figure
 
 from mbrec.config import settings as configuration
 from mbrec.study.benchmark import EQUAL, job
-from mbrec.study.benchmark import Benchmark as World
 from mbrec.study.jobs import Job
 from mbrec.study.pages import Table
 from research.paper import printed
-from research.paper.page import Page
-from research.paper.runs import Lab
+from research.paper.page import Page, Part
+from research.paper.runs import Runs
 
 # Models whose tables are known without data: name -> overrides.
 MODELS = {
@@ -23,23 +22,18 @@ MODELS = {
 }
 
 
-def tuning_jobs(lab: Lab) -> list[Job]:
-    """Return nothing: no setting is chosen."""
-    return []
+def jobs(runs: Runs) -> list[Job]:
+    """Return a run of each data set, which counts its parameters."""
+    return [job(data_set, EQUAL, runs.seeds[0]) for data_set in runs.data.all]
 
 
-def jobs(lab: Lab) -> list[Job]:
-    """Return a run of each data set: what it says of its parameters is in the table."""
-    return [_job(lab, world) for world in lab.worlds.all]
-
-
-def write(lab: Lab) -> Page:
+def write(runs: Runs) -> Page:
     """Return the page of the table."""
     counts = {name: parameters(overrides) for name, overrides in MODELS.items()}
-    for world in lab.worlds.all:
+    for data_set, run in zip(runs.data.all, jobs(runs), strict=True):
         # Of a run that exploded nothing is known but that.
-        metrics = lab.results[_job(lab, world)].metrics
-        counts |= {world.label: metrics["parameters"]} if metrics else {}
+        metrics = runs.results[run].metrics
+        counts |= {data_set.label: metrics["parameters"]} if metrics else {}
     table = Table(["", *counts, *(f"paper: {name}" for name in printed.PARAMETERS)])
     theirs = [list(row) for row in zip(*printed.PARAMETERS.values(), strict=True)]
     others = [sum(c.values()) - c["categorical"] for c in counts.values()]
@@ -68,10 +62,6 @@ def parameters(overrides: Sequence[str]) -> dict[str, int]:
     return count_parameters(build.ranker(config, 1, with_hook=False))
 
 
-def _job(lab: Lab, world: World) -> Job:
-    return job(world, EQUAL, lab.seeds[0])
-
-
 def _picture(counts: dict[str, dict[str, int]]) -> Figure:
     figure = Figure(figsize=(9, 0.5 * len(counts) + 1.2), layout="constrained")
     axis = figure.subplots()
@@ -86,3 +76,6 @@ def _picture(counts: dict[str, dict[str, int]]) -> Figure:
     axis.invert_yaxis()
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
+
+
+PART = Part(write, jobs)

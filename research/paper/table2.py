@@ -2,128 +2,102 @@
 
 from mbrec.config.model import Boundary, Hook
 from mbrec.study.benchmark import EQUAL, Setting
-from mbrec.study.estimate import median_detectable
 from mbrec.study.gains import EXPLODED
-from mbrec.study.gains import Gains as Contrast
 from mbrec.study.jobs import Job
-from mbrec.study.pages import Table
-from mbrec.study.plots import gain_bars
 from research.paper import printed as paper
-from research.paper.page import Page
-from research.paper.runs import Lab
-from research.paper.table3 import SINGLE
-from research.paper.worlds import DEFAULTS, MEASURED_STEPS, multibalance
+from research.paper.data_sets import MEASURED_STEPS
+from research.paper.gains import NOT_AVAILABLE, SINGLE, Column, Row, gain_table, picture
+from research.paper.page import Page, Part
+from research.paper.runs import DEFAULTS, Runs, multibalance
 
-NOT_AVAILABLE = "N/A"
-_MODULES = {"Interaction Module": "interaction", "Numerical Feature Module": "numerical"}
+MODULES = {"Interaction Module": "interaction", "Numerical Feature Module": "numerical"}
+SHARED = "Shared Representation"
 
 
 def settings() -> dict[tuple[str, str], Setting]:
     """Return (method, target) -> setting, for the rows of the paper that can be run."""
-    found = {}
-    for method, target in paper.TARGETS:
-        if target in _MODULES:
-            at = f"hook.at={_MODULES[target]}"
-            name = f"{method}, {target}"
-            found[method, target] = Setting(name, (f"balancer={method.lower()}", at))
-    found["MultiBalance", "Shared Representation"] = multibalance(paper.ADS_RATE)
-    return found
+    found = {
+        (method, target): Setting(
+            f"{method}, {target}", (f"balancer={method.lower()}", f"hook.at={MODULES[target]}")
+        )
+        for method, target in paper.TARGETS
+        if target in MODULES
+    }
+    return {**found, ("MultiBalance", SHARED): multibalance(paper.ADS_RATE)}
 
 
-def tuning_jobs(lab: Lab) -> list[Job]:
-    """Return the runs by which settings are chosen."""
-    return lab.tuning_jobs(lab.worlds.ads)
+def jobs(runs: Runs) -> list[Job]:
+    """Return the runs of the table; those that measure come last."""
+    ads = runs.data.ads
+    compared = [*runs.baselines(ads), *settings().values(), DEFAULTS]
+    costly = (*settings().values(), DEFAULTS, runs.tuned_static(ads), EQUAL)
+    measured = [measuring_job(runs, setting) for setting in costly]
+    return [*runs.jobs(ads, compared), *measured, _own_job(runs)]
 
 
-def jobs(lab: Lab) -> list[Job]:
-    """Return the runs of the table, once the tuning runs are done; those that measure come last."""
-    ads = lab.worlds.ads
-    compared = [*lab.baselines(ads), *settings().values(), DEFAULTS]
-    costly = (*settings().values(), DEFAULTS, lab.tuned_static(ads), EQUAL)
-    measured = [measuring_job(lab, setting) for setting in costly]
-    return [*lab.jobs(ads, compared), *measured, _own_job(lab)]
-
-
-def measuring_job(lab: Lab, setting: Setting) -> Job:
+def measuring_job(runs: Runs, setting: Setting) -> Job:
     """Return the run that measures what a setting costs."""
-    overrides = (*lab.size.measured, "data.path=data/synthetic", *setting.overrides)
+    overrides = (*runs.size.measured, "data.path=data/synthetic", *setting.overrides)
     return Job(f"overhead/{setting.slug}", (*overrides, "trainer.measure_overhead=true"))
 
 
-def _own_job(lab: Lab) -> Job:
+def _own_job(runs: Runs) -> Job:
     """Return the run that measures our defaults on the model of the NE gains."""
-    overrides = (*lab.worlds.ads.overrides, *DEFAULTS.overrides, MEASURED_STEPS)
+    overrides = (*runs.data.ads.overrides, *DEFAULTS.overrides, MEASURED_STEPS)
     return Job(f"overhead_ads/{DEFAULTS.slug}", (*overrides, "trainer.measure_overhead=true"))
 
 
-def write(lab: Lab) -> Page:
+def write(runs: Runs) -> Page:
     """Return the page of the table."""
-    ads = lab.worlds.ads
-    columns = ["Method", "Gradient Balance Target", "QPS drop (%)", "paper"]
-    for name in paper.ADS_TASKS:
-        columns += [f"{name} NE gain (%)", "paper"]
-    table, ours = Table(columns), settings()
-    gains: dict[str, Contrast] = {}
+    ads, ours, rows = runs.data.ads, settings(), []
     for (method, target), printed in paper.TARGETS.items():
-        cells = [NOT_AVAILABLE] * (1 + len(paper.ADS_TASKS))
-        if setting := ours.get((method, target)):
-            gains[setting.name] = lab.gain(ads, setting)
-            cells = _cells(lab, setting, gains[setting.name])
-        theirs = [NOT_AVAILABLE] * len(cells)
+        theirs = [NOT_AVAILABLE] * 4
         if printed is not None:
             theirs = [f"{printed[0]:g}", *(f"{value:+.3f}" for value in printed[1:])]
-        table.add(method, target, *(c for pair in zip(cells, theirs, strict=True) for c in pair))
-    gains |= {DEFAULTS.name: lab.gain(ads, DEFAULTS)}
-    static = lab.tuned_static(ads)
-    gains |= {static.name: lab.gain(ads, static), SINGLE: lab.single_task_gain(ads)}
-    for name, cells in {
-        DEFAULTS.name: _cells(lab, DEFAULTS, gains[DEFAULTS.name]),
-        static.name: _cells(lab, static, gains[static.name]),
-        SINGLE: ["K models", *_tasks(gains[SINGLE])],
-        "smallest detectable gain": ["", *_detectable(gains)],
-    }.items():
-        target = "Shared Representation" if name in (DEFAULTS.name, static.name) else ""
-        table.add(name, target, *(c for cell in cells for c in (cell, "")))
-    picture = gain_bars({ads.label: gains}, "Table 2: NE gain over equal weights")
-    title = "Table 2: balancing parameters and balancing the representation"
-    return Page("table2", title, table, picture, _notes(lab))
+        setting, name, gains, drop = ours.get((method, target)), "", {}, NOT_AVAILABLE
+        if setting:
+            name, gains = setting.name, {ads: runs.gain(ads, setting)}
+            drop = _drop(runs, measuring_job(runs, setting))
+        rows.append(Row(name, gains, theirs[1:], (method, target, drop, theirs[0])))
+    for setting in (DEFAULTS, runs.tuned_static(ads)):
+        labels = setting.name, SHARED, _drop(runs, measuring_job(runs, setting)), ""
+        rows.append(Row(setting.name, {ads: runs.gain(ads, setting)}, labels=labels))
+    labels = SINGLE, "", "K models", ""
+    rows.append(Row(SINGLE, {ads: runs.single_task_gain(ads)}, labels=labels))
+    return Page(
+        "table2",
+        "Table 2: balancing parameters and balancing the representation",
+        gain_table(
+            ["Method", "Gradient Balance Target", "QPS drop (%)", "paper"],
+            [Column(f"{name} NE gain (%)", ads, task) for name, task in paper.ADS_TASKS.items()],
+            rows,
+        ),
+        picture("Table 2: NE gain over equal weights", [ads], rows),
+        _notes(runs),
+    )
 
 
-def _cells(lab: Lab, setting: Setting, gain: Contrast) -> list[str]:
-    return [_drop(lab, measuring_job(lab, setting)), *_tasks(gain)]
-
-
-def _tasks(gain: Contrast) -> list[str]:
-    return [gain.text(task) for task in paper.ADS_TASKS.values()]
-
-
-def _drop(lab: Lab, job: Job) -> str:
-    metrics = lab.results[job].metrics
+def _drop(runs: Runs, job: Job) -> str:
+    metrics = runs.results[job].metrics
     if "measurement" not in metrics:
         return EXPLODED
     found = metrics["measurement"]["qps_drop_percent"]
     return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
-def _detectable(gains: dict[str, Contrast]) -> list[str]:
-    ended = [gain for gain in gains.values() if gain.by_task]
-    tasks = paper.ADS_TASKS.values()
-    return [median_detectable(gain.by_task[task] for gain in ended) for task in tasks]
-
-
-def _notes(lab: Lab) -> list[str]:
-    model = " ".join(lab.size.measured)
+def _notes(runs: Runs) -> list[str]:
+    model = " ".join(runs.size.measured)
     return [
-        "QPS drop: median and 95 % interval over interleaved blocks of steps with the hook and "
+        "QPS drop: median and 95% interval over interleaved blocks of steps with the hook and "
         f"with it bypassed, in a run of its own on synthetic rows (`trainer.measure_overhead=true "
         f"{model}`), a model of another size than that of the NE gains. On the model of the NE "
-        f"gains, {lab.worlds.ads.label}, {DEFAULTS.name} cost {_drop(lab, _own_job(lab))} %: the "
+        f"gains, {runs.data.ads.label}, {DEFAULTS.name} cost {_drop(runs, _own_job(runs))}%: the "
         "smaller the model and the batch, the more the fixed part of the hook counts.",
         "`balancer=equal` with the statistics that the monitor asks for: "
-        f"{_drop(lab, measuring_job(lab, EQUAL))} %; with `monitor.balance=false` its hook does "
+        f"{_drop(runs, measuring_job(runs, EQUAL))}%; with `monitor.balance=false` its hook does "
         "nothing.",
-        "NE gain in per cent over equal weights, mean over seeds ± half a 95 % interval; a star: "
-        "the interval leaves zero out. The smallest detectable gain is the median over the rows.",
+        "NE gain in per cent over equal weights, mean over seeds ± half a 95% interval; a star: "
+        "the interval excludes zero. The smallest detectable gain is the median over the rows.",
         f"{NOT_AVAILABLE}: {categorical_reason()}.",
         "MGDA and MoCo at a module cost K backward passes down to it. Other shared parameters get "
         "the tasks' gradients with the same weights.",
@@ -131,9 +105,12 @@ def _notes(lab: Lab) -> list[str]:
 
 
 def categorical_reason() -> str:
-    """Return why the categorical module is refused as a target, as a user is told."""
+    """Return why the categorical module is refused as a target, as the configuration says it."""
     try:
         Hook(at=Boundary.categorical)
     except ValueError as error:
         return str(error).partition("got categorical: ")[2]
     raise AssertionError("the categorical module is a target")
+
+
+PART = Part(write, jobs, lambda runs: runs.tuning_jobs(runs.data.ads))

@@ -1,111 +1,84 @@
 """Table 3: all methods on two feeds data sets and one of ads."""
 
-from collections.abc import Mapping
-
-from mbrec.study.benchmark import Benchmark as World
-from mbrec.study.estimate import median_detectable
-from mbrec.study.gains import Gains as Contrast
+from mbrec.study.benchmark import Benchmark, Setting
 from mbrec.study.jobs import Job
-from mbrec.study.pages import Table
-from mbrec.study.plots import gain_bars
 from research.paper import printed as paper
-from research.paper.page import Page
-from research.paper.runs import Lab
-from research.paper.worlds import DEFAULTS, methods
-
-SINGLE = "Single-task models"
-
-Gains = dict[str, Contrast]
+from research.paper.gains import SINGLE, Column, Row, gain_table, picture
+from research.paper.page import Page, Part
+from research.paper.runs import DEFAULTS, Runs, methods
 
 
-def tuning_jobs(lab: Lab) -> list[Job]:
+def tuning_jobs(runs: Runs) -> list[Job]:
     """Return the runs by which settings are chosen."""
-    return [job for world in lab.worlds.all for job in lab.tuning_jobs(world)]
+    return [job for data_set in runs.data.all for job in runs.tuning_jobs(data_set)]
 
 
-def jobs(lab: Lab) -> list[Job]:
+def _compared(runs: Runs, data_set: Benchmark) -> list[Setting]:
+    ours = [DEFAULTS, runs.tuned_multibalance(data_set), runs.tuned_static(data_set)]
+    return [*methods(data_set), *ours]
+
+
+def jobs(runs: Runs) -> list[Job]:
     """Return the runs of the table, once the tuning runs are done."""
     found = []
-    for world in lab.worlds.all:
-        settings = [*lab.baselines(world), *methods(world), DEFAULTS, lab.tuned_multibalance(world)]
-        found += lab.jobs(world, settings)
+    for data_set in runs.data.all:
+        found += runs.jobs(data_set, [*runs.baselines(data_set), *_compared(runs, data_set)])
     return found
 
 
-def gains(lab: Lab, world: World) -> Gains:
-    """Return method -> NE gains over equal weights on a data set, the paper's methods first."""
-    settings = [*methods(world), DEFAULTS, lab.tuned_multibalance(world), lab.tuned_static(world)]
-    found = {setting.name: lab.gain(world, setting) for setting in settings}
-    return found | {SINGLE: lab.single_task_gain(world)}
-
-
-def write(lab: Lab) -> Page:
+def write(runs: Runs) -> Page:
     """Return the page of the table."""
-    feeds_a, feeds_b, ads = lab.worlds.all
-    found = {world.label: gains(lab, world) for world in lab.worlds.all}
-    columns = ["Method"]
-    for name in ("Feeds A, average", "Feeds B, average", *paper.ADS_TASKS, "Ads, average"):
-        columns += [name, "paper"]
-    table = Table(columns)
-    for method in found[ads.label]:
-        a, b, c = (found[world.label][method] for world in (feeds_a, feeds_b, ads))
-        ours = [a.text(), b.text(), *(c.text(task) for task in paper.ADS_TASKS.values()), c.text()]
-        table.add(method, *_beside(ours, paper.METHODS.get(method)))
-    table.add("smallest detectable gain", *_beside(_detectable(lab, found)))
-    picture = gain_bars(
-        found,
-        "Table 3: NE gain over equal weights, by task, with 95 % intervals",
-        published=_published(lab),
-    )
-    return Page("table3", "Table 3: comparison with baseline methods", table, picture, _notes(lab))
-
-
-def _beside(ours: list[str], theirs: tuple[float | None, ...] | None = None) -> list[str]:
-    printed = [""] * len(ours)
-    if theirs is not None:
-        printed = ["NEX" if value is None else f"{value:+.3f}" for value in theirs]
-    return [cell for pair in zip(ours, printed, strict=True) for cell in pair]
-
-
-def _detectable(lab: Lab, found: Mapping[str, Gains]) -> list[str]:
-    """Return, column by column, the median over methods of the smallest detectable gain."""
-    feeds_a, feeds_b, ads = lab.worlds.all
-    columns = [(feeds_a, None), (feeds_b, None), *((ads, t) for t in paper.ADS_TASKS.values())]
-    cells = []
-    for world, task in (*columns, (ads, None)):
-        whole = [c for c in found[world.label].values() if c.average is not None]
-        values = [c.by_task[task] if task else c.average for c in whole]
-        cells.append(median_detectable(value for value in values if value))
-    return cells
-
-
-def _published(lab: Lab) -> dict[str, dict[str, float]]:
-    places = dict(zip((world.label for world in lab.worlds.all), (0, 1, 5), strict=True))
-    return {
-        label: {m: v for m, row in paper.METHODS.items() if (v := row[place]) is not None}
-        for label, place in places.items()
+    feeds_a, feeds_b, ads = runs.data.all
+    gains = {
+        data_set: {
+            **{one.name: runs.gain(data_set, one) for one in _compared(runs, data_set)},
+            SINGLE: runs.single_task_gain(data_set),
+        }
+        for data_set in runs.data.all
     }
+    rows = []
+    for method in gains[ads]:
+        printed = paper.METHODS.get(method, ())
+        cells = ["NEX" if value is None else f"{value:+.3f}" for value in printed]
+        rows.append(Row(method, {on: by_method[method] for on, by_method in gains.items()}, cells))
+    columns = [Column("Feeds A, average", feeds_a), Column("Feeds B, average", feeds_b)]
+    columns += [Column(name, ads, task) for name, task in paper.ADS_TASKS.items()]
+    published = {
+        data_set.label: {m: v for m, row in paper.METHODS.items() if (v := row[place]) is not None}
+        for data_set, place in ((feeds_a, 0), (feeds_b, 1), (ads, 5))
+    }
+    title = "Table 3: NE gain over equal weights, by task, with 95% intervals"
+    return Page(
+        "table3",
+        "Table 3: comparison with baseline methods",
+        gain_table(["Method"], [*columns, Column("Ads, average", ads)], rows),
+        picture(title, runs.data.all, rows, published),
+        _notes(runs),
+    )
 
 
-def _notes(lab: Lab) -> list[str]:
+def _notes(runs: Runs) -> list[str]:
     chosen = []
-    for world in lab.worlds.all:
-        budget = len(lab.static_tuning_jobs(world))
-        static, ours = lab.tuned_static(world), lab.tuned_multibalance(world)
+    for data_set in runs.data.all:
+        budget = len(runs.static_tuning_jobs(data_set))
+        static, ours = runs.tuned_static(data_set), runs.tuned_multibalance(data_set)
         chosen.append(
-            f"{world.label}, of {budget} each: {' '.join(static.overrides[1:])}; "
+            f"{data_set.label}, of {budget} each: {' '.join(static.overrides[1:])}; "
             f"{' '.join(ours.overrides)}"
         )
     return [
         "NE gain in per cent over equal weights (`balancer=equal`), positive is better, mean over "
-        "seeds ± half a 95 % interval (Student's t on differences paired by seed: same batches, "
+        "seeds ± half a 95% interval (Student's t on differences paired by seed: same batches, "
         "and the same parameters at the start, but for the heads of single-task models). A star: "
-        "the interval leaves zero out. Of cells without any effect, one in twenty has a star.",
+        "the interval excludes zero. Of cells without any effect, one in twenty has a star.",
         "The smallest detectable gain is the true gain that these seeds would have shown with "
         "probability 0.8, as a median over the methods.",
         "MultiBalance and `remove EMA` are the paper's reading (`balancer=multibalance_paper`) "
         f"with the rates it chose: {paper.FEEDS_RATE:g} for feeds, {paper.ADS_RATE:g} for ads.",
-        "Tuned: the least NE of one run a setting on rows and with a seed that are not compared "
+        "Tuned: the least NE of one run per setting on rows and with a seed that are not compared "
         "on, among static weights (each task four times up, and down) and among as many settings "
         "of MultiBalance. Chosen: " + ". ".join(chosen) + ".",
     ]
+
+
+PART = Part(write, jobs, tuning_jobs)

@@ -42,17 +42,18 @@ def test_the_command_needs_torch_alone_and_prints_markdown():
         (["sizes=0x0x0"], "expected sizes as KxBxH"),
     ],
 )
-def test_nonsense_is_told_in_one_line(arguments, expected):
+def test_nonsense_is_refused_in_one_line(arguments, expected):
     with pytest.raises(SystemExit) as ended:
         balance.main(arguments)
     assert expected in str(ended.value.code)
     assert len(str(ended.value.code).splitlines()) == 1
 
 
-def test_an_unknown_part_is_told_in_one_line():
-    done = run("balanse")
+@pytest.mark.parametrize("word", ["balanse", "experiment=bench"])
+def test_another_first_word_is_refused_in_one_line(word):
+    done = run(word)
     assert done.returncode != 0
-    assert "expected one of balance, data, job" in done.stderr
+    assert f"expected one of job, data, balance, contest first, got {word}" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

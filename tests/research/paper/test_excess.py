@@ -7,8 +7,8 @@ from outcomes import Launcher
 from mbrec.study import launch
 from mbrec.study.jobs import Job
 from research.paper import figure2, magnitude, readings
-from research.paper.runs import Lab
-from research.paper.worlds import DEFAULTS, SIZES, SYNTHETIC, worlds
+from research.paper.data_sets import SIZES, SYNTHETIC, data_sets
+from research.paper.runs import DEFAULTS, Runs
 
 SIZE = SIZES["tiny"]
 OURS = "balancer.prior_strength=0.3"  # of one of the rows of both pages
@@ -18,17 +18,20 @@ OURS = "balancer.prior_strength=0.3"  # of one of the rows of both pages
 def written(monkeypatch, tmp_path):
     """Train nothing, write event files, and return the page of a part."""
 
-    def make(part, gains, *, nex=lambda job: False, seeds=5):
+    def make(module, gains, *, nex=lambda job: False, seeds=5):
         launcher = Launcher(gains, nex)
         monkeypatch.setattr(launch, "run", launcher.run)
-        lab = Lab(tmp_path, range(seeds), SIZE, worlds(SIZE, SYNTHETIC, "k"))
-        lab.run(part.tuning_jobs(lab))
-        jobs = part.jobs(lab)
-        lab.run(jobs)
+        part, runs = (
+            module.PART,
+            Runs(tmp_path, range(seeds), SIZE, data_sets(SIZE, SYNTHETIC, "k")),
+        )
+        runs.run(part.tuning_jobs(runs))
+        jobs = part.jobs(runs)
+        runs.run(jobs)
         for job in jobs:
             if not (tmp_path / job.folder).exists():
                 _write(tmp_path, job)
-        return part.write(lab)
+        return part.write(runs)
 
     return make
 
@@ -40,9 +43,9 @@ def _write(folder, job: Job):
 
 
 def _figures(step):
-    loud, quiet = {"grad_norm": 9.0, "weight": 0.1}, {"grad_norm": 1.0, "weight": 0.45}
+    large, small = {"grad_norm": 9.0, "weight": 0.1}, {"grad_norm": 1.0, "weight": 0.45}
     found = {}
-    for task, values in {"ctr": loud, "cvr": quiet, "conv_imp": quiet}.items():
+    for task, values in {"ctr": large, "cvr": small, "conv_imp": small}.items():
         found |= {f"{tag}/{task}": value + (step < 4) for tag, value in values.items()}
         found[f"effective_weight/{task}"] = found[f"weight/{task}"] / 2
         found[f"weighted_norm/{task}"] = found[f"weight/{task}"] * found[f"grad_norm/{task}"]

@@ -10,8 +10,8 @@ from jobs import compose, parameters, train
 from ranks import run_ranks
 
 from research.fidelity import measure
-from research.fidelity.figures import BOTTOM, TARGETS, Run
-from research.fidelity.gradients import GradientWatch
+from research.fidelity.figures import Run
+from research.fidelity.gradients import BOTTOM, TARGETS, GradientWatch
 from research.fidelity.page import page
 
 SETTINGS = ("model.interaction.hidden=[32]", "checkpoint.enabled=false")
@@ -40,7 +40,6 @@ def measured(data: str, folder: str):
         trainers.append(build.trainer(config, runtime, run)[0])
         return trainers[-1]
 
-    assert len(measure.missing(Path(folder), SIZE, 1)) == 1
     measure.measure(Path(folder), trainer_of, SIZE, 1)
     measure.measure(Path(folder), trainer_of, SIZE, 1)  # everything is there
     plain = train(data, f"{folder}/fit", [*SETTINGS, f"trainer.steps={STEPS}"])
@@ -99,6 +98,7 @@ def test_the_gramians_are_those_of_the_hook_above_and_of_one_at_the_module(ranks
 
 
 def test_each_run_leaves_its_figures_and_all_of_them_make_a_page(ranks, tmp_path):
+    assert list(measure.files(ranks[1], SIZE, 1)) == [("plain", 0)]
     runs = measure.load(ranks[1], SIZE, 1)
     assert [run.variant for run in runs] == ["plain"]
     for run in runs:

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from research.fidelity.agreement import least_norm_weights, norm, surrogate_ratio
-from research.fidelity.figures import BOTTOM
-from research.fidelity.frozen import Merged, Merging
+from research.fidelity.frozen import Merged, Merging, worth
+from research.fidelity.gradients import BOTTOM
 
 TASKS, ROWS, WIDTH, PARAMETERS, OWN, BATCHES = 3, 5, 4, 30, 18, 8
 
@@ -27,6 +27,10 @@ def batch(rows: tuple[Tensor, Tensor], first: int, last: int) -> Merged:
     return Merged(grads_KN @ grads_KN.T, grads_KP, OWN)
 
 
+def gradients(of: Merged, target: str) -> Tensor:
+    return of.grads_KP if target == BOTTOM else of.grads_KP[:, :OWN]
+
+
 @pytest.fixture(scope="module")
 def merging(rows) -> Merging:
     found = Merging()
@@ -39,20 +43,20 @@ def test_all_batches_together_are_one_of_all_rows(rows, merging):
     whole = batch(rows, 0, BATCHES * ROWS)
     torch.testing.assert_close(merging.last.representation_KK, whole.representation_KK)
     torch.testing.assert_close(merging.last.grads_KP, whole.grads_KP)
-    assert merging.last.of("interaction").shape == (TASKS, OWN)
-    for levels in merging.levels.values():
-        assert [len(level.ratios) for level in levels] == [8, 4, 2, 1]
+    own_KP = whole.grads_KP[:, :OWN]
+    torch.testing.assert_close(merging.last.gramian("interaction"), own_KP @ own_KP.T)
+    assert [len(level) for level in merging.levels] == [8, 4, 2, 1]
 
 
 @pytest.mark.parametrize("target", ["interaction", BOTTOM])
 @pytest.mark.parametrize("depth", range(4))
 def test_each_size_has_the_figures_of_its_batches(rows, merging, target, depth):
-    size, whole = ROWS << depth, batch(rows, 0, BATCHES * ROWS).of(target)
-    population = whole @ whole.T
-    found = merging.levels[target][depth].worth(size, target, population)
+    size, everything = ROWS << depth, batch(rows, 0, BATCHES * ROWS)
+    population, whole = everything.gramian(target), gradients(everything, target)
+    found = worth(merging.levels[depth], size, target, population)
     batches = [batch(rows, at, at + size) for at in range(0, BATCHES * ROWS, size)]
     weights = [least_norm_weights(b.representation_KK) for b in batches]
-    grads = [b.of(target) for b in batches]
+    grads = [gradients(b, target) for b in batches]
     ratios = [surrogate_ratio(w, g @ g.T) for w, g in zip(weights, grads, strict=True)]
     assert found.ratio == pytest.approx(float(torch.tensor(ratios).double().quantile(0.5)))
     least = norm(least_norm_weights(population), population)

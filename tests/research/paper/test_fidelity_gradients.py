@@ -16,7 +16,7 @@ from mbrec.model.ranker import Heads, Ranker, SharedBottom, TableGuard
 from mbrec.reader.batch import Batch
 from mbrec.reader.parquet import ParquetReader
 from mbrec.reader.source import open_store
-from research.fidelity.gradients import MODULES, GradientWatch, rows_for_all
+from research.fidelity.gradients import BOTTOM, MODULES, GradientWatch, rows_for_all
 
 TASKS = {"ctr": Task("click"), "cvr": Task("conversion", given="click", hidden=[8])}
 
@@ -76,11 +76,14 @@ def test_the_gradients_are_those_of_one_backward_pass_a_task_even_of_the_tables(
     torch.testing.assert_close(
         found.representation_KK, model.heads.hook.gramian, rtol=1e-5, atol=1e-12
     )
+    expected[BOTTOM] = torch.cat(list(expected.values()), 1)
     assert found.parameters_KK.keys() == expected.keys()
+    assert {*found.grads_KP, BOTTOM} == expected.keys()
     for name, grads_KP in expected.items():
         gramian_KK = grads_KP @ grads_KP.T
         torch.testing.assert_close(found.parameters_KK[name], gramian_KK, rtol=1e-4, atol=1e-11)
-        torch.testing.assert_close(found.grads_KP[name], grads_KP, rtol=1e-4, atol=1e-7)
+    for name, grads_KP in found.grads_KP.items():
+        torch.testing.assert_close(grads_KP, expected[name], rtol=1e-4, atol=1e-7)
     assert (found.live_KK.diagonal() < found.representation_KK.diagonal()).all()
 
 
@@ -112,6 +115,8 @@ def test_the_residual_is_half_the_distance_between_the_means_of_two_halves(data)
     odd, even = (by_backward(model, batch, rows_B) for rows_B in (odd_B, 1 - odd_B))
     watch = GradientWatch(model, columns)
     model(batch)[0].backward()
+    for part in (odd, even):
+        part[BOTTOM] = torch.cat(list(part.values()), 1)
     for name, residuals_K in watch.take().residuals_K.items():
         expected_K = (odd[name] - even[name]).norm(dim=1) / 2
         torch.testing.assert_close(residuals_K, expected_K, rtol=1e-4, atol=1e-9)

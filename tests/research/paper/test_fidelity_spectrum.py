@@ -37,8 +37,7 @@ def test_a_linear_bottom_with_orthonormal_inputs_is_the_lemmas_case_of_equality(
     found = spectrum(1, module, inputs_nI, grads_KnH, population_KP)
     assert (found.num_parameters, found.num_outputs) == (24, 12)
     assert (found.num_dead, found.num_zeros) == (0, 0)
-    assert (found.smallest, found.largest, found.condition) == pytest.approx((1, 1, 1))
-    assert found.on_span == pytest.approx((1, 1))
+    assert (found.smallest_positive, found.largest, found.condition) == pytest.approx((1, 1, 1))
     for sides in (found.lemma, found.lemma_live, found.theorem):
         assert sides == pytest.approx([sides[0]] * len(sides), rel=1e-9)
     assert found.lemma[0] > 0.1
@@ -57,7 +56,7 @@ def test_small_networks_satisfy_the_chains_with_dead_units_and_without(seed):
     assert found.holds
     dead = int((module(inputs_nI) == 0).sum())
     assert 0 < dead == found.num_dead <= found.num_zeros
-    assert found.smallest == found.lemma[0] == 0  # the bound from below says nothing
+    assert found.lemma[0] == 0  # s1 is 0: the bound from below says nothing
     assert found.lemma[2] == pytest.approx(found.lemma_live[2])
     assert found.theorem[0] < 0
     singular = torch.linalg.svdvals(A)
@@ -73,7 +72,7 @@ def test_more_numbers_than_parameters_leave_singular_values_of_0():
     module = nn.Linear(2, 3).double()
     found = spectrum(1, module, randn(0, 8, 2), randn(1, 2, 8, 3), randn(2, 2, 9))
     assert (found.num_parameters, found.num_outputs) == (9, 24)
-    assert (found.num_dead, found.num_zeros, found.smallest) == (0, 24 - 9, 0.0)
+    assert (found.num_dead, found.num_zeros, found.lemma[0]) == (0, 24 - 9, 0.0)
     assert [rows for rows, _ in found.conditions] == [1, 2, 4, 8]
     assert found.conditions[-1][1] == pytest.approx(found.condition)
     assert found.conditions[0][1] == pytest.approx(1)  # one row of a linear map

@@ -5,16 +5,15 @@ import sys
 
 import pytest
 
-from research.paper.__main__ import EXTRA, PARTS, arguments, lab, modules
+from research.paper.__main__ import EXTRA, PARTS, arguments, parts_of, runs_of
+from research.paper.page import Part
 
 
-def test_every_part_has_a_module_that_trains_and_writes():
-    for part in (*PARTS, *EXTRA):
-        for module in modules(part):
-            assert callable(module.tuning_jobs)
-            assert callable(module.jobs)
-            assert callable(module.write)
-    assert len(modules("all")) == len(PARTS)
+def test_every_word_has_a_part_that_trains_and_writes():
+    parts = [part for word in (*PARTS, *EXTRA) for part in parts_of(word)]
+    assert all(isinstance(part, Part) for part in parts)
+    assert len({part.write for part in parts}) == len(PARTS) + len(EXTRA)
+    assert parts_of("all") == parts[: len(PARTS)]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +37,7 @@ def test_a_wrong_word_is_refused(words):
 )
 def test_a_wrong_value_is_refused(settings):
     with pytest.raises(ValueError, match="expected"):
-        lab(settings)
+        runs_of(settings)
 
 
 def test_help_does_not_wait_for_torch():

@@ -10,8 +10,8 @@ from mbrec.study import launch
 from mbrec.study.jobs import EXPLOSION
 from research.paper import printed as paper
 from research.paper import table1, table2, table3, table4
-from research.paper.runs import Lab
-from research.paper.worlds import KUAIRAND, SIZES, SYNTHETIC, worlds
+from research.paper.data_sets import KUAIRAND, SIZES, SYNTHETIC, data_sets
+from research.paper.runs import Runs
 
 NEX = "balancer=gradvac"
 
@@ -22,10 +22,10 @@ def made(monkeypatch, tmp_path):
         launcher = Launcher(gains or {}, nex)
         monkeypatch.setattr(launch, "run", launcher.run)
         chosen = SIZES[size]
-        lab = Lab(tmp_path, range(chosen.seeds), chosen, worlds(chosen, data, "k"))
-        lab.run([job for table in tables for job in table.tuning_jobs(lab)])
-        lab.run([job for table in tables for job in table.jobs(lab)])
-        return lab, launcher
+        runs = Runs(tmp_path, range(chosen.seeds), chosen, data_sets(chosen, data, "k"))
+        runs.run([job for table in tables for job in table.PART.tuning_jobs(runs)])
+        runs.run([job for table in tables for job in table.PART.jobs(runs)])
+        return runs, launcher
 
     return make
 
@@ -37,8 +37,8 @@ def rows_of(table):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("data", [SYNTHETIC, KUAIRAND])
 def test_table_3_has_all_methods_and_baselines_beside_the_paper(made, size, data):
-    lab, launcher = made(table3, size=size, data=data)
-    page = table3.write(lab)
+    runs, launcher = made(table3, size=size, data=data)
+    page = table3.write(runs)
     names = [row[0] for row in page.table.rows]
     assert names[: len(paper.METHODS)] == list(paper.METHODS)
     assert {"Static weights, tuned", "Single-task models", "smallest detectable gain"} < set(names)
@@ -46,7 +46,7 @@ def test_table_3_has_all_methods_and_baselines_beside_the_paper(made, size, data
     assert ours[2::2] == ["+0.476", "+0.738", "+0.091", "-0.014", "-0.032", "+0.015"]
     assert isinstance(page.picture, Figure)
     jobs = launcher.batches[1]
-    assert all(len(seeds_of(jobs, job)) == lab.size.seeds for job in jobs)
+    assert all(len(seeds_of(jobs, job)) == runs.size.seeds for job in jobs)
 
 
 def seeds_of(jobs, job):
@@ -55,19 +55,19 @@ def seeds_of(jobs, job):
 
 
 def test_an_explosion_is_nex_as_in_the_paper(made):
-    lab, _ = made(table3, nex=lambda job: NEX in job.overrides and "feeds_a" in job.name)
-    rows = rows_of(table3.write(lab).table)
+    runs, _ = made(table3, nex=lambda job: NEX in job.overrides and "feeds_a" in job.name)
+    rows = rows_of(table3.write(runs).table)
     assert rows["Gradient Vaccine"]["Feeds A, average"] == "NEX"
     assert rows["Gradient Vaccine"]["paper"]  # of a later column: the paper's NEX is in Feeds A
     assert "NEX" not in rows["PCGrad"].values()
-    reasons = [result.reason for result in lab.results.values() if result.reason]
+    reasons = [result.reason for result in runs.results.values() if result.reason]
     assert reasons
     assert all(reason.startswith(EXPLOSION) for reason in reasons)
 
 
 def test_table_2_tells_why_the_tables_are_no_target(made):
-    lab, launcher = made(table2)
-    page = table2.write(lab)
+    runs, launcher = made(table2)
+    page = table2.write(runs)
     rows = [row for row in page.table.rows if row[1] == "Categorical Feature Module"]
     assert [row[0] for row in rows] == ["MGDA", "MoCo"]
     assert all(set(row[2:]) == {"N/A"} for row in rows)
@@ -85,18 +85,20 @@ def test_table_2_tells_why_the_tables_are_no_target(made):
 
 
 def test_table_4_has_the_papers_rates(made):
-    lab, _ = made(table4, gains={"balancer.lr=2": 0.7})
-    rows = rows_of(table4.write(lab).table)
+    runs, _ = made(table4, gains={"balancer.lr=2": 0.7})
+    rows = rows_of(table4.write(runs).table)
     for rate, printed in paper.RATES.items():
-        row = next(r for r in table4.write(lab).table.rows if r[0] == f"learning rate = {rate:.1f}")
+        row = next(
+            r for r in table4.write(runs).table.rows if r[0] == f"learning rate = {rate:.1f}"
+        )
         assert [float(row[2]), float(row[4])] == list(printed)
     gain = float(rows["learning rate = 2.0"]["Feeds A, average"].split()[0])
     assert gain == pytest.approx(0.7, abs=0.05)
 
 
 def test_table_1_counts_what_the_models_have(made):
-    lab, _ = made(table1)
-    page = table1.write(lab)
+    runs, _ = made(table1)
+    page = table1.write(runs)
     rows = rows_of(page.table)
     counted = table1.parameters(())
     ratio = 100 * counted["categorical"] / sum(counted.values())
@@ -107,8 +109,8 @@ def test_table_1_counts_what_the_models_have(made):
 
 
 def test_a_page_says_that_the_data_are_not_metas(made, tmp_path):
-    lab, _ = made(table4)
-    path = table4.write(lab).save(tmp_path / "out", "- command: x")
+    runs, _ = made(table4)
+    path = table4.write(runs).save(tmp_path / "out", "- command: x")
     text = path.read_text()
     assert paper.LABEL in text
     assert "not Meta's" in text
