@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from scipy.stats import t as student
 
 from mbrec.columns.hashing import hash_rows
-from mbrec.study.paired import POWER, Estimate
+from mbrec.study.estimate import POWER, Estimate
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
