@@ -1,5 +1,6 @@
 """Settings and fixtures that every test shares."""
 
+import gc
 import json
 import os
 import subprocess
@@ -68,6 +69,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # Of two workers that take a file at a time, none shall begin a long one when the other is done.
     slow = {item.path for item in left if item.get_closest_marker("slow")}
     items[:] = sorted(left, key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Let no later garbage collection visit what was imported and collected: it all stays."""
+    gc.freeze()
 
 
 def skip_for_no_listed_reason(report: pytest.TestReport | pytest.CollectReport) -> None:
