@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch._C._distributed_c10d import HashStore
 
+# A third of the time that collecting tests takes is garbage collection, and there is no garbage.
+gc.disable()
 # Two processes of a distributed test share two cores with the test itself.
 torch.set_num_threads(1)
 
@@ -71,9 +73,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = sorted(left, key=lambda item: item.path not in slow)
 
 
-def pytest_collection_finish() -> None:
-    """Let no later garbage collection visit what was imported and collected: it all stays."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Collect garbage from here on, but never what was imported and collected: it all stays."""
     gc.freeze()
+    gc.enable()
 
 
 def skip_for_no_listed_reason(report: pytest.TestReport | pytest.CollectReport) -> None:

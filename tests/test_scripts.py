@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ranks import run_command
 
 from mbrec.files.sealed import read_json, write_json
 
@@ -267,7 +268,7 @@ def test_help_of_the_training_script_is_that_of_the_module(train):
     ],
 )
 def test_evaluation_tells_a_wrong_argument_in_a_line(arguments, named, tmp_path):
-    result = run(sys.executable, "-m", "mbrec.evaluate", *arguments, cwd=tmp_path)
+    result = run_command("mbrec.evaluate", *arguments, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
     error, hint = result.stderr.splitlines()
     assert error.startswith("error: expected ")
@@ -276,7 +277,6 @@ def test_evaluation_tells_a_wrong_argument_in_a_line(arguments, named, tmp_path)
 
 
 def test_the_full_error_is_there_for_who_asks(tmp_path):
-    command = [sys.executable, "-m", "mbrec.evaluate", "nowhere"]
-    result = run(*command, cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    result = run_command("mbrec.evaluate", "nowhere", cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
