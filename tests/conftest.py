@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from torch._C._distributed_c10d import HashStore
 
 # A third of the time that collecting tests takes is garbage collection, and there is no garbage.
@@ -19,6 +20,10 @@ torch.set_num_threads(1)
 
 # Test modules import `ranks`, `jobs` and `faults`, which lie beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Examples are not stored, and are the same ones in each run of CI.
+settings.register_profile("here", deadline=None, database=None, derandomize="CI" in os.environ)
+settings.load_profile("here")
 
 FAULTS = Path(__file__).parent / "faults"
 pytest_plugins = ["logs"]

@@ -196,7 +196,8 @@ def _end(started: list[BaseProcess], timeout_s: float) -> int:
     code = 0
     try:
         while running := [process for process in started if process.exitcode is None]:
-            wait([process.sentinel for process in running], timeout=max(0, deadline - time.monotonic()))
+            left = max(0, deadline - time.monotonic())
+            wait([process.sentinel for process in running], timeout=left)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"still there after {timeout_s} s")
             failed = [p.exitcode for p in running if p.exitcode]

@@ -1,7 +1,7 @@
 """The commands a user types, on the tiny world, with two processes.
 
-The first run and the evaluation on three processes are started as a user starts them; the rest
-run in forks, see ranks.py.
+The first run and its evaluation are started as a user starts them; the rest run in forks, see
+ranks.py.
 """
 
 import json
@@ -154,9 +154,10 @@ def test_a_finished_run_is_not_trained_over(run):
 @pytest.mark.slow
 def test_one_process_scores_the_saved_run_as_two_did_and_keeps_predictions(run, metrics):
     folder = run[0]
-    arguments = [str(folder), "predictions=kept"]
-    done = run_command("mbrec.evaluate", *arguments, cwd=folder.parents[1], RANK="0")
+    arguments = [sys.executable, "-m", "mbrec.evaluate", str(folder), "predictions=kept"]
+    done = command(*arguments, cwd=folder.parents[1], RANK="0")
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     kept = folder.parents[1] / "kept"
     result = json.loads((kept / "evaluation.json").read_text())["tasks"]
     for task in TASKS:
@@ -191,18 +192,9 @@ def test_three_processes_score_what_two_trained_without_the_training_files(run, 
     folder = run[0]
     (data,) = (folder.parents[1] / "data").iterdir()
     (tmp_path / "evaluation").symlink_to(data / "evaluation")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    arguments = ["--nproc-per-node", "3", "-m", "mbrec.evaluate", str(folder)]
-    done = command(
-        *torchrun,
-        *arguments,
-        f"data.path={tmp_path}",
-        "data.synthetic=null",
-        "predictions=kept",
-        cwd=tmp_path,
-    )
+    words = [folder, f"data.path={tmp_path}", "data.synthetic=null", "predictions=kept"]
+    done = run_command("mbrec.evaluate", *words, cwd=tmp_path, processes=3)
     assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
     assert not (folder / "evaluation.json").exists()
     result = json.loads((tmp_path / "kept" / "evaluation.json").read_text())["tasks"]
     assert result["ctr"]["ne"] == pytest.approx(metrics["tasks"]["ctr"]["ne"], abs=1e-6)

@@ -28,7 +28,7 @@ from mbrec.balance import (
     UPGrad,
 )
 
-proven = settings(max_examples=40, deadline=None, derandomize=True)
+proven = settings(max_examples=40, derandomize=True)
 seeds = st.integers(0, 10_000)
 norms = st.floats(0.1, 10.0)
 cosines = st.floats(-0.95, 0.95)
@@ -204,7 +204,7 @@ def test_gradcraft_makes_each_task_orthogonal_to_all_it_conflicts_with(seed, num
     close(merged, torch.stack(parts).mean(0))
 
 
-@proven
+@settings(max_examples=10, derandomize=True)
 @given(seed=seeds, num_tasks=sizes, strength=st.sampled_from([0.0, 0.3, 1.0]))
 def test_small_steps_of_sdmgrad_reach_the_minimum_near_the_prior(seed, num_tasks, strength):
     _, G = rows_and_gramian(seed, num_tasks, spread=0.2)
@@ -224,7 +224,7 @@ def same_cosines(num_tasks: int, cosine: float, size: float = 1.0) -> Tensor:
     return size**2 * ((1 - cosine) * eye + cosine)
 
 
-def distance_after(balancer: MultiBalance, G: Tensor, steps: int = 400) -> float:
+def distance_after(balancer: MultiBalance, G: Tensor, steps: int = 150) -> float:
     """Return how far from equal weights a small disturbance of them ends."""
     balancer.weight[:2] += vector(1e-4, -1e-4)
     for _ in range(steps):
