@@ -23,10 +23,6 @@ class OracleGap:
     * `excess_ne` = mean KL(p || q) / H(mean p), which no noise of the labels enters;
     * `label_gap` = mean (log loss of q - log loss of p) / H(mean p) on the labels, and its
       standard error `label_gap_se`. Far below zero, it says that labels leak into features.
-
-    Args:
-        tasks: names, in the order of the columns.
-        device: of the outputs.
     """
 
     def __init__(self, tasks: Sequence[str], *, device: torch.device) -> None:

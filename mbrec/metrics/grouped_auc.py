@@ -22,7 +22,6 @@ class GroupedAuc:
     does not count. Null is a group as well.
 
     Args:
-        tasks: names, in the order of the columns.
         groups_of: position of rows in the data set -> the group of each, of a type that sorts.
     """
 
@@ -65,8 +64,6 @@ def gauc(groups: Array, scores: Array, labels: Array) -> float | None:
     """Return the mean AUC of the groups with both labels, weighted by their rows; ties count half.
 
     Args:
-        groups: (N,), of any type that sorts.
-        scores: (N,).
         labels: (N,); positive from 0.5 on.
 
     >>> gauc(np.array([1, 1, 2, 2]), np.array([0.1, 0.9, 0.5, 0.5]), np.array([0, 1, 1, 0]))

@@ -16,7 +16,6 @@ class LostIds:
 
     Args:
         figures: names of the columns of `Batch.lost_2C`, in order; may be none.
-        device: of the batches.
     """
 
     def __init__(self, figures: Sequence[str], *, device: torch.device) -> None:

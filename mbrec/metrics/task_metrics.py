@@ -101,9 +101,7 @@ class TaskMetrics:
     such rows has no figures but their number, `not_finite`, and those of the labels.
 
     Args:
-        tasks: names, in the order of the columns.
         batch_size: rows of an update, at most.
-        device: of the outputs.
         auc: compute it as well; its histogram costs more to reduce than the rest together.
     """
 

@@ -44,19 +44,14 @@ class Monitor:
     ranks.
 
     Args:
-        tasks: names, in row order.
-        hook: the balancing hook.
         metrics: of the training rows; reset at each writing.
         lost: counts ids outside the vocabularies or cut off.
-        folder: for TensorBoard's files.
         every: steps between two writings.
         total_steps: expected length, for the progress bar.
-        progress: show one.
         first_step: steps done before, by the run that is resumed; what that one wrote of later
             steps is hidden.
 
     Attributes:
-        rows_per_second: of training so far.
         flushed: called at each writing.
     """
 
@@ -97,13 +92,7 @@ class Monitor:
         self._since = time.perf_counter()
 
     def record(self, step: int, outputs: Outputs, rates: Mapping[str, float]) -> None:
-        """Keep a step's figures; write those of the last `every` steps when they are complete.
-
-        Args:
-            step: its number.
-            outputs: what the model returned.
-            rates: learning rate by optimizer.
-        """
+        """Keep a step's figures; write those of the last `every` steps when they are complete."""
         self._outputs.append(outputs)
         packed_P = pack(self._hook, outputs.losses_K)
         self._steps.append((step, time.time(), dict(rates), packed_P))
@@ -136,7 +125,6 @@ class Monitor:
         """Note that a step's batch was left out; it has no figures.
 
         Args:
-            step: its number.
             skipped: how many have been so far.
         """
         self._write(step, {"guard/skipped": float(skipped)})

@@ -20,9 +20,7 @@ def weigh_by_rank(balancer: GramianBalancer, local_KK: Tensor, losses_K: Tensor)
     batch, which the state has seen; they are divided by it.
 
     Args:
-        balancer: of the hook.
         local_KK: this rank's `BalanceHook.local_gramian`.
-        losses_K: this rank's.
     """
     ranks, twin = world_size(), copy.deepcopy(balancer)
     weights_WK = local_KK.new_zeros(ranks, balancer.num_tasks)
@@ -40,10 +38,7 @@ def figures(
     that needs more than inner products.
 
     Args:
-        balancer: of the hook.
-        tasks: names, in row order.
         local_KK: this rank's `BalanceHook.local_gramian`.
-        losses_K: this rank's.
     """
     if not isinstance(balancer, GramianBalancer) or balancer.constant_weights is not None:
         return {}

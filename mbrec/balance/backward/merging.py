@@ -52,10 +52,6 @@ class Result(NamedTuple):
 class Backward:
     """One way through backward: statistics, sum over the ranks, weights, merge.
 
-    Args:
-        balancer: of the hook.
-        group: the ranks that share the global batch.
-
     Attributes:
         marks: told of each part of the work as it ends, or None.
     """
@@ -90,7 +86,6 @@ class Backward:
         Args:
             rows_K: this rank's K gradients.
             shared: the representation, where `reads_representation`; else empty.
-            observed: losses and counts.
             scale: the loss scale that the rows carry.
         """
         raise TypeError(f"{type(self).__name__} does not implement step")

@@ -13,7 +13,6 @@ class Step:
     """What was told about a forward, and what its backward has changed.
 
     Attributes:
-        observed: losses and counts of this forward's batch.
         merged: whether its backward has been.
         saved: the state before that backward.
     """

@@ -15,7 +15,6 @@ class PCGrad(GramianBalancer):
     code adds 1e-8 to the squared norms it divides by; gradients of a representation are smaller.
 
     Args:
-        num_tasks: K.
         shuffle: draw the order; False takes the tasks' own.
         seed: of the orders.
 

@@ -14,7 +14,6 @@ class Static(GramianBalancer):
     The heads keep their own gradients, unlike with weights on the losses. Needs no statistics.
 
     Args:
-        num_tasks: K.
         weights: K finite numbers, used as they are.
 
     Raises:

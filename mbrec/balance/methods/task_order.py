@@ -19,7 +19,6 @@ class PairOrder(NamedState):
     resumed run goes on with it, and another order of the tasks in a config changes nothing.
 
     Args:
-        num_tasks: K.
         shuffle: draw an order; False keeps that of the rows.
         seed: of the draws.
 
