@@ -37,7 +37,10 @@ class GroupedAuc:
         self._kept.append((outputs.rows_B[real].cpu().numpy(), predictions, labels, masks))
 
     def compute(self) -> dict[str, dict[str, float | None]]:
-        """Return task -> {"gauc": value}, None where no group has both labels. A collective."""
+        """Return task -> {"gauc": value}, None where no group has both labels.
+
+        Collective: every rank must call it.
+        """
         empty = np.empty((0, len(self._tasks)))
         kept = self._kept or [(np.empty(0, np.int64), empty, empty, empty)]
         rows, *parts = (np.concatenate(part) for part in zip(*kept, strict=True))

@@ -149,7 +149,9 @@ class TaskMetrics:
             )
 
     def compute(self) -> dict[str, dict[str, float | None]]:
-        """Return task -> metric -> value over every update since `reset`. A collective.
+        """Return task -> metric -> value over every update since `reset`.
+
+        Collective: every rank must call it.
 
         `count` is the sum of the weights. What is undefined is None: everything without a row,
         NE and AUC where all labels are the same. `not_finite` is there where it is not 0.

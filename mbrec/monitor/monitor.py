@@ -103,7 +103,7 @@ class Monitor:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was recorded. A collective."""
+        """Write what was recorded. Collective: every rank must call it."""
         if not self._steps:
             return
         self._measure_speed()
@@ -131,7 +131,7 @@ class Monitor:
         self._bar.update()
 
     def resume(self) -> None:
-        """Go on measuring the speed of training, after something else."""
+        """Resume measuring the speed of training, after something else."""
         self._since = time.perf_counter()
 
     def finish_training(self) -> None:
@@ -188,7 +188,7 @@ class Monitor:
         return [row | conflict for row, conflict in zip(rows, conflicts, strict=True)]
 
     def _since_last_writing(self) -> dict[str, float | None]:
-        """Return the figures that are of more than one step. A collective."""
+        """Return the figures of more than one step. Collective: every rank must call it."""
         self._metrics.update(self._outputs)
         report = self._metrics.compute()
         self._metrics.reset()
@@ -240,7 +240,7 @@ class Monitor:
     ) -> None:
         if self._writer is None or not scalars:
             return
-        # One event a step: an event a scalar costs more than a training step.
+        # One event per step: one per scalar costs more than a training step.
         values: list[Any] = [
             Summary.Value(tag=tag, simple_value=value)
             for tag, value in scalars.items()

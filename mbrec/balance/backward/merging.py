@@ -23,7 +23,7 @@ LAGGED = "lagged_weight"
 
 
 class Observed(NamedTuple):
-    """What was told about this rank's batch; counts may be those of the global batch as well."""
+    """What is known of this rank's batch; counts may be those of the global batch as well."""
 
     losses_K: Tensor | None = None
     counts_K: Tensor | None = None
@@ -50,10 +50,10 @@ class Result(NamedTuple):
 
 
 class Backward:
-    """One way through backward: statistics, sum over the ranks, weights, merge.
+    """One kind of backward: statistics, sum over the ranks, weights, merge.
 
     Attributes:
-        marks: told of each part of the work as it ends, or None.
+        marks: called with each part of the work as it ends, or None.
     """
 
     # Whether `step` wants the representation itself.
@@ -109,7 +109,7 @@ class Backward:
 
 
 class GramianBackward(Backward):
-    """The ordinary way: weights of this batch on the gradients of this batch."""
+    """The ordinary kind: weights of this batch on the gradients of this batch."""
 
     balancer: GramianBalancer
 

@@ -10,7 +10,7 @@ from mbrec.balance.backward.merging import Observed
 
 @dataclass
 class Step:
-    """What was told about a forward, and what its backward has changed.
+    """What was observed of a forward, and what its backward has changed.
 
     Attributes:
         merged: whether its backward has been.
