@@ -239,7 +239,7 @@ def test_the_cosine_update_of_multibalance_settles_at_the_impartial_weights(stre
     impartial = vector(0.24978, 0.39965, 0.35057)
     close(IMTLG(3)(G), impartial, 2e-5)
     balancer = MultiBalance(3, lr=0.1, prior_strength=strength)
-    for _ in range(1000):
+    for _ in range(400):
         balancer(G)
     close(balancer.weight, (1 + strength) * IMTLG(3)(G) - strength / 3)
 
@@ -268,6 +268,6 @@ def test_the_inner_update_is_stable_up_to_its_limit(cosine, size, factor):
 def test_the_inner_update_settles_at_the_minimum_near_the_prior(strength):
     _, G = rows_and_gramian(5, 4)
     balancer = MultiBalance(4, lr=0.5 / float(G.trace()), prior_strength=strength, update="inner")
-    for _ in range(2000):
+    for _ in range(300):
         balancer(G)
     close(balancer.weight, exact_minimum(G, strength * G.mean(1), simplex=True), 1e-5)
