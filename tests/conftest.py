@@ -1,5 +1,6 @@
 """Settings and fixtures that every test shares."""
 
+import gc
 import json
 import os
 import subprocess
@@ -9,13 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from torch._C._distributed_c10d import HashStore
 
+# A third of the time that collecting tests takes is garbage collection, and there is no garbage.
+gc.disable()
 # Two processes of a distributed test share two cores with the test itself.
 torch.set_num_threads(1)
 
 # Test modules import `ranks`, `jobs` and `faults`, which lie beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Examples are not stored, and are the same ones in each run of CI.
+settings.register_profile("here", deadline=None, database=None, derandomize="CI" in os.environ)
+settings.load_profile("here")
 
 FAULTS = Path(__file__).parent / "faults"
 pytest_plugins = ["logs"]
@@ -68,6 +76,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # Of two workers that take a file at a time, none shall begin a long one when the other is done.
     slow = {item.path for item in left if item.get_closest_marker("slow")}
     items[:] = sorted(left, key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Collect garbage from here on, but never what was imported and collected: it all stays."""
+    gc.freeze()
+    gc.enable()
 
 
 def skip_for_no_listed_reason(report: pytest.TestReport | pytest.CollectReport) -> None:

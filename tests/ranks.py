@@ -1,16 +1,31 @@
-"""Runs a function on several gloo ranks, in processes of their own on this machine."""
+"""Runs functions and commands in processes that start with torchrec imported."""
 
+import gc
 import multiprocessing
 import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-# A server that has imported torchrec once forks each rank in a fraction of a second.
+# A server that has imported torchrec once forks each process in a fraction of a second. The rest is
+# what test modules import: a rank imports the one that its function comes from.
+PRELOADED = ["mbrec.job.fit", "mbrec.job.build", "hydra", "pytest", "hypothesis.extra.numpy"]
+PRELOADED += ["sklearn.metrics", "torchjd.aggregation", "torch.distributed.optim"]
+PRELOADED += ["mbrec.prepare.synthetic.files"]
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["mbrec.job.build"])
+_context.set_forkserver_preload(PRELOADED)
+# What describes a process's place in a job, and what a user sets for one.
+PLACE = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MBREC_RUN_ID", "HYDRA_FULL_ERROR"}
 
 
 def run_ranks(
@@ -99,6 +114,7 @@ def _rank(
         GLOO_SOCKET_IFNAME="lo",
     )
     torch.set_num_threads(1)
+    gc.freeze()  # what the server has imported is no garbage, and its pages stay shared
     logging.disable(logging.WARNING)
     try:
         if group:
@@ -120,3 +136,98 @@ def _rank(
     sender.close()
     # Not a normal exit: a peer that failed would keep gloo's threads waiting.
     os._exit(0)
+
+
+def run_command(
+    program: str | Path,
+    *arguments: str | Path,
+    cwd: Path,
+    processes: int = 0,
+    timeout_s: float = 200,
+    **environment: str,
+) -> "subprocess.CompletedProcess[str]":
+    """Run a module or script as `python -m` and `python` do, without their imports.
+
+    Args:
+        program: the name of a module, or the path of a script.
+        arguments: of it.
+        cwd: where it runs.
+        processes: ranks of one job that do the same, as torchrun starts them; 0: one process that
+            is not told of any.
+        timeout_s: for all of it.
+        environment: changes of this process's environment.
+    """
+    words = [str(program), *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as printed, _places(processes) as places:
+        files = [Path(printed, name) for name in ("stdout", "stderr")]
+        started = []
+        for place in places:
+            kept = {key: value for key, value in os.environ.items() if key not in PLACE}
+            given = (words, str(cwd), kept | place | environment, [str(file) for file in files])
+            started.append(_context.Process(target=_command, args=given))
+            started[-1].start()
+        code = _end(started, timeout_s)
+        return subprocess.CompletedProcess(words, code, *(file.read_text() for file in files))
+
+
+@contextmanager
+def _places(processes: int) -> Iterator[list[Mapping[str, str]]]:
+    """Yield the variables that torchrun gives to each rank; it keeps their store, as this does."""
+    if processes == 0:
+        yield [{}]
+        return
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    shared |= {"TORCHELASTIC_MAX_RESTARTS": "0", "GLOO_SOCKET_IFNAME": "lo"}
+    sizes = dict.fromkeys(["WORLD_SIZE", "LOCAL_WORLD_SIZE"], str(processes))
+    yield [
+        shared | sizes | dict.fromkeys(["RANK", "LOCAL_RANK"], str(rank))
+        for rank in range(processes)
+    ]
+    del store
+
+
+def _end(started: list[BaseProcess], timeout_s: float) -> int:
+    """Wait for processes; return 0, or the code of the first that failed and ended the others."""
+    deadline = time.monotonic() + timeout_s
+    code = 0
+    try:
+        while running := [process for process in started if process.exitcode is None]:
+            left = max(0, deadline - time.monotonic())
+            wait([process.sentinel for process in running], timeout=left)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"still there after {timeout_s} s")
+            failed = [p.exitcode for p in running if p.exitcode]
+            if failed and not code:
+                code = failed[0]
+                deadline = min(deadline, time.monotonic() + 30)
+                for process in started:
+                    process.terminate()
+        return code
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
+
+
+def _command(words: list[str], cwd: str, environment: Mapping[str, str], files: list[str]) -> None:
+    import torch
+
+    for number, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    sys.argv = list(words)
+    torch.set_num_threads(1)
+    gc.freeze()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if words[0].endswith(".py"):
+        sys.path.insert(0, str(Path(words[0]).parent))
+        runpy.run_path(words[0], run_name="__main__")
+    else:
+        sys.path.insert(0, cwd)
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)

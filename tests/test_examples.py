@@ -1,12 +1,10 @@
 """The examples of docs/balancers.md run as they stand."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from ranks import run_command
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/balancers.md").read_text()
@@ -14,11 +12,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 PLAIN, DISTRIBUTED, CUSTOM = BLOCKS
 
 
-def run(folder: Path, *command: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200
-    )
+def run(folder: Path, program: str, *words: str, processes: int = 0) -> str:
+    done = run_command(program, *words, cwd=folder, processes=processes)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -26,18 +21,14 @@ def run(folder: Path, *command: str) -> str:
 def test_the_loop_in_plain_pytorch_runs_and_is_thirty_lines(tmp_path):
     (tmp_path / "example.py").write_text(PLAIN)
     assert len(PLAIN.splitlines()) <= 33
-    assert re.match(
-        r"weights \[0\.\d+, 0\.\d+\] norms", run(tmp_path, sys.executable, "example.py")
-    )
+    assert re.match(r"weights \[0\.\d+, 0\.\d+\] norms", run(tmp_path, "example.py"))
     assert (tmp_path / "hook.pt").exists()
 
 
 @pytest.mark.slow
 def test_the_loop_under_ddp_has_the_same_weights_on_both_ranks(tmp_path):
     (tmp_path / "example.py").write_text(DISTRIBUTED)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    text = run(tmp_path, sys.executable, *torchrun, "example.py")
-    weights = re.findall(r"\[0\.\d+, 0\.\d+\]", text)
+    weights = re.findall(r"\[0\.\d+, 0\.\d+\]", run(tmp_path, "example.py", processes=2))
     assert len(weights) == 2
     assert weights[0] == weights[1]
 
@@ -46,11 +37,9 @@ def test_the_loop_under_ddp_has_the_same_weights_on_both_ranks(tmp_path):
 def test_the_recipe_for_a_balancer_of_your_own_trains_a_job(tmp_path, tiny_data):
     (tmp_path / "my_balancers.py").write_text(CUSTOM)
     (command,) = re.findall(r"scripts/train\.sh (balancer=custom .*)", PAGE)
-    overrides = [word.strip("'") for word in command.split()]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    tiny = ["data/preset=tiny", f"data.path={tiny_data}", "run.name=mine", "trainer.steps=3"]
-    text = run(tmp_path, sys.executable, *torchrun, "-m", "mbrec.train", *overrides, *tiny)
-    assert "trained at" in text
+    words = [word.strip("'") for word in command.split()]
+    words += ["data/preset=tiny", f"data.path={tiny_data}", "run.name=mine", "trainer.steps=3"]
+    assert "trained at" in run(tmp_path, "mbrec.train", *words, processes=2)
     saved = (tmp_path / "outputs/mine/config.yaml").read_text()
     assert "my_balancers.InverseNorm" in saved
     assert "power: 0.5" in saved

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from ranks import run_command
 
 from mbrec.__main__ import COMMANDS
 
@@ -248,7 +249,7 @@ def test_a_misspelled_command_is_refused_with_those_that_there_are(tmp_path):
     ],
 )
 def test_evaluation_tells_a_wrong_argument_in_a_line(arguments, named, tmp_path):
-    result = run(sys.executable, "-m", "mbrec", "evaluate", *arguments, cwd=tmp_path)
+    result = run_command("mbrec", "evaluate", *arguments, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
     error, hint = result.stderr.splitlines()
     assert error.startswith("error: expected ")
@@ -257,7 +258,6 @@ def test_evaluation_tells_a_wrong_argument_in_a_line(arguments, named, tmp_path)
 
 
 def test_the_full_error_is_there_for_who_asks(tmp_path):
-    command = [sys.executable, "-m", "mbrec", "evaluate", "nowhere"]
-    result = run(*command, cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    result = run_command("mbrec", "evaluate", "nowhere", cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert result.returncode == 1
     assert "Traceback" in result.stderr

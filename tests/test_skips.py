@@ -1,12 +1,10 @@
 """A test may skip itself only for what the machine lacks, and not for what the set-up forgot."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from ranks import run_command
 
 CONFTEST = Path(__file__).with_name("conftest.py")
 
@@ -61,19 +59,14 @@ def test_a_skip_for_a_listed_reason_is_none(judge):
 
 
 def test_the_rule_is_applied_to_every_test_and_file(tmp_path):
-    (tmp_path / "conftest.py").write_text(
-        CONFTEST.read_text().replace("import torch\n", "").replace("torch.set_num_threads(1)\n", "")
-    )
+    (tmp_path / "conftest.py").write_text(CONFTEST.read_text())
     (tmp_path / "test_one.py").write_text(
         "import pytest\n\ndef test_it():\n    pytest.skip('forgotten')\n"
     )
     (tmp_path / "test_two.py").write_text("import pytest\npytest.importorskip('no_such_package')\n")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"]
-    command += ["--continue-on-collection-errors", str(tmp_path)]
-    alone = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # plugins take seconds to load
-    done = subprocess.run(
-        command, cwd=tmp_path, env=alone, capture_output=True, text=True, timeout=60
-    )
+    words = ["-p", "no:cacheprovider", "-q", "--continue-on-collection-errors", tmp_path]
+    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # plugins take seconds to load
+    done = run_command("pytest", *words, cwd=tmp_path, **alone)
     assert done.returncode != 0
     assert "got: forgotten" in done.stdout
     assert "got: could not import 'no_such_package'" in done.stdout

@@ -1,4 +1,8 @@
-"""The commands a user types, on the tiny world, with two processes."""
+"""The commands a user types, on the tiny world, with two processes.
+
+The first run and its evaluation are started as a user starts them; the rest run in forks, see
+ranks.py.
+"""
 
 import json
 import os
@@ -9,6 +13,7 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
+from ranks import run_command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.metadata import (
     SESSION_START_INFO_TAG,
@@ -29,21 +34,19 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
     )
 
 
-def train(folder: Path, data: Path, name: str, *overrides: str) -> str:
-    script = str(ROOT / "scripts" / "train.sh")
-    job = ["data/preset=tiny", f"data.path={data}", "trainer.global_batch_size=256"]
-    job += [f"run.name={name}", "trainer.evaluate_every=10", "monitor.every=7"]
-    done = command(script, *job, *overrides, cwd=folder)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout + done.stderr
+def job(data: Path, name: str) -> list[str]:
+    words = ["data/preset=tiny", f"data.path={data}", "trainer.global_batch_size=256"]
+    return [*words, f"run.name={name}", "trainer.evaluate_every=10", "monitor.every=7"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The folder of a finished run, and what it printed. It writes its own data."""
     folder = tmp_path_factory.mktemp("train")
-    printed = train(folder, folder / "data", "first")
-    return folder / "outputs" / "first", printed
+    script = str(ROOT / "scripts" / "train.sh")
+    done = command(script, *job(folder / "data", "first"), cwd=folder)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder / "outputs" / "first", done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -133,16 +136,17 @@ def test_a_run_has_a_line_in_the_table_of_hyperparameters(run):
 @pytest.mark.slow
 def test_the_same_command_gives_the_same_numbers(run, metrics):
     folder = run[0].parents[1]
-    train(folder, folder / "data", "second")
+    words = job(folder / "data", "second")
+    done = run_command("mbrec.train", *words, cwd=folder, processes=2)
+    assert done.returncode == 0, done.stderr[-4000:]
     again = json.loads((folder / "outputs" / "second" / "metrics.json").read_text())
     assert again["history"] == metrics["history"]
 
 
 @pytest.mark.slow
 def test_a_finished_run_is_not_trained_over(run):
-    script = str(ROOT / "scripts" / "train.sh")
     arguments = ["data/preset=tiny", f"data.path={run[0].parents[1] / 'data'}", "run.name=first"]
-    done = command(script, *arguments, cwd=run[0].parents[1])
+    done = run_command("mbrec.train", *arguments, cwd=run[0].parents[1], processes=2)
     assert done.returncode != 0
     assert "expected a new run, got run.name=first" in done.stderr
 
@@ -174,11 +178,10 @@ def test_one_process_scores_the_saved_run_as_two_did_and_keeps_predictions(run, 
     "balancer", ["multibalance", pytest.param("equal", marks=pytest.mark.nightly)]
 )
 def test_a_run_that_diverges_stops_and_names_the_step_and_the_task(run, balancer):
-    script = str(ROOT / "scripts" / "train.sh")
     arguments = ["data/preset=tiny", f"data.path={run[0].parents[1] / 'data'}", "monitor.every=5"]
     arguments += [f"run.name=diverged_{balancer}", f"balancer={balancer}"]
     arguments += ["optimizer.dense_lr=1e30", "monitor.balance=false"]
-    done = command(script, *arguments, cwd=run[0].parents[1])
+    done = run_command("mbrec.train", *arguments, cwd=run[0].parents[1], processes=2)
     assert done.returncode != 0
     assert re.search(r"step \d: expected finite .* loss \S+ of task 'ctr' on rank 0", done.stderr)
     assert not (run[0].parent / f"diverged_{balancer}" / "metrics.json").exists()
@@ -189,16 +192,8 @@ def test_three_processes_score_what_two_trained_without_the_training_files(run, 
     folder = run[0]
     (data,) = (folder.parents[1] / "data").iterdir()
     (tmp_path / "evaluation").symlink_to(data / "evaluation")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    arguments = ["--nproc-per-node", "3", "-m", "mbrec.evaluate", str(folder)]
-    done = command(
-        *torchrun,
-        *arguments,
-        f"data.path={tmp_path}",
-        "data.synthetic=null",
-        "predictions=kept",
-        cwd=tmp_path,
-    )
+    words = [folder, f"data.path={tmp_path}", "data.synthetic=null", "predictions=kept"]
+    done = run_command("mbrec.evaluate", *words, cwd=tmp_path, processes=3)
     assert done.returncode == 0, done.stderr
     assert not (folder / "evaluation.json").exists()
     result = json.loads((tmp_path / "kept" / "evaluation.json").read_text())["tasks"]
@@ -207,22 +202,17 @@ def test_three_processes_score_what_two_trained_without_the_training_files(run, 
 
 @pytest.mark.slow
 def test_a_data_error_ends_every_rank_with_a_message_that_names_it(run):
-    script = str(ROOT / "scripts" / "train.sh")
     arguments = ["data/preset=tiny", f"data.path={run[0].parents[1] / 'data'}"]
     arguments.append("data.columns.categorical.item.cardinality=100")
-    done = command(script, *arguments, cwd=run[0].parents[1])
+    done = run_command("mbrec.train", *arguments, cwd=run[0].parents[1], processes=2)
     assert done.returncode != 0
     assert "column 'item': expected an id in [0, 100), got" in done.stderr
 
 
 @pytest.mark.slow
 def test_small_without_interaction_comes_close_to_the_optimum_in_one_epoch(tmp_path):
-    done = command(
-        str(ROOT / "scripts" / "train.sh"),
-        "data.synthetic.shares=[.45,.2,.2,.15,0]",
-        "run.name=close",
-        cwd=tmp_path,
-    )
+    words = ["data.synthetic.shares=[.45,.2,.2,.15,0]", "run.name=close"]
+    done = run_command("mbrec.train", *words, cwd=tmp_path, processes=2)
     assert done.returncode == 0, done.stderr[-4000:]
     ctr = json.loads((tmp_path / "outputs/close/metrics.json").read_text())["tasks"]["ctr"]
     assert ctr["excess_ne"] < 0.04

@@ -1,16 +1,15 @@
 """The README's walk from a newcomer's own CSV to a trained model, by the commands that it has."""
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
 import yaml
+from ranks import run_command
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +38,21 @@ def write_csv(path: Path, rows: int = 3_000) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
+def run(command: str, folder: Path) -> "CompletedProcess[str]":
+    """Run one of the commands in a folder that has the repository's scripts and configurations."""
+    match shlex.split(command):
+        case ["scripts/train.sh", *words]:
+            # The folder of the drafts is this test's, and not the repository's.
+            words = ["--config-dir", str(folder / "configs"), *words]
+            words += ["trainer.global_batch_size=256", "monitor.progress=false"]
+            return run_command("mbrec.train", *words, cwd=folder, processes=1)
+        case [".venv/bin/python", "-m", program, *words] | [".venv/bin/python", program, *words]:
+            return run_command(program, *words, cwd=folder)
+        case ["cat", name]:
+            return CompletedProcess(command, 0, (folder / name).read_text(), "")
+    raise ValueError(f"expected a command of the walk, got {command}")
+
+
 @pytest.mark.slow
 def test_five_commands_lead_from_a_csv_to_a_trained_model(tmp_path: Path) -> None:
     setup, *rest = commands()
@@ -46,24 +60,13 @@ def test_five_commands_lead_from_a_csv_to_a_trained_model(tmp_path: Path) -> Non
     assert len(rest) == 4
     write_csv(tmp_path / "shop.csv")
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    for name in ("scripts", "pyproject.toml", "constraints.txt", "requirements"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / ".venv").symlink_to(Path(sys.prefix))
-    # The folder of the drafts is this test's, and not the repository's.
-    extra = ["trainer.global_batch_size=256", "monitor.progress=false"]
-    environment = {**os.environ, "NPROC": "1", "MBREC_VENV": sys.prefix}
-    environment = {k: v for k, v in environment.items() if not k.startswith("MBREC_RUN")}
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
     output = ""
     for command in rest:
-        words = shlex.split(command)
-        if words[0].endswith("train.sh"):
-            words = [words[0], "--config-dir", str(tmp_path / "configs"), *words[1:], *extra]
-        if words[0] == "cat":
-            assert yaml.safe_load((tmp_path / words[1]).read_text())["columns"]["labels"]
-        ran = subprocess.run(
-            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
-        )
+        ran = run(command, tmp_path)
         assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
+        if command.startswith("cat"):
+            assert yaml.safe_load(ran.stdout)["columns"]["labels"]
         output += ran.stdout + ran.stderr
     assert re.search(r"duplicates dropped:? +1\b", output)
     assert re.search(r"^ctr +0\.\d+", output, re.MULTILINE), output

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mbrec.balance.arguments import check_choice, check_count
 from mbrec.balance.backward import gramian, graph
-from mbrec.balance.backward.choice import choose_way
+from mbrec.balance.backward.choice import choose_backward
 from mbrec.balance.backward.fanout import FanOut
 from mbrec.balance.backward.merging import Observed
 from mbrec.balance.backward.spans import Marks
@@ -29,8 +29,8 @@ class BalanceHook(KeptValues):
 
     Forward gives K views of the representation, one a task head, without a copy. In the ordinary
     backward pass the K gradients arrive here together; their K x K Gramian over the global batch
-    (one small collective) goes to the balancer; the weighted sum of the gradients goes on into the
-    shared bottom. The heads' own gradients pass untouched. In eval mode, under `no_grad` and
+    (one small collective) goes to the balancer; their weighted sum continues into the shared
+    bottom. The heads' own gradients pass untouched. In eval mode, under `no_grad` and
     where the representation needs no gradient the hook balances nothing, and each view but the
     last is a copy: a head that works in place changes no other's input. In training torch refuses
     such a head.
@@ -54,7 +54,7 @@ class BalanceHook(KeptValues):
         lag: 1 merges with the weights of the step before, and lets the collective run behind the
             rest of backward; the first step has the weights of orthonormal gradients. `gramian`
             and `losses` are then those of the step before, and `ok` is that of this rank.
-        accumulate: micro-batches a step, each with its loss divided by that number. The weights
+        accumulate: micro-batches per step, each with its loss divided by that number. The weights
             stand still within a step and come, as with lag=1, from the step before.
 
     Attributes:
@@ -113,7 +113,7 @@ class BalanceHook(KeptValues):
         self.local_gramian: Tensor | None = None
         self.losses: Tensor | None = None
         self._step: Step | None = None
-        self._way = choose_way(balancer, process_group, parameters, lag, accumulate)
+        self._way = choose_backward(balancer, process_group, parameters, lag, accumulate)
         self._accumulate = accumulate
         self._bypass = False
         self._below: str | None = None
@@ -153,7 +153,7 @@ class BalanceHook(KeptValues):
         return tuple(views_K if isinstance(shared, tuple) else (view[0] for view in views_K))
 
     def observe(self, losses_K: Tensor | Sequence[Tensor], counts_K: Tensor | None = None) -> None:
-        """Tell the hook this batch's losses, between forward and backward.
+        """Give the hook this batch's losses, between forward and backward.
 
         Args:
             losses_K: this rank's losses, as they go into backward but for the loss scale; the
@@ -199,7 +199,7 @@ class BalanceHook(KeptValues):
             self.gramian = self.local_gramian = self.losses = self._step = None
 
     def mark_parts(self, marks: Marks | None) -> None:
-        """Have a function told of each part of the hook's work as it ends; None: nobody."""
+        """Report each part of the hook's work to a function as it ends; None: to none."""
         self._way.marks = marks
 
     @property

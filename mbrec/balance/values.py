@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class KeptValues(nn.Module):
-    """A module whose buffers are numbers that it computes with, and that nobody fills in later.
+    """A module whose buffers are numbers that it computes with, and that are not filled in later.
 
     `half()` leaves their types, and `to_empty()`, with which models built on the meta device get
     their memory, leaves their values. What has been on the meta device has none to leave: it runs

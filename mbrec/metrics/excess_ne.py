@@ -23,10 +23,6 @@ class OracleGap:
     * `excess_ne` = mean KL(p || q) / H(mean p), which no noise of the labels enters;
     * `label_gap` = mean (log loss of q - log loss of p) / H(mean p) on the labels, and its
       standard error `label_gap_se`. Far below zero, it says that labels leak into features.
-
-    Args:
-        tasks: names, in the order of the columns.
-        device: of the outputs.
     """
 
     def __init__(self, tasks: Sequence[str], *, device: torch.device) -> None:
@@ -53,7 +49,10 @@ class OracleGap:
         self._sums_5K += torch.stack([(weights_BK * term).sum(0) for term in terms])
 
     def compute(self) -> dict[str, dict[str, float]]:
-        """Return task -> figure -> value for the tasks that have an oracle. A collective."""
+        """Return task -> figure -> value for the tasks that have an oracle.
+
+        Collective: every rank must call it.
+        """
         sums_5K = sum_over_ranks(self._sums_5K.flatten().clone()).view_as(self._sums_5K)
         count_K = sums_5K[0]
         rate_K, excess_K, gap_K, square_K = (sums_5K[1:] / count_K).unbind()

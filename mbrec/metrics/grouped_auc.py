@@ -22,7 +22,6 @@ class GroupedAuc:
     does not count. Null is a group as well.
 
     Args:
-        tasks: names, in the order of the columns.
         groups_of: position of rows in the data set -> the group of each, of a type that sorts.
     """
 
@@ -38,7 +37,10 @@ class GroupedAuc:
         self._kept.append((outputs.rows_B[real].cpu().numpy(), predictions, labels, masks))
 
     def compute(self) -> dict[str, dict[str, float | None]]:
-        """Return task -> {"gauc": value}, None where no group has both labels. A collective."""
+        """Return task -> {"gauc": value}, None where no group has both labels.
+
+        Collective: every rank must call it.
+        """
         empty = np.empty((0, len(self._tasks)))
         kept = self._kept or [(np.empty(0, np.int64), empty, empty, empty)]
         rows, *parts = (np.concatenate(part) for part in zip(*kept, strict=True))
@@ -63,8 +65,6 @@ def gauc(groups: Array, scores: Array, labels: Array) -> float | None:
     """Return the mean AUC of the groups with both labels, weighted by their rows; ties count half.
 
     Args:
-        groups: (N,), of any type that sorts.
-        scores: (N,).
         labels: (N,); positive from 0.5 on.
 
     >>> gauc(np.array([1, 1, 2, 2]), np.array([0.1, 0.9, 0.5, 0.5]), np.array([0, 1, 1, 0]))

@@ -16,7 +16,6 @@ class LostIds:
 
     Args:
         figures: names of the columns of `Batch.lost_2C`, in order; may be none.
-        device: of the batches.
     """
 
     def __init__(self, figures: Sequence[str], *, device: torch.device) -> None:
@@ -29,7 +28,10 @@ class LostIds:
             self._counts_2C += lost_2C
 
     def compute(self) -> dict[str, float]:
-        """Return figure -> fraction in [0, 1], where there were ids; start again. A collective."""
+        """Return figure -> fraction in [0, 1], where there were ids; start again.
+
+        Collective: every rank must call it.
+        """
         if not self.figures:
             return {}
         counts_2C = sum_over_ranks(self._counts_2C.flatten().clone()).view_as(self._counts_2C)

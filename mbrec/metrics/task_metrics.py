@@ -101,9 +101,7 @@ class TaskMetrics:
     such rows has no figures but their number, `not_finite`, and those of the labels.
 
     Args:
-        tasks: names, in the order of the columns.
         batch_size: rows of an update, at most.
-        device: of the outputs.
         auc: compute it as well; its histogram costs more to reduce than the rest together.
     """
 
@@ -151,7 +149,9 @@ class TaskMetrics:
             )
 
     def compute(self) -> dict[str, dict[str, float | None]]:
-        """Return task -> metric -> value over every update since `reset`. A collective.
+        """Return task -> metric -> value over every update since `reset`.
+
+        Collective: every rank must call it.
 
         `count` is the sum of the weights. What is undefined is None: everything without a row,
         NE and AUC where all labels are the same. `not_finite` is there where it is not 0.

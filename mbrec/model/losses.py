@@ -26,7 +26,6 @@ def masked_bce(
         labels_BK: in [0, 1].
         masks_BK: mask times sample weight; 0 takes a row out.
         counts_K: sum of `masks_BK` over the global batch.
-        reduction: the denominator.
         world_size: W; DDP and TorchRec divide gradients by it, so the sums here are multiplied.
     """
     losses_BK = binary_cross_entropy_with_logits(logits_BK, labels_BK, reduction="none")
@@ -43,10 +42,7 @@ def summed(
     """Return the sums of log losses that `masked_bce` has made this rank's losses of.
 
     Args:
-        losses_K: losses of this rank.
-        counts_K: as in `masked_bce`.
         rows: rows of this rank's batch, with padding.
-        reduction, world_size: as in `masked_bce`.
     """
     if reduction is Reduction.global_batch:
         return losses_K * rows

@@ -79,7 +79,6 @@ class SharedBottom(nn.Module):
     """Embeddings and numerical features, side by side, through the interaction module.
 
     Args:
-        categorical: the embedding tables.
         numerical: the numerical module, or None for data without numerical features.
         interaction: maps (B, categorical + numerical width) to (B, H).
         table_guard: between the tables and the rest; None leaves it out.
@@ -124,7 +123,6 @@ class Heads(nn.Module):
         tasks: name -> task; heads run in this order, which makes the merge bitwise under `Equal`.
         in_features: H.
         hook: balances the tasks at the representation; None leaves it out.
-        reduction: of the losses.
         world_size: ranks that share the global batch.
 
     Attributes:
@@ -180,12 +178,7 @@ class Heads(nn.Module):
         return losses_K.sum(), outputs
 
     def log_losses(self, losses_K: Tensor, batch: Batch) -> Tensor:
-        """Return the log losses in nats, (K,), that losses of this rank are made of.
-
-        Args:
-            losses_K: with the tasks' weights, as forward gives them.
-            batch: that they are of.
-        """
+        """Return the log losses in nats, (K,), that losses of this rank are made of."""
         return summed(
             losses_K / self.task_weights,
             batch.counts_K,

@@ -28,10 +28,6 @@ def conflict_figures(gramian_SKK: Tensor, weights_SK: Tensor) -> dict[str, Tenso
     * `weighted_dominance`: the same after weighting (He et al. 2024, Figure 2 (c) and (e));
     * `stationarity`, `stationarity_relative`: see `stationarity`; over the smallest norm.
 
-    Args:
-        gramian_SKK: inner products of the raw gradients.
-        weights_SK: on the raw gradients.
-
     >>> opposed_SKK = torch.tensor([[[1.0, -2.0], [-2.0, 4.0]]], dtype=torch.float64)
     >>> figures = conflict_figures(opposed_SKK, torch.tensor([[0.5, 0.25]]))
     >>> {name: round(value.item(), 4) for name, value in figures.items()}
@@ -59,9 +55,6 @@ def stationarity(gramian_SKK: Tensor) -> Tensor:
     It is min over w in the simplex of |sum_k w_k z_k| (He et al. 2024, eq. 2): 0 where some
     weighting of the gradients cancels, so that no direction improves every task, and at most the
     smallest norm. Gramians of products in float32 give no less than about 3e-4 of that.
-
-    Args:
-        gramian_SKK: inner products of the raw gradients.
 
     >>> stationarity(torch.eye(2, dtype=torch.float64)[None]).round(decimals=6)
     tensor([0.7071], dtype=torch.float64)
@@ -102,12 +95,8 @@ class ConflictWatch:
     methods that even out norms give large weights to small gradients.
 
     Args:
-        tasks: names, in row order.
         balancer: of the hook; one with constant weights is never on a vertex.
         every: steps of a window.
-
-    Attributes:
-        tasks: names, in row order.
     """
 
     def __init__(self, tasks: Sequence[str], balancer: Balancer, *, every: int) -> None:
@@ -121,12 +110,7 @@ class ConflictWatch:
         self._weights_SK = torch.zeros(0, size, dtype=torch.float64)
 
     def update(self, gramian_SKK: Tensor, weights_SK: Tensor) -> list[dict[str, float | None]]:
-        """Take the steps since the last call; return the figures of each, by their tags.
-
-        Args:
-            gramian_SKK: inner products of the raw gradients.
-            weights_SK: on the raw gradients.
-        """
+        """Take the steps since the last call; return the figures of each, by their tags."""
         last = slice(-self._every, None)
         self._gramian_SKK = torch.cat([self._gramian_SKK, gramian_SKK])[last]
         self._weights_SK = torch.cat([self._weights_SK, weights_SK])[last]

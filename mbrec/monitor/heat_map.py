@@ -16,7 +16,6 @@ def draw(values: Sequence[Sequence[float]], names: Sequence[str]) -> tuple[bytes
 
     Args:
         values: in [-1, 1]; NaN leaves a cell empty.
-        names: of rows and columns.
     """
     side = _MARGIN + _CELL * len(names)
     figure = Figure(figsize=(side + 0.6, side), dpi=_DPI, layout="constrained")

@@ -28,10 +28,6 @@ Settings = dict[str, float | str]
 def settings(config: DictConfig, overrides: Iterable[str]) -> Settings:
     """Return the settings that runs of a sweep may differ in.
 
-    Args:
-        config: of the run.
-        overrides: `key=value` of its command line.
-
     >>> node = OmegaConf.create({"balancer": {"_target_": "a.Static", "lr": 0.1}, "data": {}})
     >>> settings(node, ["data=world", "run.name=x"])
     {'data': 'world', 'balancer': 'Static', 'balancer.lr': 0.1}
@@ -53,11 +49,6 @@ def write(folder: Path, chosen: Settings, tasks: Sequence[str]) -> None:
     """Write the line beside the figures that it refers to: NE and AUC of the last evaluation.
 
     Without a space on the disk it is left out, with a warning.
-
-    Args:
-        folder: of the run's files for TensorBoard.
-        chosen: what `settings` returned.
-        tasks: names, in row order.
     """
     metrics = {f"evaluation_{name}/{task}": 0.0 for name in ("ne", "auc") for task in tasks}
     try:

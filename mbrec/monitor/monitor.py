@@ -44,19 +44,14 @@ class Monitor:
     ranks.
 
     Args:
-        tasks: names, in row order.
-        hook: the balancing hook.
         metrics: of the training rows; reset at each writing.
         lost: counts ids outside the vocabularies or cut off.
-        folder: for TensorBoard's files.
         every: steps between two writings.
         total_steps: expected length, for the progress bar.
-        progress: show one.
         first_step: steps done before, by the run that is resumed; what that one wrote of later
             steps is hidden.
 
     Attributes:
-        rows_per_second: of training so far.
         flushed: called at each writing.
     """
 
@@ -97,13 +92,7 @@ class Monitor:
         self._since = time.perf_counter()
 
     def record(self, step: int, outputs: Outputs, rates: Mapping[str, float]) -> None:
-        """Keep a step's figures; write those of the last `every` steps when they are complete.
-
-        Args:
-            step: its number.
-            outputs: what the model returned.
-            rates: learning rate by optimizer.
-        """
+        """Keep a step's figures; write those of the last `every` steps when they are complete."""
         self._outputs.append(outputs)
         packed_P = pack(self._hook, outputs.losses_K)
         self._steps.append((step, time.time(), dict(rates), packed_P))
@@ -114,7 +103,7 @@ class Monitor:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was recorded. A collective."""
+        """Write what was recorded. Collective: every rank must call it."""
         if not self._steps:
             return
         self._measure_speed()
@@ -136,14 +125,13 @@ class Monitor:
         """Note that a step's batch was left out; it has no figures.
 
         Args:
-            step: its number.
             skipped: how many have been so far.
         """
         self._write(step, {"guard/skipped": float(skipped)})
         self._bar.update()
 
     def resume(self) -> None:
-        """Go on measuring the speed of training, after something else."""
+        """Resume measuring the speed of training, after something else."""
         self._since = time.perf_counter()
 
     def finish_training(self) -> None:
@@ -200,7 +188,7 @@ class Monitor:
         return [row | conflict for row, conflict in zip(rows, conflicts, strict=True)]
 
     def _since_last_writing(self) -> dict[str, float | None]:
-        """Return the figures that are of more than one step. A collective."""
+        """Return the figures of more than one step. Collective: every rank must call it."""
         self._metrics.update(self._outputs)
         report = self._metrics.compute()
         self._metrics.reset()
@@ -252,7 +240,7 @@ class Monitor:
     ) -> None:
         if self._writer is None or not scalars:
             return
-        # One event a step: an event a scalar costs more than a training step.
+        # One event per step: one per scalar costs more than a training step.
         values: list[Any] = [
             Summary.Value(tag=tag, simple_value=value)
             for tag, value in scalars.items()

@@ -13,16 +13,16 @@ from mbrec.balance.backward.ranks import rank_of, sum_over_ranks, world_size
 
 
 def weigh_by_rank(balancer: GramianBalancer, local_KK: Tensor, losses_K: Tensor) -> Tensor:
-    """Return the weights (W, K) that each rank would have chosen from its own rows. A collective.
+    """Return the weights (W, K) that each rank would have chosen from its own rows.
+
+    Collective: every rank must call it.
 
     A copy of the balancer weighs, in the state that the balancer is in; the balancer itself stays
     as it is. A rank has 1/W of the rows, so its squared norms are W times those of the global
     batch, which the state has seen; they are divided by it.
 
     Args:
-        balancer: of the hook.
         local_KK: this rank's `BalanceHook.local_gramian`.
-        losses_K: this rank's.
     """
     ranks, twin = world_size(), copy.deepcopy(balancer)
     weights_WK = local_KK.new_zeros(ranks, balancer.num_tasks)
@@ -34,16 +34,15 @@ def weigh_by_rank(balancer: GramianBalancer, local_KK: Tensor, losses_K: Tensor)
 def figures(
     balancer: Balancer, tasks: Sequence[str], local_KK: Tensor | None, losses_K: Tensor
 ) -> dict[str, float]:
-    """Return `rank_weight/<rank>/<task>` and `rank_weight_spread/<task>`. A collective.
+    """Return `rank_weight/<rank>/<task>` and `rank_weight_spread/<task>`.
+
+    Collective: every rank must call it.
 
     Nothing where there is nothing to compare: one rank, one task, constant weights, or a method
     that needs more than inner products.
 
     Args:
-        balancer: of the hook.
-        tasks: names, in row order.
         local_KK: this rank's `BalanceHook.local_gramian`.
-        losses_K: this rank's.
     """
     if not isinstance(balancer, GramianBalancer) or balancer.constant_weights is not None:
         return {}

@@ -10,7 +10,6 @@ def layout(tasks: Sequence[str], tags: Collection[str]) -> dict[str, dict[str, l
     """Return the pages, for `torch.utils.tensorboard.summary.custom_scalars`.
 
     Args:
-        tasks: names, in row order.
         tags: that the run has; what it has not is left out.
 
     >>> layout(["ctr", "cvr"], {"weight/ctr", "weight/cvr", "loss"})

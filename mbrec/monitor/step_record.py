@@ -18,8 +18,6 @@ class Steps:
     """What was kept of S steps.
 
     Attributes:
-        losses_SK: losses of the tasks.
-        weights_SK: weights on the raw gradients.
         states: of the balancer that have one number a task: name -> (S, K).
         gramian_SKK: inner products of the raw gradients, or None without statistics.
     """
@@ -64,12 +62,7 @@ def pack(hook: BalanceHook, losses_K: Tensor) -> Tensor:
 
 
 def unpack(hook: BalanceHook, packed_SP: Tensor) -> Steps:
-    """Return what `pack` put together.
-
-    Args:
-        hook: the one that was packed.
-        packed_SP: of S steps, one after the other.
-    """
+    """Return what `pack` put together."""
     size, names = hook.balancer.num_tasks, list(hook.balancer.task_states())
     losses_SK, weights_SK, *states, rest = packed_SP.tensor_split(
         [size * (index + 1) for index in range(2 + len(names))], 1

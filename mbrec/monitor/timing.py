@@ -18,7 +18,6 @@ class Spread:
     """A median with a 95 % interval of the median.
 
     Attributes:
-        median: of the values.
         low: lower end of the interval.
         high: upper end.
     """
@@ -60,7 +59,6 @@ def interleave(
     """Return the seconds of each block in each round; the order within a round is random.
 
     Args:
-        blocks: what is timed.
         wait: returns when all work is done, on every rank; called around each block.
         rounds: that count.
         warmup: rounds before, that do not.
@@ -91,9 +89,6 @@ class PartClock:
     Args:
         wait: returns when the device has done its work, without which a GPU's time would be
             counted where the host waits for it.
-
-    Attributes:
-        seconds: by part.
     """
 
     def __init__(self, wait: Callable[[], object] = lambda: None) -> None:

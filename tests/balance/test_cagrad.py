@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mbrec.balance import CAGrad
 
-proven = settings(max_examples=60, deadline=None, derandomize=True)
+proven = settings(max_examples=60, derandomize=True)
 radii = st.sampled_from([0.2, 0.5, 0.9])
 
 
@@ -92,7 +92,7 @@ def hard_rows(kind: str, seed: int, num_tasks: int) -> Tensor:
 @pytest.mark.parametrize(
     "kind", ["random", "dependent", "opposed", "nearly opposed", "nearly no average"]
 )
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(
     seed=st.integers(0, 10_000),
     num_tasks=st.integers(2, 10),

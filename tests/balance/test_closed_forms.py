@@ -28,7 +28,7 @@ from mbrec.balance import (
     UPGrad,
 )
 
-proven = settings(max_examples=40, deadline=None, derandomize=True)
+proven = settings(max_examples=40, derandomize=True)
 seeds = st.integers(0, 10_000)
 norms = st.floats(0.1, 10.0)
 cosines = st.floats(-0.95, 0.95)
@@ -204,7 +204,7 @@ def test_gradcraft_makes_each_task_orthogonal_to_all_it_conflicts_with(seed, num
     close(merged, torch.stack(parts).mean(0))
 
 
-@proven
+@settings(max_examples=10, derandomize=True)
 @given(seed=seeds, num_tasks=sizes, strength=st.sampled_from([0.0, 0.3, 1.0]))
 def test_small_steps_of_sdmgrad_reach_the_minimum_near_the_prior(seed, num_tasks, strength):
     _, G = rows_and_gramian(seed, num_tasks, spread=0.2)
@@ -224,7 +224,7 @@ def same_cosines(num_tasks: int, cosine: float, size: float = 1.0) -> Tensor:
     return size**2 * ((1 - cosine) * eye + cosine)
 
 
-def distance_after(balancer: MultiBalance, G: Tensor, steps: int = 400) -> float:
+def distance_after(balancer: MultiBalance, G: Tensor, steps: int = 150) -> float:
     """Return how far from equal weights a small disturbance of them ends."""
     balancer.weight[:2] += vector(1e-4, -1e-4)
     for _ in range(steps):
@@ -239,7 +239,7 @@ def test_the_cosine_update_of_multibalance_settles_at_the_impartial_weights(stre
     impartial = vector(0.24978, 0.39965, 0.35057)
     close(IMTLG(3)(G), impartial, 2e-5)
     balancer = MultiBalance(3, lr=0.1, prior_strength=strength)
-    for _ in range(1000):
+    for _ in range(400):
         balancer(G)
     close(balancer.weight, (1 + strength) * IMTLG(3)(G) - strength / 3)
 
@@ -268,6 +268,6 @@ def test_the_inner_update_is_stable_up_to_its_limit(cosine, size, factor):
 def test_the_inner_update_settles_at_the_minimum_near_the_prior(strength):
     _, G = rows_and_gramian(5, 4)
     balancer = MultiBalance(4, lr=0.5 / float(G.trace()), prior_strength=strength, update="inner")
-    for _ in range(2000):
+    for _ in range(300):
         balancer(G)
     close(balancer.weight, exact_minimum(G, strength * G.mean(1), simplex=True), 1e-5)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -47,7 +47,7 @@ def test_traces_equal_the_golden_numbers(name):
 def test_cosine_update_converges_to_impartial_weights_on_orthogonal_gradients():
     balancer = MultiBalance(3, lr=0.1, prior_strength=0.0)
     orthogonal = torch.diag(torch.tensor([1.6, 1.0, 8 / 7], dtype=torch.float64) ** 2)
-    for _ in range(3000):
+    for _ in range(400):
         balancer(orthogonal)
     expected = torch.tensor([0.25, 0.40, 0.35], dtype=torch.float64)
     torch.testing.assert_close(balancer.weight, expected, atol=1e-6, rtol=0)
@@ -60,13 +60,14 @@ def test_the_symmetric_point_is_stable_up_to_the_analytic_rate(factor, stable):
     balancer = MultiBalance(num_tasks, lr=factor * 2 / slope, prior_strength=strength)
     balancer.weight.add_(torch.tensor([1e-4, -1e-4, 0.0]))
     same_cosine = torch.full((3, 3), rho, dtype=torch.float64).fill_diagonal_(1.0)
-    for _ in range(2000):
+    for _ in range(300):
         balancer(same_cosine)
     settled = float((balancer.weight - 1 / 3).abs().max()) < 1e-6
     assert settled == stable
 
 
 @pytest.mark.parametrize("ema", ["stabilize", "unit", "anchor", "off"])
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), num_tasks=st.integers(2, 6))
 def test_weights_stay_on_the_simplex_and_follow_a_permutation_of_the_tasks(ema, seed, num_tasks):
     order = torch.randperm(num_tasks, generator=torch.Generator().manual_seed(seed))

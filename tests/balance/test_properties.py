@@ -60,7 +60,9 @@ AGREEING: dict[str, Callable[[int, float], float]] = {
     "Uncertainty": lambda K, n: K / 2,
 }
 seeds = st.integers(0, 10_000)
-few = settings(max_examples=10, deadline=None, derandomize=True)
+some = settings(max_examples=10, derandomize=True)
+# For properties that hold exactly, of which the closed forms have more cases.
+few = settings(max_examples=4, derandomize=True)
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -127,7 +129,7 @@ def test_every_method_is_in_the_suite_and_in_its_tables():
 
 
 @every_method
-@few
+@some
 @given(
     seed=seeds,
     bits=st.lists(st.integers(-2, 2), min_size=36, max_size=36),
@@ -232,7 +234,7 @@ def test_two_opposed_tasks_of_one_size_are_merged_to_zero(method):
 
 
 @every_method
-@few
+@some
 @given(seed=seeds, idle=st.integers(0, 2), how=st.sampled_from(["zero gradient", "no sample"]))
 def test_an_inactive_task_keeps_its_state_and_gets_no_weight(method, seed, idle, how):
     bench = Bench(method, NAMES[:3])

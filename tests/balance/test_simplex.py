@@ -1,15 +1,13 @@
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mbrec.balance.solvers.simplex import project_to_simplex
 
 points = arrays("float64", st.integers(1, 8), elements=st.floats(-5, 5, allow_nan=False))
-untimed = settings(deadline=None)
 
 
-@untimed
 @given(points, st.floats(0, 3))
 def test_projection_satisfies_the_kkt_conditions(point, mass):
     point_K = torch.from_numpy(point)
@@ -24,7 +22,6 @@ def test_projection_satisfies_the_kkt_conditions(point, mass):
         assert (gap_K <= threshold + 1e-9).all()
 
 
-@untimed
 @given(points, st.floats(-3, 3))
 def test_a_constant_added_to_every_coordinate_changes_nothing(point, shift):
     point_K = torch.from_numpy(point)
@@ -33,7 +30,6 @@ def test_a_constant_added_to_every_coordinate_changes_nothing(point, shift):
     )
 
 
-@untimed
 @given(points, st.integers(0, 255))
 def test_inactive_coordinates_are_zero_and_the_rest_is_projected_alone(point, bits):
     point_K = torch.from_numpy(point)

@@ -152,6 +152,7 @@ def test_a_run_consists_of_files_that_are_all_read_back_here(run):
     } == {".lock"}
 
 
+@pytest.mark.sentinel
 def test_no_flipped_bit_of_any_file_of_a_run_is_silent(run, caplog, fault_seed, nightly, figure):
     draw, damage, found = random.Random(fault_seed), Damage(caplog), files(run)
     flips = 1000 if nightly else 150

@@ -155,6 +155,7 @@ def live_through(run: str) -> list[Any]:
     return found
 
 
+@pytest.mark.sentinel
 def test_a_save_that_fails_is_counted_and_costs_nothing_else(tmp_path, figure):
     ranks = run_ranks(live_through, 2, tmp_path, str(tmp_path / "run"))
     for one, other in zip(*ranks, strict=True):

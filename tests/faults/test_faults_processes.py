@@ -87,7 +87,10 @@ def test_a_second_signal_ends_the_job_at_once_and_what_was_saved_stays(tiny_data
         assert newest is not None
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.nightly), 1])
+@pytest.mark.parametrize(
+    "rank",
+    [pytest.param(0, marks=pytest.mark.nightly), pytest.param(1, marks=pytest.mark.sentinel)],
+)
 def test_a_rank_that_is_killed_ends_the_job_and_is_named(tiny_data, tmp_path, figure, rank):
     with Job(tmp_path, tiny_data, LONG, torchrun=[]) as job:
         job.wait_for(saved)

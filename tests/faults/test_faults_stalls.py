@@ -121,6 +121,7 @@ def test_a_stalled_reader_does_not_keep_ranks_from_a_stop_at_the_same_step(tiny_
                     assert (expected == value).all(), (name, key)
 
 
+@pytest.mark.sentinel
 @pytest.mark.slow
 def test_a_stalled_reader_does_not_keep_a_single_process_from_a_stop(tiny_data, tmp_path):
     stall = {"rank": 0, "loader": "train", "batches": 7, "asked": 0}

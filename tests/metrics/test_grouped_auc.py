@@ -30,7 +30,7 @@ ROWS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(ROWS)
 def test_gauc_is_the_mean_of_the_groups_auc_weighted_by_their_rows(rows):
     groups, scores, labels = (

@@ -183,7 +183,7 @@ PROBABILITIES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(PROBABILITIES, min_size=1, max_size=50))
 def test_bins_are_in_the_order_of_the_scores_and_mirror_each_other(values):
     scores = torch.tensor(sorted(values), dtype=torch.float64)
@@ -195,7 +195,7 @@ def test_bins_are_in_the_order_of_the_scores_and_mirror_each_other(values):
     assert torch.equal(auc_bins(1 - upper), AUC_BINS - 1 - auc_bins(upper))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.floats(-36, 36), st.floats(0.003, 1))
 def test_scores_a_third_of_a_percent_apart_in_their_odds_are_no_ties(logit, more):
     pair = torch.tensor([logit, logit + more], dtype=torch.float64).sigmoid()

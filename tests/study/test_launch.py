@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ranks import run_command
 
 from mbrec.study import launch, worker
 from mbrec.study.job_groups import Outcome
@@ -24,6 +25,11 @@ def study(data, *settings, only=()):
     ]
 
 
+def start_in_forks(module, arguments, folder, *, processes):
+    ended = run_command(module, *arguments, cwd=Path.cwd(), processes=processes)
+    assert ended.returncode == 0, ended.stderr
+
+
 @pytest.fixture(scope="module")
 def done(tiny_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
@@ -34,7 +40,9 @@ def done(tiny_data, tmp_path_factory):
         ("mgda", "balancer=mgda"),
     )
     jobs += study(tiny_data, ("single", "balancer=equal"), only=("cvr",))
-    return folder, jobs, launch.run(jobs, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "start", start_in_forks)
+        return folder, jobs, launch.run(jobs, folder)
 
 
 @pytest.mark.slow

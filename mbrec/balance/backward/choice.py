@@ -1,6 +1,4 @@
-"""Which way through backward a hook takes, and what does not go together."""
-
-from functools import partial
+"""Which kind of backward a hook has, and which arguments exclude each other."""
 
 import torch.distributed as dist
 from torch import nn
@@ -15,14 +13,14 @@ from mbrec.balance.backward.parameters import ParameterBackward
 from mbrec.balance.balancer import Balancer, ElementwiseBalancer, GramianBalancer, ParameterBalancer
 
 
-def choose_way(
+def choose_backward(
     balancer: Balancer,
     group: dist.ProcessGroup | None,
     parameters: nn.Module | None,
     lag: int,
     accumulate: int,
 ) -> Backward:
-    """Return the way through backward that a hook's arguments ask for; see `BalanceHook`.
+    """Return the kind of backward that a hook's arguments ask for; see `BalanceHook`.
 
     Raises:
         ValueError: if two of them do not go together, with the reason.
@@ -49,5 +47,6 @@ def choose_way(
         return ElementwiseBackward(balancer, group)
     if not isinstance(balancer, GramianBalancer):
         raise ValueError(f"expected a GramianBalancer or a sibling of it, got {name}")
-    way = partial(LaggedBackward, accumulate=accumulate) if shifted else GramianBackward
-    return way(balancer, group)
+    if shifted:
+        return LaggedBackward(balancer, group, accumulate)
+    return GramianBackward(balancer, group)

@@ -23,15 +23,7 @@ class FanOut(torch.autograd.Function):
     def forward(
         ctx: Any, merge: Merge, num_tasks: int, keep: bool, *parts: Tensor
     ) -> tuple[Tensor, ...]:
-        """Return one view of each part, K times over; no copy.
-
-        Args:
-            ctx: autograd's context.
-            merge: called in backward.
-            num_tasks: K.
-            keep: whether `merge` wants the representation.
-            parts: of the representation, each with a gradient.
-        """
+        """Return one view of each part, K times over; no copy."""
         ctx.merge, ctx.num_tasks = merge, num_tasks
         if keep:
             ctx.save_for_backward(*parts)

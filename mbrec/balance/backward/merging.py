@@ -23,7 +23,7 @@ LAGGED = "lagged_weight"
 
 
 class Observed(NamedTuple):
-    """What was told about this rank's batch; counts may be those of the global batch as well."""
+    """What is known of this rank's batch; counts may be those of the global batch as well."""
 
     losses_K: Tensor | None = None
     counts_K: Tensor | None = None
@@ -50,14 +50,10 @@ class Result(NamedTuple):
 
 
 class Backward:
-    """One way through backward: statistics, sum over the ranks, weights, merge.
-
-    Args:
-        balancer: of the hook.
-        group: the ranks that share the global batch.
+    """One kind of backward: statistics, sum over the ranks, weights, merge.
 
     Attributes:
-        marks: told of each part of the work as it ends, or None.
+        marks: called with each part of the work as it ends, or None.
     """
 
     # Whether `step` wants the representation itself.
@@ -90,7 +86,6 @@ class Backward:
         Args:
             rows_K: this rank's K gradients.
             shared: the representation, where `reads_representation`; else empty.
-            observed: losses and counts.
             scale: the loss scale that the rows carry.
         """
         raise TypeError(f"{type(self).__name__} does not implement step")
@@ -114,7 +109,7 @@ class Backward:
 
 
 class GramianBackward(Backward):
-    """The ordinary way: weights of this batch on the gradients of this batch."""
+    """The ordinary kind: weights of this batch on the gradients of this batch."""
 
     balancer: GramianBalancer
 

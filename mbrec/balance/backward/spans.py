@@ -1,4 +1,4 @@
-"""The parts of the hook's work, told to whoever measures them; ordinarily to nobody."""
+"""The parts of the hook's work, reported as they end to a function that measures them."""
 
 from collections.abc import Callable
 from typing import Literal

@@ -10,10 +10,9 @@ from mbrec.balance.backward.merging import Observed
 
 @dataclass
 class Step:
-    """What was told about a forward, and what its backward has changed.
+    """What was observed of a forward, and what its backward has changed.
 
     Attributes:
-        observed: losses and counts of this forward's batch.
         merged: whether its backward has been.
         saved: the state before that backward.
     """

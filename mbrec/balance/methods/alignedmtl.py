@@ -19,7 +19,6 @@ class AlignedMTL(GramianBalancer):
     smallest eigenvalue, and with "min" the whole update, vanish as well.
 
     Args:
-        num_tasks: K.
         preference: p, K non-negative numbers with a positive sum, scaled to 1; default uniform.
         scale_mode: "min", "median" or "rmse".
 

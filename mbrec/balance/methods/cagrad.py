@@ -32,7 +32,6 @@ class CAGrad(GramianBalancer):
     above 0.01 max |g|. Published with SLSQP, which stops short of that on Gramians of this size.
 
     Args:
-        num_tasks: K.
         c: radius around the average, >= 0; below 1 it converges to a minimum of the average.
         rescale: 0: no division; 1: by 1 + c^2 (the published default); 2: by 1 + c.
         output_scale: multiplies the merged gradient; the published vision code has K.

@@ -15,9 +15,6 @@ class ConFIG(GramianBalancer):
     are equal in the sense of least squares, as published; where they have no direction in common
     (C v = 0: opposed gradients of any length, two up and two down), the merged gradient is 0.
 
-    Args:
-        num_tasks: K.
-
     >>> ConFIG(2)(torch.eye(2))
     tensor([1., 1.], dtype=torch.float64)
     """

@@ -19,7 +19,6 @@ class DBMTL(GramianBalancer):
     target="max", log_loss=True. Losses below 1e-8 count as 1e-8.
 
     Args:
-        num_tasks: K.
         target: T, over the active tasks: "median" (He et al. 2024 found it the most stable; of an
             even number the mean of the middle two), "max" (published), "min" or "mean".
         log_loss: balance the gradients of the log losses, as published; needs the losses. The

@@ -13,7 +13,6 @@ class Equal(GramianBalancer):
     statistics; the hook computes them only when it is asked to.
 
     Args:
-        num_tasks: K.
         scale: "sum" (weight 1, Algorithm 1) or "mean" (weight 1/K, the size of a step that
             methods with weights on the simplex take).
 

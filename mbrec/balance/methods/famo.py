@@ -29,7 +29,6 @@ class FAMO(GramianBalancer):
     Published as weights of the losses; here the heads keep their own.
 
     Args:
-        num_tasks: K.
         lr: Adam's rate for xi.
         weight_decay: pulls xi to 0 (published: 0.01 in the class, 0.001 in common libraries).
         min_loss: a lower bound of the losses, the same for all tasks.

@@ -23,7 +23,6 @@ class GradCraft(GramianBalancer):
     one, and without a decay, as published, the two are the same.
 
     Args:
-        num_tasks: K.
         rate: r, in [0, 1].
         ema_decay: decay of the moving average of the norms, in [0, 1); 0 in the published runs.
         margin: the inner product over the norms that a conflicting pair ends with.

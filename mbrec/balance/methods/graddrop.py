@@ -20,7 +20,6 @@ class GradDrop(ElementwiseBalancer):
     they do not depend on the number of ranks.
 
     Args:
-        num_tasks: K.
         marginalise: the published form for batches: the signs come from the sums over the batch
             of J * sign(representation), one draw a feature, the same for all rows. False draws
             for each element by itself, and needs nothing from the other ranks.

@@ -22,7 +22,6 @@ class GradVac(GramianBalancer):
     alone; the published form has neither bound, and explodes near an average of 1.
 
     Args:
-        num_tasks: K.
         ema_rate: weight of the new cosine in the average, in [0, 1); 0.01 in the paper, 0.5 in
             common libraries.
         shuffle: draw the order of the pairs; False takes the tasks' own.

@@ -16,9 +16,6 @@ class IMTLG(GramianBalancer):
     gradients, two up and two down), the equal projections are 0, and a_k goes as 1 / n_k, which
     merges to 0. Published beside IMTL-L, which scales the losses as well; that part is not here.
 
-    Args:
-        num_tasks: K.
-
     >>> IMTLG(2)(torch.tensor([[4.0, 0.0], [0.0, 1.0]]))  # in proportion to 1 / norm
     tensor([0.3333, 0.6667], dtype=torch.float64)
     """

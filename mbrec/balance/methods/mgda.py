@@ -24,7 +24,6 @@ class MGDA(GramianBalancer):
     after 250 steps, and keep the weights of a pair between 0.001 and 0.999.
 
     Args:
-        num_tasks: K.
         normalise: what the rows are divided by for the solver: "none", "l2" (their norm), "loss",
             or "loss+" (loss times norm). The weights apply to the raw rows, as published. Where
             the divided rows depend on each other, tasks that are the same share their weight.

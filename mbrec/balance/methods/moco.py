@@ -24,7 +24,6 @@ class MoCo(ParameterBalancer):
     kept as state, and only a module of the bottom can be its target: see `BalanceHook`.
 
     Args:
-        num_tasks: K.
         beta: step size of the averages.
         gamma: step size of the weights.
         rho: ridge, >= 0.

@@ -38,7 +38,6 @@ class MultiBalance(GramianBalancer):
     others move on the simplex of the mass that they hold together.
 
     Args:
-        num_tasks: K.
         lr: step size of the weights; the paper's best are 1 and 5, at much larger batches.
         prior: prior weights, K non-negative numbers with a positive sum; default uniform.
         prior_strength: the paper's lambda, >= 0.

@@ -23,7 +23,6 @@ class NashMTL(GramianBalancer):
     parameters at `max_norm`, where this scales that of the representation.
 
     Args:
-        num_tasks: K.
         max_norm: the merged gradient is scaled down to this norm; None leaves sqrt(K).
 
     Raises:

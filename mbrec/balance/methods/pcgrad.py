@@ -10,12 +10,11 @@ from mbrec.balance.methods.task_order import PairOrder
 class PCGrad(GramianBalancer):
     """Each task's gradient loses its component along every other that it conflicts with; summed.
 
-    The others come in an order that is drawn anew each step. It is a function of seed, step and
-    the tasks' names, so all ranks draw the same one, and a resumed run goes on with it. Common
+    The others come in an order that is drawn again in each step. It is a function of seed, step and
+    the tasks' names, so all ranks draw the same one, and a resumed run continues it. Common
     code adds 1e-8 to the squared norms it divides by; gradients of a representation are smaller.
 
     Args:
-        num_tasks: K.
         shuffle: draw the order; False takes the tasks' own.
         seed: of the orders.
 

@@ -21,7 +21,6 @@ class SDMGrad(GramianBalancer):
     the weights do not depend on their common size.
 
     Args:
-        num_tasks: K.
         lr: step size, on the Gramian over the square of the mean norm and, as published, on twice
             the gradient (published: 10 to 50).
         iterations: steps a batch.

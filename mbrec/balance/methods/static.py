@@ -9,12 +9,11 @@ from mbrec.balance.balancer import GramianBalancer
 
 
 class Static(GramianBalancer):
-    """Weights that somebody chose, on the gradients of the shared part only.
+    """Weights chosen by the user, on the gradients of the shared part only.
 
     The heads keep their own gradients, unlike with weights on the losses. Needs no statistics.
 
     Args:
-        num_tasks: K.
         weights: K finite numbers, used as they are.
 
     Raises:

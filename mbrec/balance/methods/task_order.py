@@ -13,13 +13,12 @@ from mbrec.balance.state import NamedState
 
 
 class PairOrder(NamedState):
-    """For each task an order of the others, drawn anew each step.
+    """For each task an order of the others, drawn again in each step.
 
     A draw is a function of seed, step and the names of the two tasks: all ranks draw the same, a
-    resumed run goes on with it, and another order of the tasks in a config changes nothing.
+    resumed run continues it, and another order of the tasks in a config changes nothing.
 
     Args:
-        num_tasks: K.
         shuffle: draw an order; False keeps that of the rows.
         seed: of the draws.
 

@@ -23,7 +23,6 @@ class TorchJD(GramianBalancer):
     The weighting runs on the host, and waits for the device: mbrec's own methods do not.
 
     Args:
-        num_tasks: K.
         weighting: a callable from a Gramian to weights, or the name of a class in
             `torchjd.aggregation` (`pip install torchjd`, for some with an extra).
         arguments: of that class, where a name is given.

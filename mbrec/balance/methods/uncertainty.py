@@ -19,7 +19,6 @@ class Uncertainty(GramianBalancer):
     moves s by at most 5 lr, and s stays within 20 of 0. The losses have to be positive.
 
     Args:
-        num_tasks: K.
         lr: step size of s, >= 0.
         initial: s at the start (published: 0).
         factor: f: 0.5 (the regression form, usual in libraries) or 1 (the classification form).

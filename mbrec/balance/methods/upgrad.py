@@ -22,7 +22,6 @@ class UPGrad(GramianBalancer):
     the Gramian of trace 1; here it is 1e-10 beside cosines.
 
     Args:
-        num_tasks: K.
         preference: p, K non-negative numbers with a positive sum, scaled to 1; default uniform.
 
     Raises:

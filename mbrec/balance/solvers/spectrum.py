@@ -15,7 +15,7 @@ def eigh(matrix_KK: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (K,), in no order, and eigenvectors in columns (K, K).
 
     torch.linalg.eigh reads its status back to the host, which would stop a GPU's queue; there,
-    Jacobi rotations with a fixed number of sweeps do it. On a CPU nobody waits.
+    Jacobi rotations with a fixed number of sweeps do it. On a CPU there is nothing to wait for.
     """
     if matrix_KK.is_cpu:
         values_K, vectors_KK = torch.linalg.eigh(matrix_KK)
