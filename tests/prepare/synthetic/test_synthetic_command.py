@@ -75,8 +75,8 @@ def test_wrong_arguments_are_refused_by_name(argument: str, message: str) -> Non
 
 def test_training_finds_what_was_written(tmp_path: Path) -> None:
     printed = command.run(tmp_path / "it's odd, (very)=odd", [*TINY, "processes=1"])
-    program, subcommand, *overrides = shlex.split(printed.splitlines()[-1])
-    assert (program, subcommand) == ("mbrec", "train")
+    program, command_name, *overrides = shlex.split(printed.splitlines()[-1])
+    assert (program, command_name) == ("mbrec", "train")
     data = trained_on(*overrides).data
     assert data.synthetic is not None
     folder = Path(data.path) / data.synthetic.fingerprint
