@@ -1,4 +1,4 @@
-"""When a run is saved and from where it goes on. Part of the config schema; imports no torch."""
+"""When a run is saved and what it continues from. Part of the config schema; imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Checkpoints:
         keep: how many of the newest checkpoints are kept, besides the best.
         best: `TASK.FIGURE`, such as `cvr.ne`: keep the checkpoint with the best evaluation.
         patience: stop after that many evaluations in a row without a better `best`.
-        background: write while training goes on, from a copy in memory.
+        background: write during training, from a copy in memory.
     """
 
     enabled: bool = True
@@ -45,13 +45,14 @@ class Checkpoints:
 
 @dataclass
 class Resume:
-    """Where the run goes on from.
+    """What the run continues from.
 
     Attributes:
         path: `auto` takes the newest checkpoint in the run's own folder that is whole, and starts
-            anew where there is none; `none` starts anew; or the folder of a checkpoint or of
-            another run, to begin with: a restart goes on with what the run itself has saved.
-        allow_new: tasks, tables and features that the checkpoint may lack; they start anew.
+            from scratch where there is none; `none` starts from scratch; or the folder of a
+            checkpoint or of another run, to begin with: a restart continues from what the run
+            itself has saved.
+        allow_new: tasks, tables and features that the checkpoint may lack; they start from scratch.
         allow_dropped: those that only the checkpoint has; what belongs to them is left out.
     """
 
@@ -62,13 +63,7 @@ class Resume:
 
 @dataclass(frozen=True)
 class Best:
-    """The best evaluation of a run so far.
-
-    Attributes:
-        step: of that evaluation.
-        value: of the figure.
-        since: evaluations after it.
-    """
+    """The best evaluation of a run so far: its step, the figure, and how many came after it."""
 
     step: int
     value: float

@@ -60,8 +60,8 @@ def read(path: Path) -> dict[str, Any]:
             was written.
     """
     text = sealed.read_text(path, MAX_BYTES)
+    sealed.check_digest(path, text)
     try:
-        sealed.check_digest(path, text)
         _check_events(_Loader(text))
         found = yaml.load(text, _Loader)
     except yaml.YAMLError as error:

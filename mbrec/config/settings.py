@@ -1,8 +1,8 @@
 """The typed schema of the configuration. Imports nothing heavy: `--help` reads it.
 
 A task, a column and the synthetic world are their own schema (`Task`, `Columns`, `Synthetic`);
-here are the settings that belong to no such object. Who may read a `Config` is in
-`mbrec.job.build`.
+here are the settings that belong to no such object. `mbrec.job` reads a `Config`; other packages
+are passed what they need.
 """
 
 import os
@@ -78,7 +78,7 @@ class TrainerSettings:
     """How long and in what steps.
 
     Attributes:
-        global_batch_size: rows of a step over all ranks.
+        global_batch_size: rows per step over all ranks.
         epochs: passes over the training rows.
         steps: stop after that many steps, whatever the epochs say.
         evaluate_every: steps between evaluations; default: only at the end.
@@ -149,7 +149,7 @@ class RuntimeSettings:
         timeout_s: seconds after which a rank that does not answer ends the job.
         plugins: packages besides mbrec whose classes a `_target_` may name; taken from the
             command line only.
-        memory_gb: GiB of memory that tables may take on each rank; default: 85 % of the GPU's
+        memory_gb: GiB of memory that tables may take on each rank; default: 85% of the GPU's
             free memory, or of this rank's share of the machine's (which a container's limit may
             be below).
     """

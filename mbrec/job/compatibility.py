@@ -34,12 +34,12 @@ def check_vocabularies(saved: RunState, reader: ParquetReader) -> None:
     """
 
     def check() -> None:
-        remedy = (
+        fix = (
             "give the data that the model was trained on (data.path), or name the features in "
             "resume.allow_dropped and, under other names, in resume.allow_new"
         )
         unknown = dataset.check_vocabularies(
-            reader.columns, reader.vocabularies, saved.vocabularies, remedy
+            reader.columns, reader.vocabularies, saved.vocabularies, fix
         )
         known = saved.config["data"]["columns"]["categorical"]
         if old := [name for name in unknown if name in known]:

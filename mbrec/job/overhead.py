@@ -52,7 +52,7 @@ class Measurement:
         bypassed_s: median seconds of a step without the hook.
         hooked_s: the same with it.
         rows_per_step: the global batch size.
-        parts_s: mean seconds a step of each part of the hook, over the ranks.
+        parts_s: mean seconds per step of each part of the hook, over the ranks.
     """
 
     plan: Plan
@@ -64,7 +64,7 @@ class Measurement:
 
     @property
     def hook_s(self) -> float:
-        """Seconds a step inside the hook: all its parts."""
+        """Seconds per step inside the hook: all its parts."""
         return sum(self.parts_s[part] for part in LABELS)
 
     def figures(self) -> dict[str, dict[str, float]]:
@@ -150,8 +150,8 @@ class Meter:
         try:
             chosen = self._plan()
             if dist.get_rank() == 0:
-                told = "measuring the hook in %d steps; nothing is evaluated or saved"
-                log.info(told, chosen.steps)
+                message = "measuring the hook in %d steps; nothing is evaluated or saved"
+                log.info(message, chosen.steps)
             blocks = [partial(self._train, chosen.block_steps, bypass=b) for b in (True, False)]
             bypassed, hooked = interleave(
                 blocks, self._wait, rounds=chosen.pairs, warmup=WARMUP_PAIRS

@@ -126,9 +126,9 @@ def evaluation_reader(
         config.data.columns, open_store(str(run)) if run else store
     )
     if run is not None:
-        remedy = f"the files in {run} were damaged or replaced; copy the run again"
+        fix = f"the files in {run} were damaged or replaced; copy the run again"
         columns = config.data.columns
-        unknown = dataset.check_vocabularies(columns, vocabularies, learned or {}, remedy)
+        unknown = dataset.check_vocabularies(columns, vocabularies, learned or {}, fix)
         if unknown and runtime.rank == 0:
             log.warning("%s", dataset.describe_unknown(unknown))
     return ParquetReader(

@@ -71,7 +71,7 @@ def input_dims(config: Config, width: int) -> dict[str, list[int]]:
     Found by building it, without memory, for two widths.
 
     Raises:
-        UserError: if more depends on that width, so that nobody knows what belongs to which input.
+        UserError: if more depends on that width, so that what belongs to which input is unknown.
     """
 
     def build(width: int) -> tuple[Any, dict[str, list[int]]]:
@@ -193,8 +193,8 @@ def _own(newest: Path, path: Path) -> Path:
     if asked.parent == checkpoints and asked != newest.resolve():
         raise UserError(
             f"expected the newest checkpoint of the run, {newest}, in resume.path, got {path}; "
-            "run.name=NAME goes on from there in a new run"
+            "run.name=NAME continues from there in a new run"
         )
     if dist.get_rank() == 0 and checkpoints not in (asked / "checkpoint", asked.parent):
-        log.info("the run has checkpoints already: going on with them, not with %s", path)
+        log.info("the run has checkpoints already: continuing from them, not from %s", path)
     return newest

@@ -58,6 +58,6 @@ def run_name(config: Config) -> str:
     if name is None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise UserError(
             "expected run.name=NAME (or MBREC_RUN_ID) with --max-restarts, got none: a restart has "
-            "to find the run that it goes on with"
+            "to find the run that it continues"
         )
     return name or time.strftime("%Y-%m-%d_%H-%M-%S")

@@ -33,8 +33,8 @@ class Status:
         rank: of this process.
 
     Attributes:
-        state: running; resumable (stopped, and the same command goes on); stopped (and not saved);
-            finished; failed.
+        state: starting; running; resumable (stopped, and the same command continues it); stopped
+            (and not saved); finished; failed.
     """
 
     def __init__(self, folder: Path, rank: int) -> None:

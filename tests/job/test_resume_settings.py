@@ -92,11 +92,11 @@ def test_a_restart_by_the_same_command_goes_on_with_what_the_run_has_saved_since
     caplog.set_level(logging.INFO)
     for path in (other, tmp_path / "a"):
         assert source(tmp_path / "b", f"resume.path={path}") == own
-        assert f"going on with them, not with {path}" in caplog.messages[-1]
+        assert f"continuing from them, not from {path}" in caplog.messages[-1]
     caplog.clear()
     for path in (own, tmp_path / "b"):
         assert source(tmp_path / "b", f"resume.path={path}") == own
-    assert not any("going on" in message for message in caplog.messages)
+    assert not any("continuing from" in message for message in caplog.messages)
 
 
 def test_an_older_checkpoint_of_the_same_run_goes_on_in_a_new_run_alone(alone, tmp_path):
