@@ -113,7 +113,11 @@ def write_plan(path: Path, jobs: Iterable[Job]) -> None:
 
 def read_plan(path: Path) -> dict[str, Job]:
     """Return what `write_plan` wrote: folder below the study's -> job."""
-    return {
-        folder: Job(job["name"], tuple(job["overrides"]), tuple(job["only"]))
-        for folder, job in read_json(path)["jobs"].items()
-    }
+    jobs = read_json(path)["jobs"]
+    return {folder: job_of(content) for folder, content in jobs.items()}
+
+
+def job_of(content: Mapping[str, Any]) -> Job:
+    """Return a job from its fields, as JSON has them."""
+    lists = {name: tuple(content[name]) for name in ("overrides", "only")}
+    return Job(**{**content, **lists})

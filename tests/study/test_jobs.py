@@ -1,13 +1,14 @@
 """A job's folder knows its settings, and what is in it is read as it is or refused."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
 from mbrec.files.sealed import write_json
 from mbrec.study.benchmark import EQUAL, Benchmark, job, tuning_job
 from mbrec.study.gains import EXPLODED, compared
-from mbrec.study.jobs import EXPLOSION, FAILURE, Job, read_plan, read_result, write_plan
+from mbrec.study.jobs import EXPLOSION, FAILURE, Job, job_of, read_plan, read_result, write_plan
 from mbrec.study.study import Study
 
 JOB = Job("ads/equal/seed_0", ("balancer=equal", "trainer.seed=0"))
@@ -27,6 +28,12 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path):
     jobs = [JOB, Job("b", (), ("ctr", "cvr"))]
     write_plan(tmp_path / "plan.json", jobs)
     assert read_plan(tmp_path / "plan.json") == {job.folder: job for job in jobs}
+
+
+def test_a_job_comes_back_from_json():
+    job = Job("a-1", ("a=1",), ("ctr",), {"a": "1"})
+    found = job_of(json.loads(json.dumps(asdict(job))))
+    assert (found, found.swept, hash(found)) == (job, {"a": "1"}, hash(job))
 
 
 def test_a_job_is_done_once_it_has_metrics_or_exploded(tmp_path):
