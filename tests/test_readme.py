@@ -50,14 +50,14 @@ def test_every_training_command_of_the_readme_composes():
 
 def test_there_are_commands_for_evidence():
     pages = "".join((ROOT / page).read_text() for page in PAGES)
-    assert len(re.findall(r"mbrec\.reproduce \w+", pages)) > 10
+    assert len(re.findall(r"research\.paper \w+", pages)) > 10
     assert len(re.findall(r"mbrec\.compare \w+=", pages)) > 2
 
 
 @pytest.mark.parametrize("page", [*PAGES, "results/magnitude.md"])
 def test_every_command_for_evidence_is_one_that_is_understood(page):
     text = (ROOT / page).read_text().replace("\\\n", " ")
-    for part, words in re.findall(r"mbrec\.reproduce (\w+)((?: +\w+=[\w/]+)*)", text):
+    for part, words in re.findall(r"research\.paper (\w+)((?: +\w+=[\w/]+)*)", text):
         _, settings = reproduce.arguments([part, *words.split()])
         reproduce.lab(settings | ({"path": "."} if "data" in settings else {}))
     argument = r"'[^']+'|[\w./]+=[^\s'`]+"
