@@ -67,7 +67,7 @@ def test_whoever_notices_it_by_itself_in_time_is_left_alone(store):
     introduce(store, 1)
     watched = Watched(store, patience_s=600)
     failures.report(store, 1, "part.parquet: row 7")
-    watched.leaves_after(lambda: store.check(["heard/0"]))
+    watched.leaves_after(lambda: store.check(["noticed/0"]))
 
 
 def test_a_rank_that_died_is_named(store, process):
