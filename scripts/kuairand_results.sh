@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The KuaiRand tables of results/kuairand.md: scripts/kuairand_results.sh DIR [key=value ...]
-#   DIR                    what scripts/prepare_kuairand.py wrote
+#   DIR                    what `prepare kuairand` wrote
 #   EXPERIMENTS="A B"      of configs/experiment, default: the three of results/kuairand.md
 # Trains each with 2 balancers and 3 seeds (some 15 s a run on two cores) into outputs/NAME_OF_DIR/.
 set -euo pipefail

@@ -27,13 +27,14 @@ class Statistics:
 
     Args:
         schema: of the tables; hidden columns (`__...`) are left out.
-        cardinality: column -> number of ids, where it is known; default: the largest + 1.
+        cardinality: column -> number of ids, where it is known; default: the largest + 1. Is read
+            when the columns are asked for.
     """
 
     def __init__(self, schema: pa.Schema, cardinality: Mapping[str, int]) -> None:
         names = [name for name in schema.names if not name.startswith(HIDDEN_PREFIX)]
         self._columns = {name: _Column(schema.field(name).type) for name in names}
-        self._cardinality = dict(cardinality)
+        self._cardinality = cardinality
 
     def update(self, table: pa.Table) -> None:
         """Add rows."""
