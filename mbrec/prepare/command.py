@@ -3,15 +3,27 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from mbrec.prepare.recipe import Recipe, add_duplicates, add_options
-from mbrec.prepare.recipes import csv
+from mbrec.prepare.recipes import (
+    aliccp,
+    aliexpress,
+    census_income,
+    criteo_attribution,
+    csv,
+    kuairand,
+)
 from mbrec.prepare.writer import summary
 
-NAMES = ("kuairand", "aliccp", "aliexpress", "census_income", "criteo_attribution")
+RECIPES = {
+    "kuairand": kuairand.RECIPE,
+    "aliccp": aliccp.RECIPE,
+    "aliexpress": aliexpress.RECIPE,
+    "census_income": census_income.RECIPE,
+    "criteo_attribution": criteo_attribution.RECIPE,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     name, out = options.pop("recipe"), options["out"]
     try:
-        lines = csv.run(**options) if name == "csv" else _run(_load(name), **options)
+        lines = csv.run(**options) if name == "csv" else _run(RECIPES[name], **options)
     except (ValueError, OSError) as error:
         print(f"prepare {name}: {error}", file=sys.stderr)
         return 2
@@ -41,10 +53,6 @@ def _run(recipe: Recipe, **options: Any) -> list[str]:
     return [summary(manifest), *recipe.report(manifest["notes"]), *published]
 
 
-def _load(name: str) -> Recipe:
-    return import_module(f"mbrec.prepare.recipes.{name}").RECIPE
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prepare",
@@ -54,8 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     recipes = parser.add_subparsers(dest="recipe", metavar="RECIPE", required=True)
     words: Any = {"help": csv.TITLE, "description": csv.DESCRIPTION, "epilog": csv.EPILOG}
     csv.add_arguments(recipes.add_parser("csv", **words))
-    for name in NAMES:
-        recipe = _load(name)
+    for name, recipe in RECIPES.items():
         epilog = f"The files: {recipe.terms}."
         description = f"Turn into Parquet: {recipe.title}."
         one = recipes.add_parser(name, help=recipe.title, description=description, epilog=epilog)

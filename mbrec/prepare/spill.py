@@ -54,8 +54,10 @@ class Spill:
             columns: to read; default: all.
         """
         with pa.memory_map(str(self.folder / str(number))) as file:
-            schema = pa.ipc.open_file(file).schema
-            fields = None if columns is None else [schema.get_field_index(n) for n in columns]
+            fields = None
+            if columns is not None:
+                schema = pa.ipc.open_file(file).schema
+                fields = [schema.get_field_index(name) for name in columns]
             options = pa.ipc.IpcReadOptions(included_fields=fields)
             reader = pa.ipc.open_file(file, options=options)
             for index in range(reader.num_record_batches):

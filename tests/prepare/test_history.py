@@ -186,7 +186,7 @@ a_row = st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 20), st.i
 a_log = st.lists(st.lists(a_row, min_size=1, max_size=8), min_size=1, max_size=6)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)  # it writes files
 @given(a_log, st.integers(0, 5), st.integers(0, 5), st.integers(1, 3))
 def test_no_row_is_given_an_event_that_it_may_not_know(
     tmp_path_factory, days, train_until, validation_days, length
