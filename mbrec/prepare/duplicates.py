@@ -14,7 +14,7 @@ _RATIO = 8
 # Rows by their two hashes, in the order of the first.
 _Run = tuple[Hashes, Hashes]
 
-# What becomes of rows that equal an earlier one: all kept, all but the first dropped, or dropped
+# The policy for rows that equal an earlier one: all kept, all but the first dropped, or dropped
 # as long as they are few. Many equal rows are rather events that look alike than repetitions.
 Policy = Literal["keep", "drop", "few"]
 MOST_DROPPED = 0.01  # share of the rows that `few` drops

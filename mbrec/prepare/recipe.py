@@ -27,13 +27,13 @@ class Recipe:
         title: what it prepares, for the help.
         files: what the source is, for the help.
         terms: where the files and their licence are, for the help.
-        schema: of what is written.
+        schema: columns of the files.
         labels: the columns that are predicted.
         write: adds all rows to a writer and returns notes for the manifest. Takes the writer, the
-            source, and the options as keywords; raises a ValueError that names what is wrong.
+            source, and the options as keywords; raises a ValueError that names the cause.
         options: keyword of `write` -> its help. Type and default are those of the keyword.
-        duplicates: what becomes of equal rows, see `DatasetWriter`.
-        duplicates_help: why; without it, the command has no option for them.
+        duplicates: the policy for equal rows, see `DatasetWriter`.
+        duplicates_help: the default, for the help; without it, the command has no such option.
         report: what to print of the manifest's notes.
         published: figures to compare the result with.
     """
@@ -64,7 +64,7 @@ class Recipe:
         Args:
             source: the files, or the folder that holds them, plain or .gz.
             out: to create.
-            duplicates: what becomes of rows that are equal in all columns; default: the recipe's.
+            duplicates: the policy for rows that are equal in all columns; default: the recipe's.
             overwrite: replace `out`, if it is a prepared data set.
             options: of the recipe.
 
@@ -108,7 +108,7 @@ def add_options(
 
 
 def add_duplicates(parser: argparse.ArgumentParser, says: str) -> None:
-    """Add the option of what becomes of equal rows; `says` what does without it."""
+    """Add the option of the policy for equal rows; `says` describes the default."""
     equal = f"rows that are equal in every column: keep all, or drop all but the first ({says})"
     parser.add_argument("--duplicates", choices=("keep", "drop"), help=equal)
 

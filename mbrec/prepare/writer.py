@@ -20,7 +20,7 @@ TRAIN = "train"
 VOCABULARY = "vocabulary"
 ROW_GROUP_ROWS = 8_192
 FILE_ROW_GROUPS = 64
-_PIECE = 1 << 16  # rows looked at together
+_PIECE = 1 << 16  # rows that are hashed and counted together
 
 
 class DatasetWriter:
@@ -36,8 +36,8 @@ class DatasetWriter:
         cardinality: column of ids -> how many there are; default: the largest in train, + 1. The
             attribute of this name may be added to until `finish`.
         overwrite: replace the folder, if it holds a manifest.
-        duplicates: what becomes of rows that are equal in every column to an earlier one, whatever
-            the split: `keep`; `drop`; or `few`, which drops them, and fails in `finish` if they
+        duplicates: the policy for rows that are equal in every column to an earlier one, in any
+            split: `keep`; `drop`; or `few`, which drops them, and fails in `finish` if they
             are more than 1% of the rows. The last two take 16 bytes of memory per row.
         row_group_rows: rows of a row group; a file has 64 of these.
 
@@ -186,7 +186,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
 
 # Every page carries a checksum, which the reader verifies.
-# One page a column and row group: between several, a damaged page header can shift values unseen.
+# One page per column and row group: between several, a damaged page header can shift values unseen.
 _OPTIONS: dict[str, Any] = {"data_page_size": 1 << 27, "dictionary_pagesize_limit": 1 << 27}
 _OPTIONS |= {"compression": "zstd", "write_page_checksum": True}
 
@@ -303,7 +303,7 @@ def _check_arguments(
         if not (pt.is_boolean(kind) or pt.is_integer(kind) or pt.is_floating(kind)):
             raise ValueError(f"label '{name}': expected a column of numbers, got type {kind}")
     if row_group_rows < 1:
-        raise ValueError(f"expected at least 1 row a row group, got {row_group_rows}")
+        raise ValueError(f"expected at least 1 row per row group, got {row_group_rows}")
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -13,7 +13,7 @@ tenth of the training rows at random is validation, and impressions with a conve
 are dropped and counted. Equal rows are not looked for: each has a number of its own.
 
 What users did before is up to thousands of entries per impression. The lists are cut to those of
-the largest values, which keeps what is written for 85 million rows within bounds. Memory holds
+the largest values, which bounds the files of 85 million rows. Memory holds
 the common features of one split and a piece of the impressions, about 4 GB.
 """
 
@@ -220,7 +220,7 @@ def _first(owners: Ints, ids: Ints, rows: int) -> pa.Array:
 
 
 def _cut(owners: Ints, order: Ints, rows: int, longest: int) -> tuple[pa.Array, Ints]:
-    """Return offsets of lists of at most `longest` entries, and what is left of `order`."""
+    """Return offsets of lists of at most `longest` entries, and the rest of `order`."""
     lengths = np.bincount(owners, minlength=rows)
     rank = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, longest))])
@@ -252,6 +252,6 @@ RECIPE = Recipe(
     published="Published (AITM's files; after the impressions with a conversion but no click, 230 "
     "of\ntrain and 226 of test): 42,299,905 rows of train and validation together, 43,016,614 of "
     "test.\nCounted in train by others: 1,644,256 clicks (0.0389) and 8,802 conversions "
-    "(0.00021); in test\n1,673,447 (0.0389) and 9,195 (0.00021). ESMM tells of 84 million "
+    "(0.00021); in test\n1,673,447 (0.0389) and 9,195 (0.00021). ESMM reports 84 million "
     "impressions, 3.4 million clicks\nand 18 thousand conversions.",
 )

@@ -243,10 +243,10 @@ def _copy(
 def _policy(
     copy: Spill, columns: Sequence[TextColumn], options: Options, num_rows: int
 ) -> tuple[Policy, list[str]]:
-    """Return what becomes of equal rows, and a note if some are kept without being asked for.
+    """Return the policy for equal rows, and a note if some are kept by default.
 
-    They are counted only where the count decides or is told, and as the writer sees them: .50 and
-    .5 are one number. What finds them is gone before the writer needs memory for the same.
+    They are counted only where the count decides or is printed, and as the writer sees them: .50
+    and .5 are one number. Their hashes are freed before the writer collects its own.
     """
     if options.duplicates:
         return options.duplicates, []

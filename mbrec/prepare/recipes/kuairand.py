@@ -18,8 +18,7 @@ import shutil
 import tarfile
 import typing
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -68,6 +67,13 @@ SCHEMA = pa.schema(
     ]
 )
 _JOIN_ROWS = 8 * ROW_GROUP_ROWS
+# Of a split, for the manifest; unknown ones have no features.
+_NOTES = {
+    "first_day": None,
+    "last_day": None,
+    "rows_of_unknown_users": 0,
+    "rows_of_unknown_videos": 0,
+}
 _FILE_NAME = re.compile(
     r"(?:log_standard_\w+|user_features|video_features_basic)_(pure|1k|27k)(?:_part\d+)?\.csv(\.gz)?"
 )
@@ -101,21 +107,25 @@ def write(
         raise ValueError(f"expected log rows of {train_until} or earlier to train on, got none")
     histories = UserHistories(spilled, days, videos, history_event, history)
     ends = train_until, validate_until
-    splits = {name: _Split(writer, name, users, videos) for name in SPLITS}
+    splits: dict[str, dict[str, Any]] = {name: dict(_NOTES) for name in SPLITS}
+    duplicates = 0
     for day in tqdm(days, desc="writing", unit="day", disable=None):
         later = sum(day.date > end for end in ends)
         # Rows of validation know what those of train do, rows of test what those of both do.
-        known_until = ends[max(later - 1, 0)]
-        splits[SPLITS[later]].add(
-            *read_day(spilled, day), day.date, histories.of_day(day, known_until)
-        )
+        known = histories.of_day(day, ends[max(later - 1, 0)])
+        log, repeated = read_day(spilled, day)
+        duplicates += repeated
+        notes = splits[SPLITS[later]]
+        notes |= {"first_day": notes["first_day"] or str(day.date), "last_day": str(day.date)}
+        for table in _joined(log, users, videos, known, notes):
+            writer.add(SPLITS[later], table)
     return {
         "archive": variant,
         "logs": [path.name for path in logs],
         "source": "https://kuairand.com",
         "licence": "CC BY-SA 4.0",
-        "duplicate_log_rows": sum(split.duplicates for split in splits.values()),
-        "splits": {name: split.notes() for name, split in splits.items()},
+        "duplicate_log_rows": duplicates,
+        "splits": splits,
         "history_event": history_event,
         "history_length": history_length,
     }
@@ -168,41 +178,18 @@ def _find_files(folder: Path) -> tuple[str, list[Path], Path, Path]:
     return variant, [files[name] for name in logs], files[users], files[videos]
 
 
-@dataclass
-class _Split:
-    """Writes the rows of one split, and counts what the manifest's notes tell of it."""
-
-    writer: DatasetWriter
-    name: str
-    users: Features
-    videos: Features
-    first_day: str | None = None
-    last_day: str | None = None
-    duplicates: int = 0
-    unknown_users: int = 0
-    unknown_videos: int = 0
-
-    def add(self, log: pa.Table, duplicates: int, day: date, history: History) -> None:
-        """Write a day's log rows; days come in order."""
-        self.first_day, self.last_day = self.first_day or str(day), str(day)
-        self.duplicates += duplicates
-        for start in range(0, len(log), _JOIN_ROWS):
-            rows = log.slice(start, _JOIN_ROWS)
-            before = history.before(rows["user_id"].to_numpy(), rows["time_ms"].to_numpy())
-            table = _join(rows, self.users, self.videos, before)
-            unknown = len(self.users.ids), len(self.videos.ids)
-            self.unknown_users += int((table["user_id"].to_numpy() == unknown[0]).sum())
-            self.unknown_videos += int((table["video_id"].to_numpy() == unknown[1]).sum())
-            self.writer.add(self.name, table)
-
-    def notes(self) -> dict[str, Any]:
-        """Return the days, and the rows whose user or video has no features."""
-        return {
-            "first_day": self.first_day,
-            "last_day": self.last_day,
-            "rows_of_unknown_users": self.unknown_users,
-            "rows_of_unknown_videos": self.unknown_videos,
-        }
+def _joined(
+    log: pa.Table, users: Features, videos: Features, known: History, notes: dict[str, Any]
+) -> Iterator[pa.Table]:
+    """Yield log rows with features and history; count in the notes those without features."""
+    for start in range(0, len(log), _JOIN_ROWS):
+        rows = log.slice(start, _JOIN_ROWS)
+        before = known.before(rows["user_id"].to_numpy(), rows["time_ms"].to_numpy())
+        table = _join(rows, users, videos, before)
+        for name, features in (("user", users), ("video", videos)):
+            unknown = table[f"{name}_id"].to_numpy() == len(features.ids)
+            notes[f"rows_of_unknown_{name}s"] += int(unknown.sum())
+        yield table
 
 
 def _join(log: pa.Table, users: Features, videos: Features, history: pa.ListArray) -> pa.Table:
@@ -228,7 +215,7 @@ def _weights(history: pa.ListArray) -> pa.ListArray:
 
 
 def _report(notes: Mapping[str, Any]) -> list[str]:
-    lines = [f"equal log rows dropped: {notes['duplicate_log_rows']:,}"]
+    lines = [f"rows dropped that equal an earlier row of the log: {notes['duplicate_log_rows']:,}"]
     for name, split in notes["splits"].items():
         days = f"{split['first_day']} to {split['last_day']}" if split["first_day"] else "no days"
         unknown = f"{split['rows_of_unknown_users']:,} rows of unknown users"
