@@ -1,10 +1,7 @@
-"""What the tests of scripts/prepare_*.py share."""
+"""What the tests of recipes share."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -20,17 +17,6 @@ from mbrec.reader.batch import Batch
 from mbrec.reader.dataset import load_vocabularies, resolve
 from mbrec.reader.parquet import ParquetReader
 from mbrec.reader.source import open_store
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-
-
-def load_script(name: str) -> ModuleType:
-    """Return a script as a module."""
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec and spec.loader
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def read(folder: Path, split: str) -> pa.Table:

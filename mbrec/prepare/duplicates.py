@@ -1,4 +1,4 @@
-"""Finds rows that were seen before, anywhere in a data set, with 16 bytes of memory a row."""
+"""Finds rows that were seen before, anywhere in a data set, in 16 bytes of memory per row."""
 
 from typing import Literal
 
@@ -7,14 +7,14 @@ import pyarrow as pa
 
 from mbrec.columns.hashing import Hashes, hash_rows
 
-# A run is merged into the one before it once that is no more than so many times as long. Larger
-# values copy more and search less.
+# A run is merged into the one before it once that is at most this many times as long. Larger values
+# copy more and search less.
 _RATIO = 8
 
 # Rows by their two hashes, in the order of the first.
 _Run = tuple[Hashes, Hashes]
 
-# What becomes of rows that equal an earlier one: all kept, all but the first dropped, or dropped
+# The policy for rows that equal an earlier one: all kept, all but the first dropped, or dropped
 # as long as they are few. Many equal rows are rather events that look alike than repetitions.
 Policy = Literal["keep", "drop", "few"]
 MOST_DROPPED = 0.01  # share of the rows that `few` drops
@@ -87,7 +87,7 @@ def _first_of_equals(first: Hashes, second: Hashes) -> tuple[_Run, np.ndarray]:
 
 
 def _are_in(run: _Run, other: _Run) -> np.ndarray:
-    """Tell which rows of a run are in another."""
+    """Return which rows of a run are in another."""
     found = np.zeros(len(run[0]), bool)
     at = np.searchsorted(other[0], run[0])
     rows = np.arange(len(at))
@@ -103,14 +103,5 @@ def _are_in(run: _Run, other: _Run) -> np.ndarray:
 
 
 def _merge(one: _Run, other: _Run) -> _Run:
-    at = np.searchsorted(one[0], other[0]) + np.arange(len(other[0]))
-    taken = np.zeros(len(one[0]) + len(other[0]), bool)
-    taken[at] = True
-    return _interleave(one[0], other[0], taken), _interleave(one[1], other[1], taken)
-
-
-def _interleave(one: Hashes, other: Hashes, taken: np.ndarray) -> Hashes:
-    both = np.empty(len(taken), np.uint64)
-    both[taken] = other
-    both[~taken] = one
-    return both
+    at = np.searchsorted(one[0], other[0])
+    return np.insert(one[0], at, other[0]), np.insert(one[1], at, other[1])

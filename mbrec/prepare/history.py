@@ -14,7 +14,7 @@ class History:
     were added and not forgotten: 40 bytes each.
 
     Args:
-        length: events that a row gets at most.
+        length: maximum number of events of a row.
 
     Raises:
         ValueError: if the length is not positive.

@@ -13,7 +13,7 @@ from mbrec.columns.hashing import hash_ids, hash_strings
 from mbrec.columns.manifest import QUANTILES, Column
 from mbrec.columns.schema import HIDDEN_PREFIX
 
-SAMPLE = 1 << 18  # values that the quantiles are taken of, at most
+SAMPLE = 1 << 18  # maximum number of values that the quantiles are taken of
 MAX_VOCABULARY = 2_000_000
 MAX_VOCABULARY_BYTES = 256 << 20
 
@@ -27,13 +27,14 @@ class Statistics:
 
     Args:
         schema: of the tables; hidden columns (`__...`) are left out.
-        cardinality: column -> number of ids, where it is known; default: the largest + 1.
+        cardinality: column -> number of ids, where it is known; default: the largest + 1. Is read
+            when the columns are asked for.
     """
 
     def __init__(self, schema: pa.Schema, cardinality: Mapping[str, int]) -> None:
         names = [name for name in schema.names if not name.startswith(HIDDEN_PREFIX)]
         self._columns = {name: _Column(schema.field(name).type) for name in names}
-        self._cardinality = dict(cardinality)
+        self._cardinality = cardinality
 
     def update(self, table: pa.Table) -> None:
         """Add rows."""
@@ -222,13 +223,13 @@ class _Sample:
             self.values, self.hashes = self.values[chosen], self.hashes[chosen]
 
     def quantiles(self) -> list[float]:
-        """Return sampled values at 0 %, 1 % ... 100 %."""
+        """Return sampled values at 0%, 1% ... 100%."""
         steps = np.linspace(0, 1, QUANTILES)
         return np.quantile(self.values, steps, method="nearest").tolist()
 
 
 class _Strings:
-    """_Strings of different strings; too many of them are only estimated in number."""
+    """Counts of different strings; of too many, only their number is estimated."""
 
     def __init__(self) -> None:
         self.counts: pa.Table | None = _COUNTS.empty_table()
@@ -250,12 +251,8 @@ class _Strings:
     def _compact(self) -> None:
         if self.counts is None or not self.pending:
             return
-        together = pa.concat_tables([self.counts, *self.pending]).combine_chunks()
-        values = together["values"].chunk(0).dictionary_encode()
-        # As floating-point numbers, which are exact for this many rows.
-        weights = together["counts"].to_numpy()
-        sums = np.bincount(values.indices.to_numpy(), weights).astype(np.int64)
-        counts = pa.table([values.dictionary, sums], schema=_COUNTS)
+        together = pa.concat_tables([self.counts, *self.pending]).group_by("values")
+        counts = together.aggregate([("counts", "sum")]).rename_columns(_COUNTS.names)
         self.counts, self.pending = counts, []
         self.new = self.new_bytes = 0
         if len(counts) > MAX_VOCABULARY or counts.nbytes > MAX_VOCABULARY_BYTES:

@@ -37,8 +37,7 @@ class TextColumn:
 
     Integers, then numbers; true and false; dates, then times (ISO 8601); or else strings. Strings,
     too, where a number would say less than the text: 0x10, 0010, 12e4, 1e400, inf, or integers
-    beyond 2^53 among floating-point numbers. All values are to be looked at before the first is
-    converted.
+    beyond 2^53 among floating-point numbers. `look` sees all values before the first is converted.
 
     Args:
         name: of the column.

@@ -20,7 +20,7 @@ TRAIN = "train"
 VOCABULARY = "vocabulary"
 ROW_GROUP_ROWS = 8_192
 FILE_ROW_GROUPS = 64
-_PIECE = 1 << 16  # rows looked at together
+_PIECE = 1 << 16  # rows that are hashed and counted together
 
 
 class DatasetWriter:
@@ -33,12 +33,16 @@ class DatasetWriter:
         folder: to create.
         schema: columns of the files, in order.
         labels: columns of numbers whose mean is kept for each split.
-        cardinality: column of ids -> how many there are; default: the largest in train, + 1.
+        cardinality: column of ids -> how many there are; default: the largest in train, + 1. The
+            attribute of this name may be added to until `finish`.
         overwrite: replace the folder, if it holds a manifest.
-        duplicates: what becomes of rows that are equal in every column to an earlier one, whatever
-            the split: `keep`; `drop`; or `few`, which drops them, and fails in `finish` if they
+        duplicates: the policy for rows that are equal in every column to an earlier one, in any
+            split: `keep`; `drop`; or `few`, which drops them, and fails in `finish` if they
             are more than 1% of the rows. The last two take 16 bytes of memory per row.
         row_group_rows: rows of a row group; a file has 64 of these.
+
+    Attributes:
+        scratch: a hidden folder for temporary files, which is removed at the end.
 
     Raises:
         ValueError: if an argument does not fit the schema, or the folder is there already.
@@ -58,17 +62,18 @@ class DatasetWriter:
         _check_arguments(schema, labels, cardinality or {}, row_group_rows)
         self.folder, self.schema, self.labels = Path(folder), schema, list(labels)
         self._overwrite, self._row_group_rows = overwrite, row_group_rows
-        self._work = self.folder.absolute().parent / f".{self.folder.name}.{os.getpid()}.partial"
-        self._out = self._work / "out"
+        self.scratch = self.folder.absolute().parent / f".{self.folder.name}.{os.getpid()}.partial"
+        self._out = self.scratch / "out"
         self._duplicates = Duplicates() if duplicates != "keep" else None
         self._only_few = duplicates == "few"
-        self._statistics = Statistics(schema, cardinality or {})
+        self.cardinality = dict(cardinality or {})
+        self._statistics = Statistics(schema, self.cardinality)
         self._splits: dict[str, _SplitWriter] = {}
         self._finished = False
 
     def __enter__(self) -> Self:
         check_folder(self.folder, self._overwrite)
-        self._work.mkdir(parents=True)
+        self.scratch.mkdir(parents=True)
         self._out.mkdir()
         return self
 
@@ -78,7 +83,7 @@ class DatasetWriter:
                 split.close()
         finally:
             # Where the disk is full, closing fails as well.
-            shutil.rmtree(self._work, ignore_errors=True)
+            shutil.rmtree(self.scratch, ignore_errors=True)
         if kind is None and not self._finished:
             raise RuntimeError("expected finish() before the end of `with DatasetWriter`, got none")
 
@@ -159,7 +164,7 @@ class DatasetWriter:
 
     def _appear(self) -> None:
         check_folder(self.folder, self._overwrite)
-        replaced = self._work / "replaced"
+        replaced = self.scratch / "replaced"
         if self.folder.exists():
             self.folder.rename(replaced)
         try:
@@ -181,7 +186,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
 
 # Every page carries a checksum, which the reader verifies.
-# One page a column and row group: between several, a damaged page header can shift values unseen.
+# One page per column and row group: between several, a damaged page header can shift values unseen.
 _OPTIONS: dict[str, Any] = {"data_page_size": 1 << 27, "dictionary_pagesize_limit": 1 << 27}
 _OPTIONS |= {"compression": "zstd", "write_page_checksum": True}
 
@@ -298,7 +303,7 @@ def _check_arguments(
         if not (pt.is_boolean(kind) or pt.is_integer(kind) or pt.is_floating(kind)):
             raise ValueError(f"label '{name}': expected a column of numbers, got type {kind}")
     if row_group_rows < 1:
-        raise ValueError(f"expected at least 1 row a row group, got {row_group_rows}")
+        raise ValueError(f"expected at least 1 row per row group, got {row_group_rows}")
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

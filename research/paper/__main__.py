@@ -26,7 +26,7 @@ Trains what a table of He et al. 2024 (MultiBalance) needs, with the ordinary tr
 NAME.md, NAME.csv and, of most, NAME.png. The same command continues where it was interrupted.
   size=tiny        tiny: minutes, to see that it works; small: an hour; full: a night
   data=synthetic   or kuairand_pure: feeds A and ads on KuaiRand-Pure
-  path=DIR         of the data set that scripts/prepare_kuairand.py wrote; default: data/kuairand
+  path=DIR         of the data set that `prepare kuairand` wrote; default: data/kuairand
   seeds=N          runs of each setting; default: of the size
   processes=N      of each run; default: a power of two, up to one per GPU; two without any
   out=DIR          for the pages; default: outputs/reproduce/SIZE_DATA. The runs are beside them
@@ -73,7 +73,7 @@ def runs_of(settings: dict[str, str]) -> tuple["Runs", Path]:
         raise ValueError(f"expected data={SYNTHETIC}|{KUAIRAND}, got {data}")
     path = settings.get("path", "data/kuairand")
     if data == KUAIRAND and not Path(path).is_dir():
-        raise ValueError(f"expected path=DIR as scripts/prepare_kuairand.py wrote it, got {path}")
+        raise ValueError(f"expected path=DIR as `prepare kuairand` wrote it, got {path}")
     out = Path(settings.get("out", f"outputs/reproduce/{size}_{data}"))
     seeds = range(_positive(settings, "seeds", SIZES[size].seeds))
     processes = _positive(settings, "processes", default_processes())

@@ -5,7 +5,7 @@ import gzip
 import pyarrow as pa
 import pytest
 
-from mbrec.prepare.delimited import find_file, read_delimited, show
+from mbrec.prepare.delimited import Format, find_file, read_delimited, show
 
 TYPES = {"b": pa.float64(), "a": pa.int8()}
 
@@ -39,7 +39,7 @@ def test_pieces_hold_the_rows_in_order_and_know_their_lines(block_bytes, name, w
 
 
 def test_a_file_without_names_starts_with_a_row(write):
-    (table,) = tables(write("1\t2.5\n3\t4\n"), names=["a", "b"], delimiter="\t")
+    (table,) = tables(write("1\t2.5\n3\t4\n"), names=["a", "b"], format=Format("\t"))
     assert table.to_pylist() == [{"b": 2.5, "a": 1}, {"b": 4.0, "a": 3}]
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbrec.prepare.history import History
-from mbrec.prepare.recipes.kuairand import LOG_SCHEMA, Features
-from mbrec.prepare.recipes.kuairand_days import Day, UserHistories
+from mbrec.prepare.recipes.kuairand_days import LOG_SCHEMA, Day, UserHistories
+from mbrec.prepare.recipes.kuairand_features import Features
+from mbrec.prepare.spill import Spill
 
 # (user, item, time)
 Event = tuple[int, int, int]
@@ -113,19 +114,16 @@ FIRST = date(2022, 4, 25)
 Row = tuple[int, int, int, int]
 
 
-def written(days: Sequence[Sequence[Row]], folder: Path) -> list[Day]:
-    folder.mkdir(exist_ok=True)
+def written(days: Sequence[Sequence[Row]], spilled: Spill) -> list[Day]:
     made = []
     for number, rows in enumerate(days):
         values = {"user_id": column(rows, 0), "video_id": column(rows, 1)}
         values |= {"time_ms": column(rows, 2), "is_click": column(rows, 3)}
         zeros = np.zeros(len(rows))
         table = pa.table({n: values.get(n, zeros) for n in LOG_SCHEMA.names}).cast(LOG_SCHEMA)
-        path = folder / str(number)
-        with pa.ipc.new_file(str(path), LOG_SCHEMA) as file:
-            file.write_table(table)
+        spilled.add(table, np.full(len(rows), number))
         times = values["time_ms"].tolist()
-        made.append(Day(FIRST + timedelta(days=number), path, min(times), max(times)))
+        made.append(Day(FIRST + timedelta(days=number), number, min(times), max(times)))
     return made
 
 
@@ -146,8 +144,9 @@ def histories(
     event: str = "is_click",
 ) -> list[list[list[int]]]:
     """Histories of the rows of each day, whose rows may know the days up to known[day]."""
-    made = written(days, folder)
-    users = UserHistories(made, VIDEOS, event, History(length))
+    with Spill(folder / f"days_{event}_{known}") as spilled:
+        made = written(days, spilled)
+    users = UserHistories(spilled, made, VIDEOS, event, History(length))
     return [
         asked(users.of_day(day, FIRST + timedelta(days=until)), [(u, t) for u, _, t, _ in rows])
         for day, rows, until in zip(made, days, known, strict=True)
@@ -187,7 +186,7 @@ a_row = st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 20), st.i
 a_log = st.lists(st.lists(a_row, min_size=1, max_size=8), min_size=1, max_size=6)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)  # it writes files
 @given(a_log, st.integers(0, 5), st.integers(0, 5), st.integers(1, 3))
 def test_no_row_is_given_an_event_that_it_may_not_know(
     tmp_path_factory, days, train_until, validation_days, length

@@ -209,7 +209,7 @@ def test_splits_need_names_that_are_fit_for_folders(out, name):
         ({"labels": ["klick"]}, "expected labels and ids of user, .*, got klick"),
         ({"labels": ["city"]}, "label 'city': expected a column of numbers, got type string"),
         ({"cardinality": {"item": 3}}, "expected labels and ids of user, .*, got item"),
-        ({"row_group_rows": 0}, "expected at least 1 row a row group, got 0"),
+        ({"row_group_rows": 0}, "expected at least 1 row per row group, got 0"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_at_once(out, options, message):

@@ -1,16 +1,14 @@
 """The KuaiRand experiments on real impressions, from the raw files to the figures promised."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from mbrec.prepare.recipes.kuairand import RECIPE
 from mbrec.study import launch
 from mbrec.study.jobs import Job
 
-ROOT = Path(__file__).parents[3]
 RAW = os.environ.get("MBREC_KUAIRAND_RAW", "")
 
 pytestmark = [
@@ -25,8 +23,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     out = tmp_path_factory.mktemp("kuairand") / "prepared"
-    script = str(ROOT / "scripts" / "prepare_kuairand.py")
-    subprocess.run([sys.executable, script, RAW, str(out)], check=True, timeout=120)
+    RECIPE.prepare(Path(RAW), out)
     return out
 
 

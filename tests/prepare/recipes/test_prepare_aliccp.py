@@ -1,4 +1,4 @@
-"""Tests of scripts/prepare_aliccp.py on impressions written by hand in the Ali-CCP format."""
+"""Tests of `prepare aliccp` on impressions written by hand in the Ali-CCP format."""
 
 import gzip
 from pathlib import Path
@@ -6,7 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from prepared import compose_data, encoded, features, load_script, manifest_of, read, unfit_columns
+from prepared import compose_data, encoded, features, manifest_of, read, unfit_columns
+
+from mbrec.prepare.command import main
+from mbrec.prepare.recipes.aliccp import RECIPE
 
 COMMON_TRAIN, COMMON_TEST = "common_features_train.csv", "common_features_test.csv"
 TRAIN, TEST = "sample_skeleton_train.csv", "sample_skeleton_test.csv"
@@ -23,9 +26,9 @@ def line(*values: object, triples: list[tuple[str, int, float]]) -> str:
     return ",".join(map(str, [*values, len(triples), features_of(*triples)]))
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    return load_script("prepare_aliccp")
+def command(*arguments: object) -> int:
+    """Run the command; return its exit code."""
+    return main(["aliccp", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -65,13 +68,13 @@ def write(files: dict[str, list[str]], tmp_path: Path) -> Any:
     return run
 
 
-def prepared(script: Any, folder: Path, out: Path, **options: Any) -> dict[str, list[dict]]:
-    script.prepare(folder, out, **({"validation": 0.0} | options))
+def prepared(folder: Path, out: Path, **options: Any) -> dict[str, list[dict]]:
+    RECIPE.prepare(folder, out, **({"validation": 0.0} | options))
     return {path.name: read(out, path.name).to_pylist() for path in out.iterdir() if path.is_dir()}
 
 
-def test_an_impression_has_its_own_features_and_those_of_its_user(script, write, tmp_path):
-    first = prepared(script, write(), tmp_path / "out")["train"][0]
+def test_an_impression_has_its_own_features_and_those_of_its_user(write, tmp_path):
+    first = prepared(write(), tmp_path / "out")["train"][0]
     expected = {"sample_id": 1, "click": 1, "conversion": 1, "field_101": 31319}
     expected |= {f"field_{name}": id for name, id, _ in [*PROFILE, *ITEM]}
     expected |= {"field_301": 9351665, "field_210": [9200, 9100], "field_508": [9355082]}
@@ -81,27 +84,27 @@ def test_an_impression_has_its_own_features_and_those_of_its_user(script, write,
     assert first["field_509_weights"] == []
 
 
-def test_lists_have_the_largest_values_first_and_are_cut_there(script, write, tmp_path):
-    first = prepared(script, write(), tmp_path / "all")["train"][0]
+def test_lists_have_the_largest_values_first_and_are_cut_there(write, tmp_path):
+    first = prepared(write(), tmp_path / "all")["train"][0]
     assert first["field_109_14"] == [4502, 4501, 4503]
     assert first["field_109_14_weights"] == pytest.approx([2.3979, 0.69315, 0.69315])
     assert first["field_853"] == [9400, 9500]
-    first = prepared(script, write(), tmp_path / "two", history=2)["train"][0]
+    first = prepared(write(), tmp_path / "two", history=2)["train"][0]
     assert first["field_109_14"] == [4502, 4501]
     assert first["field_210"] == [9200, 9100]
     left_out = manifest_of(tmp_path / "two")["notes"]["left_out"]
     assert left_out["train"]["list_entries_cut"] == 1
 
 
-def test_a_user_without_a_field_has_null_or_an_empty_list(script, write, tmp_path):
-    second = prepared(script, write(), tmp_path / "out")["train"][1]
+def test_a_user_without_a_field_has_null_or_an_empty_list(write, tmp_path):
+    second = prepared(write(), tmp_path / "out")["train"][1]
     assert (second["field_101"], second["field_124"]) == (31320, 3864901)
     assert second["field_125"] is second["field_206"] is None
     assert second["field_109_14"] == second["field_109_14_weights"] == second["field_210"] == []
 
 
-def test_a_conversion_without_a_click_is_dropped_and_counted(script, write, tmp_path):
-    rows = prepared(script, write(), tmp_path / "out")
+def test_a_conversion_without_a_click_is_dropped_and_counted(write, tmp_path):
+    rows = prepared(write(), tmp_path / "out")
     assert [row["sample_id"] for row in rows["train"]] == [1, 2, 4]
     notes = manifest_of(tmp_path / "out")["notes"]
     assert notes["left_out"]["train"]["conversions_without_click"] == 1
@@ -110,44 +113,44 @@ def test_a_conversion_without_a_click_is_dropped_and_counted(script, write, tmp_
     assert rates == pytest.approx({"click": 2 / 3, "conversion": 1 / 3})
 
 
-def test_a_second_id_of_a_field_is_left_out_and_counted(script, write, tmp_path):
-    rows = prepared(script, write(), tmp_path / "out")
+def test_a_second_id_of_a_field_is_left_out_and_counted(write, tmp_path):
+    rows = prepared(write(), tmp_path / "out")
     assert rows["train"][2]["field_205"] == 5
     left_out = manifest_of(tmp_path / "out")["notes"]["left_out"]
     assert left_out["train"]["ids_beyond_the_first"] == 1
 
 
-def test_each_split_has_the_common_features_of_its_own_file(script, write, tmp_path):
-    (row,) = prepared(script, write(), tmp_path / "out")["test"]
+def test_each_split_has_the_common_features_of_its_own_file(write, tmp_path):
+    (row,) = prepared(write(), tmp_path / "out")["test"]
     assert (row["field_101"], row["field_205"], row["field_121"]) == (31320, 4129111, None)
 
 
-def test_validation_is_a_share_of_train_chosen_by_the_number(script, files, write, tmp_path):
+def test_validation_is_a_share_of_train_chosen_by_the_number(files, write, tmp_path):
     more = [files[TRAIN][1].replace("2,0,0", f"{i},0,0", 1) for i in range(10, 410)]
     folder = write(**{TRAIN: more})
-    rows = prepared(script, folder, tmp_path / "a", validation=0.25)
+    rows = prepared(folder, tmp_path / "a", validation=0.25)
     numbers = {name: [row["sample_id"] for row in split] for name, split in rows.items()}
     assert sorted(numbers["train"] + numbers["validation"]) == list(range(10, 410))
     assert 70 < len(numbers["validation"]) < 130
     assert numbers["train"] == sorted(numbers["train"])
-    again = prepared(script, folder, tmp_path / "b", validation=0.25, seed=1)
+    again = prepared(folder, tmp_path / "b", validation=0.25, seed=1)
     assert [row["sample_id"] for row in again["validation"]] != numbers["validation"]
     assert len(rows["test"]) == 1
 
 
-def test_gz_files_folders_and_small_pieces_give_the_same_rows(script, write, tmp_path):
-    plain = prepared(script, write(), tmp_path / "plain")
+def test_gz_files_folders_and_small_pieces_give_the_same_rows(write, tmp_path):
+    plain = prepared(write(), tmp_path / "plain")
     for split in ("train", "test"):
         inner = tmp_path / "other" / f"sample_{split}"
         inner.mkdir(parents=True)
         for path in (tmp_path / "in").glob(f"*_{split}.csv"):
             (inner / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
-    assert prepared(script, tmp_path / "other", tmp_path / "gz", block_bytes=600) == plain
+    assert prepared(tmp_path / "other", tmp_path / "gz", block_bytes=600) == plain
 
 
-def test_rows_that_differ_in_their_number_alone_all_stay(script, files, write, tmp_path):
+def test_rows_that_differ_in_their_number_alone_all_stay(files, write, tmp_path):
     twins = [files[TRAIN][0], files[TRAIN][0].replace("1,1,1", "9,1,1", 1)]
-    assert len(prepared(script, write(**{TRAIN: twins}), tmp_path / "out")["train"]) == 2
+    assert len(prepared(write(**{TRAIN: twins}), tmp_path / "out")["train"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -162,7 +165,11 @@ def test_rows_that_differ_in_their_number_alone_all_stay(script, files, write, t
             "5,0,0,bacff91692951881,1,301\x021\x03x",
             "line 5, column feature_list: .*got '301",
         ),
-        (TRAIN, "5,0,0,bacff91692951881,1,301\x021\x031e99", "lines 1 to 5, column feature_list"),
+        (
+            TRAIN,
+            "5,0,0,bacff91692951881,1,301\x021\x031e99",
+            "line 5, column feature_list: .*finite",
+        ),
         (TRAIN, "5,0,0,bacff91692951881,2,301\x021\x031\x01", "line 5, column feature_list"),
         (TRAIN, "5,0,0,bacff91692951881,1,999\x021\x031", "line 5, .* and not '999', got"),
         (TRAIN, "5,0,0,bacff91692951881,1", r"train.csv: line 5: expected 6 columns, got 5"),
@@ -170,39 +177,37 @@ def test_rows_that_differ_in_their_number_alone_all_stay(script, files, write, t
         (COMMON_TRAIN, "dd,1,205\x021\x031", "common_features_train.csv: line 3, .*and not '205'"),
     ],
 )
-def test_a_wrong_line_is_named_with_its_file(
-    name, bad, message, script, files, write, tmp_path, capsys
-):
+def test_a_wrong_line_is_named_with_its_file(name, bad, message, files, write, tmp_path, capsys):
     folder = write(**{name: [*files[name], bad]})
-    assert script.main([str(folder), str(tmp_path / "out")]) == 2
+    assert command(str(folder), str(tmp_path / "out")) == 2
     told = capsys.readouterr().err
     assert len(told.splitlines()) == 1
     assert told.isprintable() or told.strip().isprintable()
     with pytest.raises(ValueError, match=message):
-        script.prepare(folder, tmp_path / "out")
+        RECIPE.prepare(folder, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"in"}
 
 
-def test_a_missing_file_and_senseless_options_are_named(script, write, tmp_path, capsys):
+def test_a_missing_file_and_senseless_options_are_named(write, tmp_path, capsys):
     folder = write()
     for option, message in (("--validation=1", "[0, 1), got 1.0"), ("--history=0", "at least 1")):
-        assert script.main([str(folder), str(tmp_path / "out"), option]) == 2
+        assert command(str(folder), str(tmp_path / "out"), option) == 2
         assert message in capsys.readouterr().err
     (folder / COMMON_TEST).unlink()
-    assert script.main([str(folder), str(tmp_path / "out")]) == 2
+    assert command(str(folder), str(tmp_path / "out")) == 2
     assert f"expected {COMMON_TEST} (plain or .gz)" in capsys.readouterr().err
 
 
-def test_the_command_tells_rows_rates_and_what_was_left_out(script, write, tmp_path, capsys):
-    assert script.main([str(write()), str(tmp_path / "out"), "--validation=0"]) == 0
+def test_the_command_tells_rows_rates_and_what_was_left_out(write, tmp_path, capsys):
+    assert command(str(write()), str(tmp_path / "out"), "--validation=0") == 0
     told = capsys.readouterr().out
     assert "left out of train: 1 conversions without click, 1 ids beyond the first" in told
     assert "0.3333" in told
     assert "42,299,905" in told
 
 
-def test_the_yaml_names_columns_of_the_files_and_no_label_is_a_feature(script, write, tmp_path):
-    prepared(script, write(), tmp_path / "out")
+def test_the_yaml_names_columns_of_the_files_and_no_label_is_a_feature(write, tmp_path):
+    prepared(write(), tmp_path / "out")
     columns = compose_data("aliccp", tmp_path / "out").data.columns
     table = read(tmp_path / "out", "train")
     assert unfit_columns(columns, table) == []
@@ -210,8 +215,8 @@ def test_the_yaml_names_columns_of_the_files_and_no_label_is_a_feature(script, w
     assert table.schema.field("field_853").type == pa.list_(pa.int64())
 
 
-def test_every_split_is_read_as_the_yaml_says(script, write, tmp_path):
-    prepared(script, write(), tmp_path / "out")
+def test_every_split_is_read_as_the_yaml_says(write, tmp_path):
+    prepared(write(), tmp_path / "out")
     job = compose_data("aliccp", tmp_path / "out")
     (train,) = encoded(job, tmp_path / "out", "train")
     assert train.labels_BK[:3].tolist() == [[1, 1, 1], [0, 0, 0], [1, 0, 0]]

@@ -1,11 +1,13 @@
-"""Tests of scripts/prepare_aliexpress.py on searches made up in both forms of the data set."""
+"""Tests of `prepare aliexpress` on searches made up in both forms of the data set."""
 
 import gzip
 from pathlib import Path
-from typing import Any
 
 import pytest
-from prepared import compose_data, encoded, features, load_script, manifest_of, read, unfit_columns
+from prepared import compose_data, encoded, features, manifest_of, read, unfit_columns
+
+from mbrec.prepare.command import main
+from mbrec.prepare.recipes.aliexpress import CATEGORICAL, NUMERICAL, RECIPE
 
 # Page 7 shows three products, page 3 two.
 TRAIN = [(7, 0), (7, 2), (7, 1), (3, 0), (3, 0)]
@@ -39,9 +41,9 @@ def lines(rows: list[list[object]]) -> str:
     return "".join(",".join(map(str, row)) + "\n" for row in rows)
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    return load_script("prepare_aliexpress")
+def command(*arguments: object) -> int:
+    """Run the command; return its exit code."""
+    return main(["aliexpress", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -74,10 +76,8 @@ def append(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["raw", "joined"])
-def test_both_forms_give_an_impression_with_its_page_and_its_labels(
-    form, script, request, tmp_path
-):
-    manifest = script.prepare(request.getfixturevalue(form), tmp_path / "out")
+def test_both_forms_give_an_impression_with_its_page_and_its_labels(form, request, tmp_path):
+    manifest = RECIPE.prepare(request.getfixturevalue(form), tmp_path / "out")
     for split, shown in (("train", TRAIN), ("test", TEST)):
         rows = read(tmp_path / "out", split).to_pylist()
         expected = [joined_row(page, place, label) for place, (page, label) in enumerate(shown)]
@@ -88,40 +88,40 @@ def test_both_forms_give_an_impression_with_its_page_and_its_labels(
     assert set(manifest["splits"]) == {"train", "test"}
 
 
-def test_gz_files_folders_and_small_pieces_give_the_same_rows(script, raw, tmp_path):
-    script.prepare(raw, tmp_path / "plain")
+def test_gz_files_folders_and_small_pieces_give_the_same_rows(raw, tmp_path):
+    RECIPE.prepare(raw, tmp_path / "plain")
     inner = tmp_path / "NL" / "inner"
     inner.mkdir(parents=True)
     for path in raw.iterdir():
         (inner / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
-    script.prepare(inner, tmp_path / "gz", block_bytes=500)
+    RECIPE.prepare(inner, tmp_path / "gz", block_bytes=500)
     for split in ("train", "test"):
         assert read(tmp_path / "gz", split) == read(tmp_path / "plain", split)
     assert manifest_of(tmp_path / "gz")["notes"]["data_set"] == "AliExpress NL"
 
 
-def test_an_impression_without_its_page_is_left_out_and_counted(script, raw, tmp_path, capsys):
+def test_an_impression_without_its_page_is_left_out_and_counted(raw, tmp_path, capsys):
     append(raw / "nl_item_train.csv", lines([item_row(99, 0, 1)]))
-    assert script.main([str(raw), str(tmp_path / "out")]) == 0
+    assert command(str(raw), str(tmp_path / "out")) == 0
     assert len(read(tmp_path / "out", "train")) == len(TRAIN)
     assert "impressions without their page, left out: 1" in capsys.readouterr().out
     notes = manifest_of(tmp_path / "out")["notes"]
     assert notes["impressions_without_page"] == {"train": 1, "test": 0}
 
 
-def test_equal_impressions_are_kept_unless_asked_for(script, raw, tmp_path):
+def test_equal_impressions_are_kept_unless_asked_for(raw, tmp_path):
     append(raw / "nl_item_train.csv", lines([item_row(3, 4, 0)]))
-    manifest = script.prepare(raw, tmp_path / "all")
+    manifest = RECIPE.prepare(raw, tmp_path / "all")
     assert manifest["splits"]["train"]["rows"] == 6
-    manifest = script.prepare(raw, tmp_path / "few", duplicates="drop")
+    manifest = RECIPE.prepare(raw, tmp_path / "few", duplicates="drop")
     assert (manifest["duplicates_dropped"], manifest["splits"]["train"]["rows"]) == (1, 5)
 
 
-def test_validation_takes_whole_pages_of_train_alone(script, raw, tmp_path):
+def test_validation_takes_whole_pages_of_train_alone(raw, tmp_path):
     pages = range(100, 300)
     append(raw / "nl_user_train.csv", lines([user_row(page) for page in pages]))
     append(raw / "nl_item_train.csv", lines([item_row(p, i, 0) for p in pages for i in (0, 1)]))
-    script.prepare(raw, tmp_path / "out", validation=0.25)
+    RECIPE.prepare(raw, tmp_path / "out", validation=0.25)
     held_out, train = (set(read(tmp_path / "out", split)["search_id"].to_pylist())
                        for split in ("validation", "train"))  # fmt: skip
     assert not held_out & train
@@ -130,10 +130,10 @@ def test_validation_takes_whole_pages_of_train_alone(script, raw, tmp_path):
     assert len(read(tmp_path / "out", "test")) == len(TEST)
 
 
-def test_a_negative_id_and_an_empty_number_are_missing(script, joined, tmp_path):
+def test_a_negative_id_and_an_empty_number_are_missing(joined, tmp_path):
     row = joined_row(3, 0, 0) | {"categorical_2": -1, "numerical_5": ""}
     append(joined / "train.csv", lines([[*row.values()]]))
-    script.prepare(joined, tmp_path / "out")
+    RECIPE.prepare(joined, tmp_path / "out")
     last = read(tmp_path / "out", "train").to_pylist()[-1]
     assert last["categorical_2"] is last["numerical_5"] is None
     assert manifest_of(tmp_path / "out")["columns"]["categorical_2"]["cardinality"] == 12
@@ -150,14 +150,12 @@ def test_a_negative_id_and_an_empty_number_are_missing(script, joined, tmp_path)
         ({"more": 1}, "line 7: expected 82 columns, got 83"),
     ],
 )
-def test_a_wrong_value_of_the_joined_form_is_named(
-    change, message, script, joined, tmp_path, capsys
-):
+def test_a_wrong_value_of_the_joined_form_is_named(change, message, joined, tmp_path, capsys):
     append(joined / "train.csv", lines([[*(joined_row(3, 0, 0) | change).values()]]))
-    assert script.main([str(joined), str(tmp_path / "out")]) == 2
+    assert command(str(joined), str(tmp_path / "out")) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     with pytest.raises(ValueError, match=message):
-        script.prepare(joined, tmp_path / "out")
+        RECIPE.prepare(joined, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"joined"}
 
 
@@ -170,45 +168,41 @@ def test_a_wrong_value_of_the_joined_form_is_named(
         ("nl_user_train.csv", user_row(3), "one row for each search_id, got two of 3"),
     ],
 )
-def test_a_wrong_row_of_the_raw_form_is_named(name, row, message, script, raw, tmp_path):
+def test_a_wrong_row_of_the_raw_form_is_named(name, row, message, raw, tmp_path):
     append(raw / name, lines([row]))
     with pytest.raises(ValueError, match=message):
-        script.prepare(raw, tmp_path / "out")
+        RECIPE.prepare(raw, tmp_path / "out")
 
 
-def test_missing_files_two_countries_and_a_missing_column_are_named(
-    script, raw, joined, tmp_path, capsys
-):
+def test_missing_files_two_countries_and_a_missing_column_are_named(raw, joined, tmp_path, capsys):
     text = (joined / "test.csv").read_text()
     (joined / "test.csv").write_text(text.replace("numerical_9,", "renamed,", 1))
-    assert script.main([str(joined), str(tmp_path / "out")]) == 2
+    assert command(str(joined), str(tmp_path / "out")) == 2
     assert "test.csv: expected the columns numerical_9, got a file with" in capsys.readouterr().err
     (raw / "nl_user_test.csv").unlink()
-    assert script.main([str(raw), str(tmp_path / "out")]) == 2
+    assert command(str(raw), str(tmp_path / "out")) == 2
     assert "expected nl_user_test.csv (plain or .gz)" in capsys.readouterr().err
     (raw / "es_item_train.csv").touch()
-    assert script.main([str(raw), str(tmp_path / "out")]) == 2
+    assert command(str(raw), str(tmp_path / "out")) == 2
     assert "expected the files of one country, got those of es, nl" in capsys.readouterr().err
 
 
-def test_the_command_tells_rows_rates_and_what_to_hold_them_against(
-    script, joined, tmp_path, capsys
-):
-    assert script.main([str(joined), str(tmp_path / "out")]) == 0
+def test_the_command_tells_rows_rates_and_what_to_hold_them_against(joined, tmp_path, capsys):
+    assert command(str(joined), str(tmp_path / "out")) == 0
     told = capsys.readouterr().out
     assert all(text in told for text in ("conversion", "0.4000", "12,157,895", "5,559,302"))
 
 
-def test_the_yaml_names_columns_of_the_files_and_no_label_is_a_feature(script, raw, tmp_path):
-    script.prepare(raw, tmp_path / "out")
+def test_the_yaml_names_columns_of_the_files_and_no_label_is_a_feature(raw, tmp_path):
+    RECIPE.prepare(raw, tmp_path / "out")
     columns = compose_data("aliexpress", tmp_path / "out").data.columns
     assert unfit_columns(columns, read(tmp_path / "out", "train")) == []
-    assert features(columns) == {*script.CATEGORICAL, *script.NUMERICAL}
+    assert features(columns) == {*CATEGORICAL, *NUMERICAL}
     assert not features(columns) & {"search_id", "click", "conversion"}
 
 
-def test_every_split_is_read_as_the_yaml_says(script, raw, tmp_path):
-    script.prepare(raw, tmp_path / "out")
+def test_every_split_is_read_as_the_yaml_says(raw, tmp_path):
+    RECIPE.prepare(raw, tmp_path / "out")
     job = compose_data("aliexpress", tmp_path / "out")
     (train,) = encoded(job, tmp_path / "out", "train")
     assert train.labels_BK[:5].tolist() == [[0] * 3, [1] * 3, [1, 0, 0], [0] * 3, [0] * 3]

@@ -1,11 +1,14 @@
-"""Tests of scripts/prepare_criteo_attribution.py on impressions made up in its format."""
+"""Tests of `prepare criteo_attribution` on impressions made up in its format."""
 
 import gzip
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prepared import compose_data, encoded, features, load_script, manifest_of, read, unfit_columns
+from prepared import compose_data, encoded, features, manifest_of, read, unfit_columns
+
+from mbrec.prepare.command import main
+from mbrec.prepare.recipes.criteo_attribution import CATEGORICAL, LABELS, RECIPE
 
 NAME = "criteo_attribution_dataset.tsv"
 DAY = 86_400
@@ -39,9 +42,9 @@ ROWS = [
 AFTERWARDS = {"conversion_timestamp", "conversion_id", "click_pos", "click_nb", "cpo"}
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    return load_script("prepare_criteo_attribution")
+def command(*arguments: object) -> int:
+    """Run the command; return its exit code."""
+    return main(["criteo_attribution", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -62,8 +65,8 @@ def days(out: Path) -> dict[str, list[int]]:
     return {split: read(out, split)["day"].to_pylist() for split in splits}
 
 
-def test_an_impression_becomes_a_row_with_its_time_and_labels(script, write, tmp_path):
-    script.prepare(write(ROWS), tmp_path / "out")
+def test_an_impression_becomes_a_row_with_its_time_and_labels(write, tmp_path):
+    RECIPE.prepare(write(ROWS), tmp_path / "out")
     first, second, third = read(tmp_path / "out", "train").to_pylist()
     categories = {f"cat{i}": str(5824230 + i) for i in range(1, 10)}
     expected = {"timestamp": 0, "day": 0, "hour": 0, "uid": 20073966, "campaign": "22589171"}
@@ -77,60 +80,58 @@ def test_an_impression_becomes_a_row_with_its_time_and_labels(script, write, tmp
     assert [third[name] for name in labels] == [1, 1, 1]
 
 
-def test_the_first_21_days_are_train_the_next_validation_and_later_ones_test(
-    script, write, tmp_path
-):
-    manifest = script.prepare(write(ROWS), tmp_path / "out")
+def test_the_first_21_days_are_train_the_next_validation_and_later_ones_test(write, tmp_path):
+    manifest = RECIPE.prepare(write(ROWS), tmp_path / "out")
     assert days(tmp_path / "out") == {"train": [0, 0, 20], "validation": [21], "test": [22, 30]}
     rates = manifest["splits"]["validation"]["label_rates"]
     assert rates == {"click": 1, "conversion": 1, "attribution": 0}
     assert manifest["notes"]["days"] == 31
 
 
-def test_the_days_of_the_splits_can_be_chosen(script, write, tmp_path):
+def test_the_days_of_the_splits_can_be_chosen(write, tmp_path):
     path = write(ROWS)
-    script.prepare(path, tmp_path / "a", train_days=1, validation_days=21)
+    RECIPE.prepare(path, tmp_path / "a", train_days=1, validation_days=21)
     assert days(tmp_path / "a") == {"train": [0, 0], "validation": [20, 21], "test": [22, 30]}
-    script.prepare(path, tmp_path / "b", train_days=22, validation_days=0)
+    RECIPE.prepare(path, tmp_path / "b", train_days=22, validation_days=0)
     assert days(tmp_path / "b") == {"train": [0, 0, 20, 21], "test": [22, 30]}
     for options in ({"train_days": 0}, {"validation_days": -1}):
         with pytest.raises(ValueError, match="at least 1 day of train and 0 of validation"):
-            script.prepare(path, tmp_path / "c", **options)
+            RECIPE.prepare(path, tmp_path / "c", **options)
 
 
-def test_what_came_of_an_impression_is_not_written(script, write, tmp_path):
-    script.prepare(write(ROWS), tmp_path / "out")
+def test_what_came_of_an_impression_is_not_written(write, tmp_path):
+    RECIPE.prepare(write(ROWS), tmp_path / "out")
     names = set(read(tmp_path / "out", "train").column_names)
     assert names == {*SHOWN, "day", "hour"} - AFTERWARDS
 
 
-def test_rows_that_come_too_late_are_counted(script, write, tmp_path):
+def test_rows_that_come_too_late_are_counted(write, tmp_path):
     times = [0, 5, 3, 4, 9, 8, 9]
     rows = [{"timestamp": time, "uid": i} for i, time in enumerate(times)]
     for block in (1 << 20, 300):
-        script.prepare(write(rows), tmp_path / "out", block_bytes=block, overwrite=True)
+        RECIPE.prepare(write(rows), tmp_path / "out", block_bytes=block, overwrite=True)
         assert manifest_of(tmp_path / "out")["notes"]["rows_earlier_than_one_before"] == 3
         assert read(tmp_path / "out", "train")["timestamp"].to_pylist() == times
 
 
-def test_a_gz_file_a_folder_and_small_pieces_give_the_same_rows(script, write, tmp_path):
+def test_a_gz_file_a_folder_and_small_pieces_give_the_same_rows(write, tmp_path):
     path = write(ROWS)
-    script.prepare(path, tmp_path / "plain")
+    RECIPE.prepare(path, tmp_path / "plain")
     inner = tmp_path / "other" / "dataset"
     inner.mkdir(parents=True)
     (inner / f"{NAME}.gz").write_bytes(gzip.compress(path.read_bytes()))
-    script.prepare(tmp_path / "other", tmp_path / "gz", block_bytes=400)
+    RECIPE.prepare(tmp_path / "other", tmp_path / "gz", block_bytes=400)
     for split in ("train", "validation", "test"):
         assert read(tmp_path / "gz", split) == read(tmp_path / "plain", split)
 
 
-def test_equal_rows_are_dropped_if_they_are_few_or_asked_for(script, write, tmp_path):
+def test_equal_rows_are_dropped_if_they_are_few_or_asked_for(write, tmp_path):
     path = write([{}, {}, {"cost": 2}])
     with pytest.raises(ValueError, match=r"at most 1% .* got 33.33% \(1 of 3\).*--duplicates drop"):
-        script.prepare(path, tmp_path / "few")
-    manifest = script.prepare(path, tmp_path / "few", duplicates="drop")
+        RECIPE.prepare(path, tmp_path / "few")
+    manifest = RECIPE.prepare(path, tmp_path / "few", duplicates="drop")
     assert (manifest["duplicates_dropped"], manifest["splits"]["train"]["rows"]) == (1, 2)
-    manifest = script.prepare(path, tmp_path / "all", duplicates="keep")
+    manifest = RECIPE.prepare(path, tmp_path / "all", duplicates="keep")
     assert manifest["splits"]["train"]["rows"] == 3
 
 
@@ -149,56 +150,50 @@ def test_equal_rows_are_dropped_if_they_are_few_or_asked_for(script, write, tmp_
         ({"cat3": "1\t2"}, "line 3: expected 22 columns, got 23"),
     ],
 )
-def test_a_wrong_value_is_named_with_file_line_and_column(
-    change, message, script, write, tmp_path, capsys
-):
+def test_a_wrong_value_is_named_with_file_line_and_column(change, message, write, tmp_path, capsys):
     path = write([{}, change])
-    assert script.main([str(path), str(tmp_path / "out")]) == 2
+    assert command(str(path), str(tmp_path / "out")) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     with pytest.raises(ValueError, match=message):
-        script.prepare(path, tmp_path / "out")
+        RECIPE.prepare(path, tmp_path / "out")
     assert {found.name for found in tmp_path.iterdir()} == {NAME}
 
 
-def test_a_missing_column_a_missing_file_and_a_cut_off_one_are_named(
-    script, write, tmp_path, capsys
-):
+def test_a_missing_column_a_missing_file_and_a_cut_off_one_are_named(write, tmp_path, capsys):
     path = write(ROWS)
     out = str(tmp_path / "out")
     path.write_text(path.read_text().replace("campaign", "renamed"))
-    assert script.main([str(path), out]) == 2
+    assert command(str(path), out) == 2
     assert f"{NAME}: expected the columns campaign, got a file with" in capsys.readouterr().err
     cut = tmp_path / f"{NAME}.gz"
     cut.write_bytes(gzip.compress(path.read_bytes())[:-20])
-    assert script.main([str(cut), out]) == 2
+    assert command(str(cut), out) == 2
     assert f"{NAME}.gz: Truncated" in capsys.readouterr().err
-    assert script.main([str(tmp_path / "nothing.tsv"), out]) == 2
+    assert command(str(tmp_path / "nothing.tsv"), out) == 2
     assert "nothing.tsv" in capsys.readouterr().err
 
 
-def test_the_command_tells_rows_rates_and_what_to_hold_them_against(
-    script, write, tmp_path, capsys
-):
+def test_the_command_tells_rows_rates_and_what_to_hold_them_against(write, tmp_path, capsys):
     args = [str(write(ROWS)), str(tmp_path / "out"), "--train-days=20", "--validation-days=2"]
-    assert script.main(args) == 0
+    assert command(*args) == 0
     told = capsys.readouterr().out
     assert all(text in told for text in ("attribution", "0.5000", "16,468,027", "0.3612"))
     assert days(tmp_path / "out") == {"train": [0, 0], "validation": [20, 21], "test": [22, 30]}
 
 
-def test_the_yaml_names_columns_of_the_files_and_no_label_is_a_feature(script, write, tmp_path):
-    script.prepare(write(ROWS), tmp_path / "out")
+def test_the_yaml_names_columns_of_the_files_and_no_label_is_a_feature(write, tmp_path):
+    RECIPE.prepare(write(ROWS), tmp_path / "out")
     tasks = "tasks=[ctr,cvr,conv_imp,attribution]"
     job = compose_data("criteo_attribution", tmp_path / "out", tasks)
     columns = job.data.columns
     assert unfit_columns(columns, read(tmp_path / "out", "train")) == []
     assert {task.label for task in job.tasks.values()} == set(columns.labels)
-    assert features(columns) == {*script.CATEGORICAL, "hour", "time_since_last_click"}
-    assert not features(columns) & {*script.LABELS, *AFTERWARDS, "cost"}
+    assert features(columns) == {*CATEGORICAL, "hour", "time_since_last_click"}
+    assert not features(columns) & {*LABELS, *AFTERWARDS, "cost"}
 
 
-def test_every_split_is_read_as_the_yaml_says(script, write, tmp_path):
-    script.prepare(write(ROWS), tmp_path / "out")
+def test_every_split_is_read_as_the_yaml_says(write, tmp_path):
+    RECIPE.prepare(write(ROWS), tmp_path / "out")
     job = compose_data("criteo_attribution", tmp_path / "out")
     (train,) = encoded(job, tmp_path / "out", "train")
     assert train.labels_BK[:3].tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 1]]

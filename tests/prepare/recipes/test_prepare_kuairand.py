@@ -1,9 +1,7 @@
-"""Tests of scripts/prepare_kuairand.py on generated archives in the KuaiRand format."""
+"""Tests of `prepare kuairand` on generated archives in the KuaiRand format."""
 
 import gzip
 import os
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from datetime import date, datetime
@@ -14,17 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from prepared import compose_data, encoded, load_script, manifest_of, unfit_columns
+from prepared import compose_data, encoded, manifest_of, unfit_columns
 
 from mbrec.columns.manifest import load_folder
 from mbrec.prepare import writer
+from mbrec.prepare.command import main
 from mbrec.prepare.describe.guess import guess
 from mbrec.prepare.describe.labels import find_labels
 from mbrec.prepare.describe.profile import read_profile
-from mbrec.prepare.recipes.kuairand import NUMERICAL
+from mbrec.prepare.recipes.kuairand import NUMERICAL, RECIPE
 from mbrec.reader.dataset import resolve
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "prepare_kuairand.py"
 LOG_HEADER = (
     "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,"
     "is_hate,long_view,play_time_ms,duration_ms,profile_stay_time,comment_stay_time,"
@@ -94,18 +92,13 @@ def files() -> Files:
     }
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    return load_script("prepare_kuairand")
-
-
 @pytest.fixture
-def prepare(script: Any, tmp_path: Path) -> Prepare:
+def prepare(tmp_path: Path) -> Prepare:
     def run(source: Files | Path, **options: Any) -> dict[str, pa.Table]:
         if not isinstance(source, Path):
             source = _write(source, tmp_path / "plain")
         limits = {"train_until": date(2022, 4, 29), "validate_until": date(2022, 4, 30)}
-        script.prepare(source, tmp_path / "out", **(limits | options))
+        RECIPE.prepare(source, tmp_path / "out", **(limits | options))
         return _read(tmp_path / "out")
 
     return run
@@ -454,31 +447,29 @@ def test_files_have_full_row_groups_a_limited_size_and_checksums(
         pq.read_table(paths[0], page_checksum_verification=True)
 
 
-def _command(source: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), str(source), str(out), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def test_the_command_reports_the_splits_and_where_they_are(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "made" / "out"
+    assert main(["kuairand", str(_write(files, tmp_path / "in")), str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "validation: 2022-04-30 to 2022-04-30; 0 rows of unknown users" in printed
+    assert all(text in printed for text in ("is_profile_enter", f"written to {out}"))
 
 
-def test_the_command_reports_the_splits_and_where_they_are(files: Files, tmp_path: Path) -> None:
-    done = _command(_write(files, tmp_path / "in"), tmp_path / "made" / "out")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "validation" in done.stdout
-    assert "is_profile_enter" in done.stdout
-    assert str(tmp_path / "made" / "out") in done.stdout
-
-
-def test_the_command_says_what_is_wrong_without_a_traceback(files: Files, tmp_path: Path) -> None:
+def test_the_command_says_what_is_wrong_without_a_traceback(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     del files[USERS]
-    done = _command(_write(files, tmp_path / "in"), tmp_path / "out")
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"prepare_kuairand: {USERS} is missing; looked in {tmp_path}")
-    assert len(done.stderr.splitlines()) == 1
+    source = str(_write(files, tmp_path / "in"))
+    assert main(["kuairand", source, str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"prepare kuairand: {USERS} is missing; looked in {tmp_path}")
+    assert len(printed.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", [USERS, VIDEOS, "log_standard_"])
-def test_a_missing_file_is_named(
-    name: str, files: Files, script: Any, prepare: Prepare, tmp_path: Path
-) -> None:
+def test_a_missing_file_is_named(name: str, files: Files, prepare: Prepare, tmp_path: Path) -> None:
     kept = {file: text for file, text in files.items() if not file.startswith(name)}
     with pytest.raises(ValueError, match=rf"^{name}.* is missing; looked in .*plain"):
         prepare(kept)
@@ -489,11 +480,11 @@ def test_a_missing_file_is_named(
     ("file", "column"), [(LATE, "tab"), (USERS, "onehot_feat9"), (VIDEOS, "tag")]
 )
 def test_a_missing_column_and_its_file_are_named(
-    file: str, column: str, files: Files, script: Any, prepare: Prepare
+    file: str, column: str, files: Files, prepare: Prepare
 ) -> None:
     header, rest = files[file].split("\n", 1)
     files[file] = "\n".join([header.replace(column, "renamed"), rest])
-    expected = rf"{file}: expected a column {column}, got (user|video)_id,"
+    expected = rf"{file}: expected the columns {column}, got a file with (user|video)_id,"
     with pytest.raises(ValueError, match=expected):
         prepare(files)
 
@@ -501,16 +492,16 @@ def test_a_missing_column_and_its_file_are_named(
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("date", "20221399", "column date: Row #302: .*20221399"),
-        ("is_click", "yes", "column is_click: Row #302: .*yes"),
-        ("is_like", "2", "column is_like: expected 0 to 1, got 2"),
-        ("hourmin", "2400", "column hourmin: expected 0 to 2399, got 2400"),
-        ("tab", "15", "column tab: expected 0 to 14, got 15"),
-        ("user_id", "", "column user_id: expected a value in every row"),
+        ("date", "20221399", "row 302, column date: expected timestamp.*20221399"),
+        ("is_click", "yes", "row 302, column is_click: expected int8, got .yes"),
+        ("is_like", "2", "row 302, column is_like: expected 0 to 1, got 2"),
+        ("hourmin", "2400", "row 302, column hourmin: expected 0 to 2399, got 2400"),
+        ("tab", "15", "row 302, column tab: expected 0 to 14, got 15"),
+        ("user_id", "", "row 302, column user_id: expected a value, got none"),
     ],
 )
 def test_a_value_that_cannot_be_read_is_named_with_its_file(
-    column: str, value: str, message: str, files: Files, script: Any, prepare: Prepare
+    column: str, value: str, message: str, files: Files, prepare: Prepare
 ) -> None:
     cells = dict(zip(LOG_HEADER.split(","), files[LATE].splitlines()[-1].split(","), strict=True))
     files[LATE] += ",".join((cells | {column: value}).values()) + "\n"
@@ -518,7 +509,7 @@ def test_a_value_that_cannot_be_read_is_named_with_its_file(
         prepare(files)
 
 
-def test_a_feature_row_given_twice_is_an_error(files: Files, script: Any, prepare: Prepare) -> None:
+def test_a_feature_row_given_twice_is_an_error(files: Files, prepare: Prepare) -> None:
     files[VIDEOS] += VIDEO_ROWS[0] + "\n"
     with pytest.raises(
         ValueError, match=rf"{VIDEOS}: expected a row for each id, got several of id 3"
@@ -526,14 +517,12 @@ def test_a_feature_row_given_twice_is_an_error(files: Files, script: Any, prepar
         prepare(files)
 
 
-def test_files_of_two_archives_are_not_mixed(files: Files, script: Any, prepare: Prepare) -> None:
+def test_files_of_two_archives_are_not_mixed(files: Files, prepare: Prepare) -> None:
     with pytest.raises(ValueError, match="files of one archive, got those of 1k, pure"):
         prepare(files | {"user_features_1k.csv": files[USERS]})
 
 
-def test_truncated_archives_are_named(
-    files: Files, script: Any, prepare: Prepare, tmp_path: Path
-) -> None:
+def test_truncated_archives_are_named(files: Files, prepare: Prepare, tmp_path: Path) -> None:
     path = _as_tar(files, tmp_path / "archive")
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(ValueError, match=r"archive\.tar\.gz: not a readable tar"):
@@ -541,13 +530,11 @@ def test_truncated_archives_are_named(
     folder = _as_gz(files, tmp_path / "gz")
     log = folder / "data" / f"{LATE}.gz"
     log.write_bytes(log.read_bytes()[:2000])
-    with pytest.raises(ValueError, match=rf"{LATE}\.gz: .*[Tt]runcated"):
+    with pytest.raises(OSError, match=rf"{LATE}\.gz: .*[Tt]runcated"):
         prepare(folder)
 
 
-def test_limits_that_leave_train_empty_or_cross_are_errors(
-    files: Files, script: Any, prepare: Prepare
-) -> None:
+def test_limits_that_leave_train_empty_or_cross_are_errors(files: Files, prepare: Prepare) -> None:
     with pytest.raises(ValueError, match="log rows of 2022-04-19 or earlier to train on, got none"):
         prepare(files, train_until=date(2022, 4, 19))
     with pytest.raises(ValueError, match="expected train to end by 2022-04-30, got 2022-05-03"):
@@ -555,7 +542,7 @@ def test_limits_that_leave_train_empty_or_cross_are_errors(
 
 
 def test_an_existing_output_is_replaced_only_on_request_and_only_if_written_here(
-    files: Files, script: Any, prepare: Prepare, tmp_path: Path
+    files: Files, prepare: Prepare, tmp_path: Path
 ) -> None:
     mine = tmp_path / "out" / "notes.txt"
     mine.parent.mkdir()
@@ -568,7 +555,7 @@ def test_an_existing_output_is_replaced_only_on_request_and_only_if_written_here
 
 
 def test_a_failure_leaves_the_earlier_output_as_it_was(
-    files: Files, script: Any, prepare: Prepare, tmp_path: Path
+    files: Files, prepare: Prepare, tmp_path: Path
 ) -> None:
     before = prepare(files)
     with pytest.raises(ValueError):

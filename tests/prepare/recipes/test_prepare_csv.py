@@ -1,4 +1,4 @@
-"""Tests of scripts/prepare_csv.py: any log in CSV files becomes a data set."""
+"""Tests of `prepare csv`: any log in CSV files becomes a data set."""
 
 import gzip
 import random
@@ -13,11 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from prepared import SCRIPTS, load_script
 
 from mbrec.columns.manifest import load_folder
 from mbrec.prepare import writer
+from mbrec.prepare.command import main
 from mbrec.prepare.duplicates import Duplicates
+from mbrec.prepare.recipes import csv
+from mbrec.prepare.recipes.csv import Options, prepare
 from mbrec.reader.verify import main as verify
 
 LOG = """time,user,city,price,tags,click
@@ -30,20 +32,15 @@ York",,,0
 """
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    return load_script("prepare_csv")
-
-
 @pytest.fixture
-def run(script, tmp_path, capsys):
-    """Runs the script on files with these contents; returns exit code, rows, what it printed."""
+def run(tmp_path, capsys):
+    """Runs the command on files with these contents; returns exit code, rows, what it printed."""
 
     def call(*contents: str, options: str = "") -> tuple[int, list[dict[str, Any]], str]:
         names = [tmp_path / f"log-{k}.csv" for k in range(len(contents))]
         for name, content in zip(names, contents, strict=True):
             name.write_text(content, encoding="utf-8", newline="")
-        code = script.main([*map(str, names), str(tmp_path / "out"), *options.split()])
+        code = main(["csv", *map(str, names), str(tmp_path / "out"), *options.split()])
         printed = capsys.readouterr()
         return code, rows_of(tmp_path / "out"), printed.out + printed.err
 
@@ -64,12 +61,12 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
     return [row for table in splits_of(out).values() for row in table.to_pylist()]
 
 
-def type_of(script: Any, tmp_path: Path, column: str, *values: str, **options: Any) -> str:
+def type_of(tmp_path: Path, column: str, *values: str, **options: Any) -> str:
     """Return the type of a column with these values, read in blocks of a few of them."""
     path = tmp_path / "types.csv"
     path.write_text("n," + column + "\n" + "".join(f"{k},{v}\n" for k, v in enumerate(values)))
-    chosen = script.Options(overwrite=True, test=0, validation=0, **options)
-    script.prepare([path], tmp_path / "types", chosen, block_bytes=24)
+    chosen = Options(overwrite=True, test=0, validation=0, **options)
+    prepare([path], tmp_path / "types", chosen, block_bytes=24)
     return str(pq.read_schema(tmp_path / "types/train/part-00000.parquet").field(column).type)
 
 
@@ -112,18 +109,18 @@ def test_without_a_time_rows_stay_in_the_order_of_the_files(run):
 
 @pytest.mark.parametrize("block", [300, 1 << 24])
 @pytest.mark.parametrize("partition", [2_000, 1 << 27])
-def test_sorting_does_not_depend_on_the_pieces(script, tmp_path, block, partition):
+def test_sorting_does_not_depend_on_the_pieces(tmp_path, block, partition):
     numbers = random.Random(0)
     times = [numbers.randrange(100) for _ in range(500)]
     lines = [f"{t},{k},{'x' * (k % 20)},{k % 3}|{k}\n" for k, t in enumerate(times)]
     (tmp_path / "a.csv").write_text("t,k,text,tags\n" + "".join(lines[:200]))
     (tmp_path / "b.csv").write_text("t,k,text,tags\n" + "".join(lines[200:]))
-    options = script.Options(time="t", lists=["tags"])
+    options = Options(time="t", lists=["tags"])
     sources = [tmp_path / "a.csv", tmp_path / "b.csv"]
-    manifest, _ = script.prepare(
+    manifest, _ = prepare(
         sources, tmp_path / "out", options, block_bytes=block, partition_bytes=partition
     )
-    expected = sorted(range(500), key=lambda k: times[k])  # stable, as the script
+    expected = sorted(range(500), key=lambda k: times[k])  # stable
     rows = rows_of(tmp_path / "out")
     assert [row["k"] for row in rows] == expected
     assert [row["text"] or "" for row in rows] == ["x" * (k % 20) for k in expected]
@@ -132,13 +129,13 @@ def test_sorting_does_not_depend_on_the_pieces(script, tmp_path, block, partitio
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "b.csv", "out"]
 
 
-def test_folders_and_compressed_files_are_read_by_name(script, tmp_path):
+def test_folders_and_compressed_files_are_read_by_name(tmp_path):
     folder = tmp_path / "logs"
     folder.mkdir()
     (folder / "2.csv").write_text("a,b\n3,4\n")
     (folder / "1.csv.gz").write_bytes(gzip.compress(b"\xef\xbb\xbfa,b\r\n1,2\r\n"))
     (folder / "notes.txt").write_text("no table")
-    assert script.main([str(folder), str(tmp_path / "out"), "--test", "0"]) == 0
+    assert main(["csv", str(folder), str(tmp_path / "out"), "--test", "0"]) == 0
     assert rows_of(tmp_path / "out") == [{"a": 1, "b": 2}, {"a": 3, "b": 4}]
 
 
@@ -161,23 +158,20 @@ TYPES = [
 
 
 @pytest.mark.parametrize(("values", "kind"), TYPES)
-def test_types_are_found_from_all_values(script, tmp_path, values, kind):
-    assert type_of(script, tmp_path, "x", *values) == kind
+def test_types_are_found_from_all_values(tmp_path, values, kind):
+    assert type_of(tmp_path, "x", *values) == kind
 
 
-def test_columns_of_strings_and_lists_are_as_asked(script, tmp_path):
-    assert type_of(script, tmp_path, "x", "1", "2", strings=["x"]) == "string"
-    assert type_of(script, tmp_path, "x", "1|2", "", "3", lists=["x"]) == "list<element: int64>"
-    assert type_of(script, tmp_path, "x", "1|2", "3.5", lists=["x"]) == "list<element: double>"
-    assert type_of(script, tmp_path, "x", "1", "2|a", lists=["x"]) == "list<element: string>"
+def test_columns_of_strings_and_lists_are_as_asked(tmp_path):
+    assert type_of(tmp_path, "x", "1", "2", strings=["x"]) == "string"
+    assert type_of(tmp_path, "x", "1|2", "", "3", lists=["x"]) == "list<element: int64>"
+    assert type_of(tmp_path, "x", "1|2", "3.5", lists=["x"]) == "list<element: double>"
+    assert type_of(tmp_path, "x", "1", "2|a", lists=["x"]) == "list<element: string>"
     assert (
-        type_of(script, tmp_path, "x", "[1; 2]", lists=["x"], list_separator=";")
-        == "list<element: int64>"
+        type_of(tmp_path, "x", "[1; 2]", lists=["x"], list_separator=";") == "list<element: int64>"
     )
     assert rows_of(tmp_path / "types")[0]["x"] == [1, 2]
-    assert (
-        type_of(script, tmp_path, "x", "1", lists=["x"], strings=["x"]) == "list<element: string>"
-    )
+    assert type_of(tmp_path, "x", "1", lists=["x"], strings=["x"]) == "list<element: string>"
 
 
 def test_a_late_value_that_is_no_number_is_told(run, tmp_path):
@@ -219,9 +213,12 @@ REFUSED = [
     (LOG, "--lists a,tags", r"--lists: expected one of time, user, .*, got a"),
     (LOG, "--strings click --labels click", r"expected times and labels that are no lists or stri"),
     (LOG, "--ids user --strings user", r"expected either --ids or --strings, got both for"),
+    (LOG, "--test 1.5", r"expected shares for validation and test in \[0, 1\), got 0.1 and 1.5"),
+    (LOG, "--delimiter ,,", r"--delimiter: expected one character, got ',,'"),
+    (LOG, '--delimiter "', r"--delimiter: expected one character, got '\"'"),
     (LOG, "--test 0.6 --validation 0.4", r"expected validation and test to leave rows for train"),
-    ("a,b\n1,2\n3\n", "", r"log-0.csv: .*Row #3: Expected 2 columns, got 1: 3"),
-    ('a,b\n"1,2\n3,4\n5,6\n', "", r"log-0.csv: .*Row #2: Expected 2 columns, got"),
+    ("a,b\n1,2\n3\n", "", r"log-0.csv: row 3: expected 2 columns, got 1: 3"),
+    ('a,b\n"1,2\n3,4\n5,6\n', "", r"log-0.csv: row 2: expected 2 columns, got"),
     ("a,b\n", "", r"log-0.csv: expected rows below the column names, got none"),
     ("", "", r"log-0.csv: expected a first line of different column names, got \[\]"),
     ("a,b,a\n1,2,3\n", "", r"expected a first line of different column names, got \['a', 'b', 'a"),
@@ -234,29 +231,29 @@ REFUSED = [
 def test_nonsense_is_refused_in_a_line_and_nothing_is_left(run, tmp_path, log, options, message):
     code, rows, printed = run(log, options=options)
     assert (code, rows) == (2, [])
-    assert printed.startswith("prepare_csv: ")
+    assert printed.startswith("prepare csv: ")
     assert len(printed.splitlines()) == 1
     assert re.search(message, printed), printed
     assert [path.name for path in tmp_path.iterdir()] == ["log-0.csv"]
 
 
-def test_other_refusals_name_the_file(script, run, tmp_path, capsys):
+def test_other_refusals_name_the_file(run, tmp_path, capsys):
     assert "log-1.csv: expected the columns of" in run("a,b\n1,2\n", "a,c\n1,2\n")[2]
-    assert f"{tmp_path / 'none'}: no such file or folder" in _error(script, tmp_path, capsys)
+    assert f"{tmp_path / 'none'}: no such file or folder" in _error(tmp_path, capsys)
     (tmp_path / "none").mkdir()
-    assert "expected .csv or .csv.gz files in it, found none" in _error(script, tmp_path, capsys)
+    assert "expected .csv or .csv.gz files in it, found none" in _error(tmp_path, capsys)
     (tmp_path / "none/a.csv").write_bytes(b"a,b\n1,\xff\xfe\n")
-    assert "a.csv: In CSV column 'b': Row #2: " in _error(script, tmp_path, capsys)
+    assert "a.csv: row 2, column b: " in _error(tmp_path, capsys)
     (tmp_path / "none/a.csv").unlink()
     whole = gzip.compress(b"a,b\n" + b"".join(b"%d,%d\n" % (k, k * k) for k in range(5_000)))
     (tmp_path / "none/a.csv.gz").write_bytes(whole[: len(whole) // 2])
-    assert "a.csv.gz: " in _error(script, tmp_path, capsys)
+    assert "a.csv.gz: " in _error(tmp_path, capsys)
     (tmp_path / "none/a.csv.gz").write_bytes(b"a,b\n1,2\n")
-    assert "a.csv.gz: " in _error(script, tmp_path, capsys)
+    assert "a.csv.gz: " in _error(tmp_path, capsys)
 
 
-def _error(script: Any, tmp_path: Path, capsys: Any) -> str:
-    assert script.main([str(tmp_path / "none"), str(tmp_path / "out")]) == 2
+def _error(tmp_path: Path, capsys: Any) -> str:
+    assert main(["csv", str(tmp_path / "none"), str(tmp_path / "out")]) == 2
     printed = capsys.readouterr().err
     assert len(printed.splitlines()) == 1
     assert not (tmp_path / "out").exists()
@@ -273,18 +270,18 @@ def test_an_existing_folder_is_replaced_only_on_request(run, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [["--test", "1.5"], ["--test", "x"], ["--delimiter", ",,"], ["--delimiter", '"'], ["--what"]],
+    [["--test", "x"], ["--what"], ["--duplicates", "few"]],
 )
-def test_nonsense_arguments_exit_with_2(script, options, capsys):
+def test_nonsense_arguments_exit_with_2(options, capsys):
     with pytest.raises(SystemExit) as stopped:
-        script.main(["log.csv", "out", *options])
+        main(["csv", "log.csv", "out", *options])
     assert stopped.value.code == 2
     assert "error:" in capsys.readouterr().err
 
 
-def test_the_script_runs_from_anywhere(tmp_path):
+def test_the_command_runs_from_anywhere(tmp_path):
     (tmp_path / "log.csv").write_text(LOG)
-    command = [sys.executable, str(SCRIPTS / "prepare_csv.py"), "log.csv", "out", "--time", "time"]
+    command = [sys.executable, "-m", "mbrec.prepare", "csv", "log.csv", "out", "--time", "time"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "written to out; next: python -m mbrec.prepare.describe out" in done.stdout
@@ -360,7 +357,7 @@ def test_rows_are_counted_as_equal_by_their_values_whatever_their_text(
     ],
 )
 def test_equal_rows_are_looked_for_where_that_decides_alone_and_in_memory_once(
-    script, run, monkeypatch, options, times
+    run, monkeypatch, options, times
 ):
     made: list[weakref.ref[Duplicates]] = []
 
@@ -373,7 +370,7 @@ def test_equal_rows_are_looked_for_where_that_decides_alone_and_in_memory_once(
             assert [seen() for seen in made if seen() is not None] == [self]
             return super().drop(table)
 
-    monkeypatch.setattr(script, "Duplicates", Watched)
+    monkeypatch.setattr(csv, "Duplicates", Watched)
     monkeypatch.setattr(writer, "Duplicates", Watched)
     assert run(log_of(996, 4), options=options)[0] == 0
     assert len(made) == times
