@@ -1,8 +1,6 @@
 """The command line: `mbrec COMMAND ...`, which is `python -m mbrec COMMAND ...`."""
 
 import importlib
-import importlib.util
-import inspect
 import sys
 
 # Command -> module with its `main`, and a line for the help.
@@ -38,16 +36,8 @@ def main() -> int:
     if name not in COMMANDS:
         print(f"error: expected one of {', '.join(COMMANDS)}, got {name}", file=sys.stderr)
         return 2
-    return _command(COMMANDS[name][0], arguments) or 0
-
-
-def _command(module: str, arguments: list[str]) -> int | None:
-    # Until every command has its module and takes its arguments.
-    if module.endswith(".command") and importlib.util.find_spec(module) is None:
-        module = module.replace(".command", ".__main__")
-    run = importlib.import_module(module).main
-    sys.argv = [module, *arguments]
-    return run(arguments) if inspect.signature(run).parameters else run()
+    # Imported only now: the help of one command must not wait for the imports of another.
+    return importlib.import_module(COMMANDS[name][0]).main(arguments) or 0
 
 
 if __name__ == "__main__":

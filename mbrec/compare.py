@@ -1,4 +1,4 @@
-"""Compares balancers on a model: `python -m mbrec.compare experiment=NAME balancers=[...]`."""
+"""Compares balancers on a model: `mbrec compare experiment=NAME balancers=[...]`."""
 
 import sys
 
@@ -6,7 +6,7 @@ from mbrec.study.compare import arguments as parsed
 from mbrec.study.compare import compare
 from mbrec.study.launch import resumable
 
-USAGE = """usage: python -m mbrec.compare [experiment=NAME] [key=value ...]
+USAGE = """usage: mbrec compare [experiment=NAME] [key=value ...]
 
 Will balancing help my model? Trains it with equal weights, as one model per task, and with each
 balancer, with the same seeds on the same batches, and writes compare.md, compare.csv, compare.json

@@ -1,4 +1,4 @@
-"""Writes the page of a run: `python -m mbrec.report RUN [against=[RUN2,RUN3]] [out=FILE.html]`."""
+"""Writes the page of a run: `mbrec report RUN [against=[RUN2,RUN3]] [out=FILE.html]`."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from mbrec.config.errors import plain_errors
 
 NAME = "report.html"
-USAGE = f"""usage: python -m mbrec.report RUN [against=[RUN2,RUN3]] [out=FILE.html]
+USAGE = f"""usage: mbrec report RUN [against=[RUN2,RUN3]] [out=FILE.html]
 
 Writes one page about the run in folder RUN, finished or not: settings, data, metrics, and pictures
 of losses, NE, gradient norms, task weights, cosines and more over the steps. It is one file that

@@ -6,5 +6,5 @@ A run keeps its checkpoints in RUN/checkpoint/step_NNNNNNNN:
     state.json            everything else: step, position in the data, random states, plan, ...
     manifest.json         size and SHA-256 of each file above
 
-`python -m mbrec.checkpoint ls|verify|show DIR` looks into them without loading a tensor.
+`mbrec checkpoint ls|verify|show DIR` looks into them without loading a tensor.
 """

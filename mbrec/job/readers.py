@@ -34,8 +34,7 @@ def data_folder(config: Config, runtime: process.Runtime, *, write_it: bool = Tr
     folder = Path(config.data.path) / settings.fingerprint
     if not write_it and not folder.exists():
         raise UserError(
-            f"expected the synthetic data set of the run, {folder}; `python -m "
-            "mbrec.config.synthetic` writes it"
+            f"expected the synthetic data set of the run, {folder}; `mbrec synthetic` writes it"
         )
 
     def write_once() -> None:

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"prepare {name}: {error}", file=sys.stderr)
         return 2
     print("\n".join(lines))
-    print(f"written to {out}; next: python -m mbrec.prepare.describe {out}")
+    print(f"written to {out}; next: mbrec describe {out}")
     return 0
 
 
@@ -55,7 +55,7 @@ def _run(recipe: Recipe, **options: Any) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="prepare",
+        prog="mbrec prepare",
         description="Turn raw logs into Parquet: OUT/train, OUT/validation, OUT/test, vocabularies "
         "of strings, and OUT/manifest.json.",
     )
