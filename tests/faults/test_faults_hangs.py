@@ -19,7 +19,7 @@ STALLING = """
 import os, time
 from pathlib import Path
 from mbrec.balance import MultiBalance
-from mbrec.data.parquet import ParquetReader
+from mbrec.reader.parquet import ParquetReader
 
 class Ordinary(MultiBalance):
     pass
