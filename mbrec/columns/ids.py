@@ -4,13 +4,14 @@ Every id that leaves here is in [0, num_embeddings): a table of FBGEMM would tra
 crash, on one that is not.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mbrec.columns.block import Bag
 from mbrec.columns.hashing import hash_ids, hash_strings
 from mbrec.columns.schema import Categorical, Keep, MissingId, OutOfVocabulary
 from mbrec.columns.where import Rows, Where
@@ -21,6 +22,56 @@ MAX_LIST_LENGTH = 10_000
 _RAISE = "raise the cardinality, or set out_of_vocabulary to hash or oov"
 _EXTEND = "set out_of_vocabulary to hash or oov, or prepare the data again"
 _ALLOW_MISSING = "set missing: row to give missing values a row of their own"
+
+
+@dataclass
+class Bag:
+    """The ids of a multi-hot feature, those of the first row first.
+
+    Attributes:
+        values: int64.
+        lengths: int32, ids of each of n rows.
+        weights: float32, one for each value, or None where each counts 1.
+        dropped: int64, how many ids were cut off each row's list, or None where none ever are.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+    weights: np.ndarray | None = None
+    dropped: np.ndarray | None = None
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Where the ids of each row begin, and the last ones end: (n + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+
+    @staticmethod
+    def empty(*, weighted: bool) -> "Bag":
+        """Return a bag without rows."""
+        weights = np.empty(0, np.float32) if weighted else None
+        return Bag(np.empty(0, np.int64), np.empty(0, np.int32), weights)
+
+    def slice(self, start: int, stop: int) -> "Bag":
+        """Return rows [start, stop) as views."""
+        a, b = self.offsets[start], self.offsets[stop]
+        return Bag(
+            self.values[a:b],
+            self.lengths[start:stop],
+            None if self.weights is None else self.weights[a:b],
+            None if self.dropped is None else self.dropped[start:stop],
+        )
+
+    @staticmethod
+    def concatenate(bags: "Sequence[Bag]") -> "Bag":
+        """Return the rows of all bags of a feature, in order."""
+        weights = [bag.weights for bag in bags if bag.weights is not None]
+        dropped = [bag.dropped for bag in bags if bag.dropped is not None]
+        return Bag(
+            np.concatenate([bag.values for bag in bags]),
+            np.concatenate([bag.lengths for bag in bags]),
+            np.concatenate(weights) if weights else None,
+            np.concatenate(dropped) if dropped else None,
+        )
 
 
 def type_problem(
@@ -127,13 +178,14 @@ def encode_bag(
     null = column.is_null().to_numpy(False) if column.null_count else None
     if null is not None and feature.missing is MissingId.error:
         where.refuse(null, None, "a list in every row", remedy=_ALLOW_MISSING)
-    if feature.max_length is None:
+    limit = feature.max_length
+    if limit is None and lengths.max(initial=0) > MAX_LIST_LENGTH:
         remedy = f"set max_length, up to {MAX_LIST_LENGTH:,}, and keep: first or last"
         expected = f"a list of at most {MAX_LIST_LENGTH:,} ids"
         where.refuse(lengths > MAX_LIST_LENGTH, lengths, expected, remedy=remedy)
     flat = column.flatten()
     numbers = None if weights is None else _weights(weights, lengths, feature, where)
-    dropped, limit = None, feature.max_length
+    dropped = None
     if limit is not None:
         dropped = np.maximum(lengths - limit, 0)
         if dropped.any():
@@ -144,13 +196,12 @@ def encode_bag(
     values = encode_ids(
         flat, feature, where, vocabulary, lambda: np.repeat(np.arange(count), lengths)
     )
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
     if null is not None:
-        at = offsets[:-1][null]
+        at = (np.cumsum(lengths) - lengths)[null]
         values = np.insert(values, at, feature.missing_row)
         numbers = None if numbers is None else np.insert(numbers, at, 1.0)
-        offsets = offsets + np.concatenate([[0], np.cumsum(null)])
-    return Bag(values, offsets, numbers, dropped)
+        lengths = lengths + null
+    return Bag(values, lengths.astype(np.int32), numbers, dropped)
 
 
 def _kept(lengths: np.ndarray, dropped: np.ndarray, limit: int, keep: Keep) -> np.ndarray:
@@ -185,8 +236,10 @@ def _known(
         expected = f"one of the {len(vocabulary):,} values of {feature.vocabulary}"
         return _outside(ids, outside, column, feature, where, rows, expected, _EXTEND)
     ids, size = column.to_numpy(zero_copy_only=False), feature.num_ids
-    if not len(ids) or (ids.min() >= 0 and ids.max() < size):
-        return ids.astype(np.int64, copy=False)
+    known = ids.astype(np.int64, copy=False)
+    # As unsigned numbers, negative ones are the largest.
+    if known.view(np.uint64).max(initial=0) < size:
+        return known
     outside = (ids < 0) | (ids >= size)
     kept = np.where(outside, 0, ids).astype(np.int64)
     return _outside(kept, outside, column, feature, where, rows, f"an id in [0, {size})", _RAISE)

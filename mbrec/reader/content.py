@@ -134,8 +134,8 @@ def content_of(groups: Sequence[RowGroup], store: Store, reader: RowGroupReader)
     """
     digests: dict[str, Any] = {}
     for group in sampled(groups):
-        table = reader.read(group)
-        for name, column in zip(table.column_names, table.columns, strict=True):
+        rows = reader.read(group)
+        for name, column in zip(rows.schema.names, rows.columns, strict=True):
             digest = digests.setdefault(name, hashlib.blake2b(digest_size=8))
             _feed(digest, _ends(column))
     columns = {name: digest.hexdigest() for name, digest in digests.items()}
@@ -164,12 +164,12 @@ def _digest(texts: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
-def _ends(column: pa.ChunkedArray) -> pa.Array:
+def _ends(column: pa.Array) -> pa.Array:
     """Return the first and the last rows of a column, as one array without a dictionary."""
-    parts = [column]
-    if len(column) > 2 * SAMPLED_ROWS:
-        parts = [column.slice(0, SAMPLED_ROWS), column.slice(len(column) - SAMPLED_ROWS)]
-    return pa.concat_arrays([_plain(chunk) for part in parts for chunk in part.chunks])
+    if len(column) <= 2 * SAMPLED_ROWS:
+        return _plain(column)
+    first, last = column[:SAMPLED_ROWS], column[len(column) - SAMPLED_ROWS :]
+    return pa.concat_arrays([_plain(first), _plain(last)])
 
 
 def _plain(array: pa.Array) -> pa.Array:

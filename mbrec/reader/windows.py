@@ -1,4 +1,4 @@
-"""Shuffle buffers: row groups -> windows of rows -> pieces of a batch each.
+"""Shuffle buffers: row groups -> windows of rows.
 
 Rows leave a window in random order, so a window must hold rows from many places: the rows of a row
 group often belong together (a day, a file, sorted labels).
@@ -7,13 +7,7 @@ group often belong together (a day, a file, sorted labels).
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from mbrec.columns.block import Block
 from mbrec.reader.footers import RowGroup
-
-# Rows of a shuffle buffer, and the order in which they leave it.
-Window = tuple[Block, np.ndarray]
 
 # Of the order of the rows that `plan` makes.
 VERSION = 2
@@ -108,31 +102,3 @@ def _windows(bundle: Sequence[Slice], size: int) -> Iterator[list[Slice]]:
             if start < stop:
                 window.append(Slice(group, start, stop, stop == last))
         yield window
-
-
-def cut(windows: Iterator[Window], size: int) -> Iterator[list[Window]]:
-    """Cut a stream of windows into pieces of `size` rows in all; the last may be shorter."""
-    parts: list[Window] = []
-    missing = size
-    for block, order in windows:
-        start = 0
-        while len(order) - start >= missing:
-            yield [*parts, (block, order[start : start + missing])]
-            start, parts, missing = start + missing, [], size
-        if start < len(order):
-            # Taken now, so that the buffer can go before the next one is read.
-            rest = block.take(order[start:])
-            parts, missing = [*parts, (rest, np.arange(len(rest)))], missing - len(rest)
-    if parts:
-        yield parts
-
-
-def rows(parts: list[Window], start: int, stop: int) -> Block:
-    """Return rows [start, stop) of the parts together, in their order."""
-    taken = []
-    for block, order in parts:
-        chosen = order[max(0, start) : max(0, stop)]
-        if len(chosen) or not taken:
-            taken.append(block.take(chosen))
-        start, stop = start - len(order), stop - len(order)
-    return Block.concatenate(taken)

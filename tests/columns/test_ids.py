@@ -184,7 +184,7 @@ def bag_outcome(
         bag = encode_bag(column, weights, feature, WHERE, vocabulary)
     except ValueError as error:
         return str(error)
-    assert (bag.values.dtype, bag.offsets.dtype) == (np.int64, np.int64)
+    assert (bag.values.dtype, bag.lengths.dtype) == (np.int64, np.int32)
     assert bag.offsets[0] == 0
     assert bag.offsets[-1] == len(bag.values)
     bounds = list(pairwise(bag.offsets))

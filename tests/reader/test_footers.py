@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mbrec.columns.encode import Encoder
+from mbrec.columns.encode import Encoder, Target
 from mbrec.columns.schema import Categorical, Columns, Numerical
 from mbrec.reader import footers
 from mbrec.reader.footers import RowGroup, check_files, open_file
@@ -20,7 +20,7 @@ COLUMNS = Columns(
     {"age": Numerical()},
     {"click": "click"},
 )
-ENCODER = Encoder(COLUMNS, ["click"], [])
+ENCODER = Encoder(COLUMNS, [Target("click")])
 NOT_PARQUET = "expected a Parquet file: "
 GOOD = pa.table({"user": [1, 2], "tags": [[1], []], "age": [1.0, 2.0], "click": [0, 1]})
 
@@ -179,7 +179,7 @@ def test_size_of_columns_that_are_not_read_does_not_matter(
     with_note = Columns({"note": Categorical(hash_size=9)}, labels={"click": "click"})
     expected = "row group 0: expected at most 1 MiB of the columns that are read, got 2; write"
     with pytest.raises(ValueError, match=re.escape(f"{file}: {expected}")):
-        check_files([file], Encoder(with_note, ["click"], []), LOCAL)
+        check_files([file], Encoder(with_note, [Target("click")]), LOCAL)
 
 
 @pytest.mark.parametrize("name", ["note.list", "a note", "ünïcode", "note.x.y"])
@@ -191,7 +191,7 @@ def test_columns_of_any_name_are_measured(
     assert check_files([file], ENCODER, LOCAL)
     columns = Columns({name: Categorical(5, multi_hot=True)}, labels={"click": "click"})
     with pytest.raises(ValueError, match="expected at most 3 values in a column of lists, got 4"):
-        check_files([file], Encoder(columns, ["click"], []), LOCAL)
+        check_files([file], Encoder(columns, [Target("click")]), LOCAL)
 
 
 @pytest.mark.parametrize("element", ["element", "item"])

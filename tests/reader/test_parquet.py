@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbrec.columns.block import Block
 from mbrec.columns.encode import Encoder
 from mbrec.columns.schema import Categorical, Columns, Order
 from mbrec.config.tasks import Task
@@ -243,18 +242,17 @@ def test_memory_is_two_buffers_and_a_slice_of_each_open_row_group(
 ) -> None:
     batch_size, largest = 8, max(sizes)
     shuffled, decoded, encoded, held, undone = [], [0], [0], [], []
-    make_windows, encode = ParquetReader._windows, Encoder.encode
+    make_windows, encode = ParquetReader._windows, Encoder._encode
     count = row_groups._Decoder._next
 
     def spy_windows(reader: ParquetReader, *args: Any, **options: Any) -> Any:
-        for block, order in make_windows(reader, *args, **options):
-            shuffled.append(len(block))
-            yield block, order
+        for rows in make_windows(reader, *args, **options):
+            shuffled.append(len(rows))
+            yield rows
 
-    def spy_encode(encoder: Encoder, *args: Any) -> Block:
-        block = encode(encoder, *args)
-        encoded[0] += len(block)
-        return block
+    def spy_encode(encoder: Encoder, part: Any, *args: Any) -> None:
+        encode(encoder, part, *args)
+        encoded[0] += len(part.batch)
 
     def spy_decode(decoder: Any) -> Any:
         fresh = not decoder._ready
@@ -263,7 +261,7 @@ def test_memory_is_two_buffers_and_a_slice_of_each_open_row_group(
         return batch
 
     monkeypatch.setattr(ParquetReader, "_windows", spy_windows)
-    monkeypatch.setattr(Encoder, "encode", spy_encode)
+    monkeypatch.setattr(Encoder, "_encode", spy_encode)
     monkeypatch.setattr(row_groups._Decoder, "_next", spy_decode)
     done = 0
     options = {"order": order, "shuffle_rows": shuffle_rows, "global_batch_size": batch_size}
