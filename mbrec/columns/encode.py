@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from mbrec.columns.expression import Expression, parse
 from mbrec.columns.ids import Bag, encode_bag, encode_ids, type_problem
+from mbrec.columns.lookup import Lookup
 from mbrec.columns.schema import Columns, MissingNumber, Numerical, Transform
 from mbrec.columns.where import Where
 
@@ -108,9 +109,16 @@ class EncodedRows:
         self, ids_Fn: np.ndarray, bags: list[Bag], function: Callable[[np.ndarray], np.ndarray]
     ) -> "EncodedRows":
         """Return other ids and bags, and what a function returns for the other arrays."""
-        oracle_nK = None if self.oracle_nK is None else function(self.oracle_nK)
-        first = (self.dense_nN, self.labels_nK, self.masks_nK, self.weights_n)
-        return EncodedRows(ids_Fn, bags, *map(function, first), oracle_nK, function(self.rows_n))
+        return EncodedRows(
+            ids_Fn,
+            bags,
+            function(self.dense_nN),
+            function(self.labels_nK),
+            function(self.masks_nK),
+            function(self.weights_n),
+            None if self.oracle_nK is None else function(self.oracle_nK),
+            function(self.rows_n),
+        )
 
 
 class Encoder:
@@ -135,7 +143,7 @@ class Encoder:
         names = [target.label for target in targets]
         names += [target.given for target in targets if target.given is not None]
         self.labels = {name: parse(columns.labels[name]) for name in names}
-        self._vocabularies = vocabularies or {}
+        self._vocabularies = {file: Lookup(values) for file, values in (vocabularies or {}).items()}
         features = columns.categorical.items()
         self._one_hot = [(name, feature) for name, feature in features if not feature.multi_hot]
         self._multi_hot = [(name, feature) for name, feature in features if feature.multi_hot]

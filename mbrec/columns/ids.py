@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mbrec.columns.hashing import hash_ids, hash_strings
+from mbrec.columns.lookup import Lookup
 from mbrec.columns.schema import Categorical, Keep, MissingId, OutOfVocabulary
 from mbrec.columns.where import Rows, Where
 
@@ -75,7 +76,7 @@ class Bag:
 
 
 def type_problem(
-    feature: Categorical, found: pa.DataType, vocabulary: pa.Array | None = None
+    feature: Categorical, found: pa.DataType, vocabulary: Lookup | None = None
 ) -> str | None:
     """Return what is wrong with the type of a feature's column, or None."""
     nested, value = _is_list(found), found
@@ -91,7 +92,7 @@ def type_problem(
     integer = pa.types.is_integer(value) or pa.types.is_boolean(value)
     if feature.is_bucketised:
         what, fits = "numbers", integer or pa.types.is_floating(value)
-    elif vocabulary is not None and _is_text(vocabulary.type):
+    elif vocabulary is not None and _is_text(vocabulary.values.type):
         what, fits = f"strings, as {feature.vocabulary} has", _is_text(value)
     elif vocabulary is not None:
         what, fits = f"integer ids, as {feature.vocabulary} has", integer
@@ -114,7 +115,7 @@ def encode_ids(
     column: pa.Array,
     feature: Categorical,
     where: Where,
-    vocabulary: pa.Array | None = None,
+    vocabulary: Lookup | None = None,
     rows: Rows | None = None,
 ) -> np.ndarray:
     """Return the table rows of ids, int64, one a value.
@@ -158,7 +159,7 @@ def encode_bag(
     weights: pa.Array | None,
     feature: Categorical,
     where: Where,
-    vocabulary: pa.Array | None = None,
+    vocabulary: Lookup | None = None,
 ) -> Bag:
     """Return the table rows of a list column, with the weights of another where there is one.
 
@@ -214,7 +215,7 @@ def _known(
     column: pa.Array,
     feature: Categorical,
     where: Where,
-    vocabulary: pa.Array | None,
+    vocabulary: Lookup | None,
     rows: Rows | None,
 ) -> np.ndarray:
     """Return the table rows of ids none of which is missing."""
@@ -227,14 +228,11 @@ def _known(
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
     if vocabulary is not None:
-        sought = _of_type(column, vocabulary.type)
-        found = pc.call_function("index_in", [sought], pc.SetLookupOptions(vocabulary))
-        if not found.null_count:
-            return found.to_numpy(zero_copy_only=False).astype(np.int64)
-        outside = found.is_null().to_numpy(zero_copy_only=False)
-        ids = found.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-        expected = f"one of the {len(vocabulary):,} values of {feature.vocabulary}"
-        return _outside(ids, outside, column, feature, where, rows, expected, _EXTEND)
+        ids, found = vocabulary.find(column)
+        if found.all():
+            return ids
+        expected = f"one of the {len(vocabulary.values):,} values of {feature.vocabulary}"
+        return _outside(ids, ~found, column, feature, where, rows, expected, _EXTEND)
     ids, size = column.to_numpy(zero_copy_only=False), feature.num_ids
     known = ids.astype(np.int64, copy=False)
     # As unsigned numbers, negative ones are the largest.
@@ -243,20 +241,6 @@ def _known(
     outside = (ids < 0) | (ids >= size)
     kept = np.where(outside, 0, ids).astype(np.int64)
     return _outside(kept, outside, column, feature, where, rows, f"an id in [0, {size})", _RAISE)
-
-
-def _of_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return integers as a vocabulary has them, null where its type cannot hold them."""
-    both = pa.types.is_integer(column.type) and pa.types.is_integer(kind)
-    if not both or pa.types.is_uint64(column.type) == pa.types.is_uint64(kind):
-        return column
-    if pa.types.is_uint64(kind):
-        fits = pc.call_function("greater_equal", [column, pa.scalar(0, column.type)])
-    else:
-        kind, largest = pa.int64(), pa.scalar(2**63 - 1, pa.uint64())
-        fits = pc.call_function("less_equal", [column, largest])
-    nothing = pa.scalar(None, column.type)
-    return pc.call_function("if_else", [fits, column, nothing]).cast(kind)
 
 
 def _outside(
@@ -283,7 +267,7 @@ def _of_dictionary(
     column: pa.Array,
     feature: Categorical,
     where: Where,
-    vocabulary: pa.Array | None,
+    vocabulary: Lookup | None,
     rows: Rows | None,
 ) -> np.ndarray:
     """Look each distinct value up once; an unknown one is told with the row that has it first."""

@@ -266,11 +266,12 @@ def describe(path: Path, rows: int) -> File:
     """Return what a manifest says of a Parquet file on this machine."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return File(rows, path.stat().st_size, sha256, hash_of_footer(file))
+        footer = hashlib.sha256(read_footer(file)).hexdigest()
+        return File(rows, path.stat().st_size, sha256, footer)
 
 
-def hash_of_footer(file: Any) -> str:
-    """Return the SHA-256 of what follows the pages of a Parquet file that is open, in hex."""
+def read_footer(file: Any) -> bytes:
+    """Return what follows the pages of a Parquet file that is open."""
     size = file.seek(0, 2) or file.tell()
     file.seek(max(0, size - _TAIL))
     tail = file.read(_TAIL)
@@ -278,7 +279,7 @@ def hash_of_footer(file: Any) -> str:
     if len(tail) < min(length, size):
         file.seek(max(0, size - length))
         tail = file.read(length)
-    return hashlib.sha256(tail[-length:]).hexdigest()
+    return tail[-length:]
 
 
 class _At:

@@ -7,15 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from mbrec.columns import manifest
 from mbrec.columns.schema import Order
 from mbrec.config.settings import Config
 from mbrec.distributed import process
 from mbrec.distributed.failures import after_rank_0
+from mbrec.distributed.rank_0 import from_rank_0
 from mbrec.reader import dataset, verify, windows
-from mbrec.reader.content import Content
 from mbrec.reader.parquet import ParquetReader
 from mbrec.reader.source import Store, open_store
 
@@ -88,6 +86,7 @@ def train_reader(config: Config, runtime: process.Runtime) -> ParquetReader:
         oracle=False,
         store=store,
         vocabularies=dataset.load_vocabularies(config.data.columns, store),
+        once=from_rank_0,
     )
     warn_of_poor_shuffle(reader, config.data.num_workers)
     return reader
@@ -148,6 +147,7 @@ def evaluation_reader(
         world_size=runtime.world_size,
         store=store,
         vocabularies=vocabularies,
+        once=from_rank_0,
     )
 
 
@@ -157,16 +157,7 @@ def identify(reader: ParquetReader) -> None:
     Raises:
         ValueError: on every rank, if a row group cannot be read.
     """
-    found: list[Content | str] = [""]
-    if reader.rank == 0:
-        try:
-            found = [reader.content]
-        except ValueError as error:
-            found = [str(error)]
-    dist.broadcast_object_list(found, src=0)
-    if isinstance(found[0], str):
-        raise ValueError(found[0])
-    reader.content = found[0]
+    reader.content = from_rank_0(lambda: reader.content)
 
 
 def _warn_of_age(store: Store, runtime: process.Runtime) -> None:

@@ -172,12 +172,20 @@ def take(rows: EncodedRows, order: np.ndarray, memory: EncodedRows) -> EncodedRo
 
 
 def _take_bag(bag: Bag, order: np.ndarray) -> Bag:
-    parts = (order.astype(np.int32), bag.lengths, bag.values, bag.weights)
-    arguments = [None if part is None else torch.from_numpy(part) for part in parts]
-    taken = torch.ops.fbgemm.permute_1D_sparse_data(*arguments, None)
-    lengths, values, weights = (None if part is None else part.numpy() for part in taken)
-    dropped = None if bag.dropped is None else np.take(bag.dropped, order)
-    return Bag(values, lengths, weights, dropped)
+    weights = None if bag.weights is None else torch.from_numpy(bag.weights)
+    taken = torch.ops.fbgemm.permute_1D_sparse_data(
+        torch.from_numpy(order.astype(np.int32)),
+        torch.from_numpy(bag.lengths),
+        torch.from_numpy(bag.values),
+        weights,
+        None,
+    )
+    return Bag(
+        taken[1].numpy(),
+        taken[0].numpy(),
+        None if weights is None else taken[2].numpy(),
+        None if bag.dropped is None else np.take(bag.dropped, order),
+    )
 
 
 def _padded(values: np.ndarray, size: int, fill: float = 0) -> np.ndarray:

@@ -27,7 +27,7 @@ class GroupColumn:
 
     def __init__(self, reader: ParquetReader, column: str) -> None:
         self._reader = reader
-        self._column = RowGroupReader(reader.store, [column], [], [])
+        self._column = RowGroupReader(reader.store, [column])
         self._hashes: dict[int, Array] = {}
         first = reader.row_groups[0]
         with open_file(first.file, reader.store) as file:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
@@ -21,7 +21,7 @@ from mbrec.reader import position, windows
 from mbrec.reader.assemble import Assembler, take
 from mbrec.reader.batch import Batch
 from mbrec.reader.content import Content, content_of
-from mbrec.reader.footers import check_files
+from mbrec.reader.footers import Footers, check_files
 from mbrec.reader.position import Position, Stretch
 from mbrec.reader.row_groups import RowGroupReader
 from mbrec.reader.source import LOCAL, Store
@@ -68,6 +68,8 @@ class ParquetReader(IterableDataset[Batch]):
         oracle: read the true probabilities as well, where the schema has some.
         store: where the files are; default: this machine.
         vocabularies: of the features that have one; by the name of the file.
+        once: returns the footers that a function reads, or what it read on another rank; see
+            `mbrec.distributed.rank_0`. Default: reads them here.
 
     Raises:
         ValueError: if there is no file, files are not Parquet or lack columns, or the batch size
@@ -89,6 +91,7 @@ class ParquetReader(IterableDataset[Batch]):
         oracle: bool = True,
         store: Store = LOCAL,
         vocabularies: Mapping[str, pa.Array] | None = None,
+        once: Callable[[Callable[[], Footers]], Footers] = lambda read: read(),
     ) -> None:
         if global_batch_size < 1 or global_batch_size % world_size:
             raise ValueError(
@@ -105,11 +108,12 @@ class ParquetReader(IterableDataset[Batch]):
             columns, tasks, self.batch_size, oracle=oracle, vocabularies=vocabularies
         )
         self.store, self.vocabularies = store, vocabularies or {}
-        self.row_groups = check_files(files, self._assemble.encoder, store)
+        encoder = self._assemble.encoder
+        self._footers = once(lambda: check_files(files, encoder, store))
+        self.row_groups = self._footers.row_groups
         self.num_rows = sum(group.num_rows for group in self.row_groups)
         self._resumed: Position | None = None
-        encoder = self._assemble.encoder
-        self._row_groups = RowGroupReader(store, encoder.names, encoder.lists, encoder.strings)
+        self._row_groups = self._new_row_group_reader()
 
     @cached_property
     def content(self) -> Content:
@@ -118,10 +122,8 @@ class ParquetReader(IterableDataset[Batch]):
         Raises:
             ValueError: if a row group cannot be read.
         """
-        encoder = self._assemble.encoder
         # Not with files that stay open: the reader goes to other processes.
-        groups = RowGroupReader(self.store, encoder.names, encoder.lists, encoder.strings)
-        return content_of(self.row_groups, self.store, groups)
+        return content_of(self.row_groups, self.store, self._new_row_group_reader())
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the shuffle of the next iteration, which begins at its first row."""
@@ -249,7 +251,8 @@ class ParquetReader(IterableDataset[Batch]):
         digest = hashlib.sha256(json.dumps(layout).encode()).hexdigest()[:16]
         shuffle = {"shuffle_rows": self.shuffle_rows, "seed": self.seed}
         if self.shuffle_rows:
-            shuffle["windows"] = windows.VERSION
+            many = windows.has_many_files(self.row_groups)
+            shuffle["windows"] = windows.VERSION_OF_MANY_FILES if many else windows.VERSION
         return {"order": self.order.name, **shuffle, "rows": self.num_rows, "files": digest}
 
     def _differences(self, state: Mapping[str, Any]) -> list[str]:
@@ -269,6 +272,10 @@ class ParquetReader(IterableDataset[Batch]):
             raise ValueError(f"expected a position with content: {error}") from error
         return before.differences(self.content)
 
+    def _new_row_group_reader(self) -> RowGroupReader:
+        encoder, footers = self._assemble.encoder, self._footers.tails
+        return RowGroupReader(self.store, encoder.names, encoder.lists, encoder.strings, footers)
+
     def _random(self, *key: int) -> np.random.Generator:
         sequence = np.random.SeedSequence(self.seed, spawn_key=key)
         return np.random.Generator(np.random.Philox(sequence))
@@ -281,8 +288,7 @@ class ParquetReader(IterableDataset[Batch]):
         """
         groups = self.row_groups
         if self.shuffle_rows:
-            order = self._random(epoch, 0).permutation(len(groups))
-            groups = [groups[i] for i in order]
+            groups = windows.shuffled(groups, self._random(epoch, 0))
         first = self.num_rows * stream // streams
         last = self.num_rows * (stream + 1) // streams
         spans, at = [], 0

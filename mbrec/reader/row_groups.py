@@ -1,7 +1,7 @@
 """Reads row groups, verified, whole or in slices, with a few files held open."""
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NoReturn
@@ -31,12 +31,18 @@ class RowGroupReader:
         columns: names of the columns.
         lists: those of them that hold lists.
         strings: paths of those that may hold strings, to be read as dictionaries.
+        footers: of files, as far as they are known.
     """
 
     def __init__(
-        self, store: Store, columns: Sequence[str], lists: Sequence[str], strings: Sequence[str]
+        self,
+        store: Store,
+        columns: Sequence[str],
+        lists: Sequence[str] = (),
+        strings: Sequence[str] = (),
+        footers: Mapping[str, bytes] | None = None,
     ) -> None:
-        self._store = store
+        self._store, self._footers = store, footers or {}
         self._columns, self._lists, self._strings = list(columns), list(lists), list(strings)
         self._files: OrderedDict[str, _Open] = OrderedDict()
         self._begun: dict[RowGroup, _Decoder] = {}
@@ -83,7 +89,8 @@ class RowGroupReader:
     def _decoder(self, group: RowGroup, rows: int) -> "_Decoder":
         opened = self._files.pop(group.file, None)
         if opened is None:
-            file = open_file(group.file, self._store, self._strings)
+            known = self._footers.get(group.file)
+            file = open_file(group.file, self._store, self._strings, known)
             opened = file, _leaves(file.schema_arrow)
         self._files[group.file] = opened
         in_use = {group.file, *(begun.file for begun in self._begun)}

@@ -7,10 +7,14 @@ group often belong together (a day, a file, sorted labels).
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from mbrec.reader import row_groups
 from mbrec.reader.footers import RowGroup
 
-# Of the order of the rows that `plan` makes.
+# Of the order of the rows: of all files at once, and of a few at a time.
 VERSION = 2
+VERSION_OF_MANY_FILES = 3
 
 # Row groups that a window has rows of, at least, where its stream has as many.
 MIXED_ROW_GROUPS = 8
@@ -40,6 +44,31 @@ class Slice(NamedTuple):
     def num_rows(self) -> int:
         """Rows of the slice."""
         return self.stop - self.start
+
+
+def shuffled(groups: Sequence[RowGroup], random: np.random.Generator) -> list[RowGroup]:
+    """Return row groups in random order, those of `MAX_OPEN_FILES` files at a time.
+
+    Rows are read in about that order: a file whose row groups lay anywhere in it would be opened
+    for each of them.
+    """
+    files: dict[str, list[RowGroup]] = {}
+    for group in groups:
+        files.setdefault(group.file, []).append(group)
+    order = np.arange(len(files))
+    if has_many_files(groups):
+        random.shuffle(order)
+    parts = list(files.values())
+    found: list[RowGroup] = []
+    for some in np.array_split(order, -(-len(files) // row_groups.MAX_OPEN_FILES)):
+        mixed = [group for number in some for group in parts[number]]
+        found += [mixed[place] for place in random.permutation(len(mixed))]
+    return found
+
+
+def has_many_files(groups: Sequence[RowGroup]) -> bool:
+    """Return whether row groups are in more files than are open at a time."""
+    return len({group.file for group in groups}) > row_groups.MAX_OPEN_FILES
 
 
 def plan(spans: Sequence[Slice], size: int) -> Iterator[list[Slice]]:

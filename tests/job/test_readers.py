@@ -330,7 +330,7 @@ def test_other_data_is_scored_with_the_vocabulary_and_statistics_of_the_run(done
     for key in first:
         if key != "file":
             assert first[key] == second[key], key
-    assert {Path(name).parents[2].name for name in second["file"]} == {"other"}
+    assert {Path(name).parents[1].name for name in second["file"]} == {"other"}
 
 
 @pytest.mark.slow

@@ -1,15 +1,18 @@
 """Every row of a stream is in one window, which has rows of many row groups and a bounded size."""
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mbrec.reader.footers import RowGroup
+from mbrec.reader.row_groups import MAX_OPEN_FILES
 from mbrec.reader.windows import (
     MAX_OPEN_ROW_GROUPS,
     MIN_SLICE_ROWS,
     MIXED_ROW_GROUPS,
     Slice,
     plan,
+    shuffled,
 )
 
 
@@ -73,3 +76,28 @@ def test_small_row_groups_are_read_whole() -> None:
 def test_rows_in_file_order_keep_it() -> None:
     spans = spans_of([5, 70_000, 1])
     assert list(plan(spans, 0)) == [[span] for span in spans]
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 9))
+def test_row_groups_are_shuffled_a_few_files_at_a_time(files: int, each: int, seed: int) -> None:
+    groups = [RowGroup(f"{file}", k, 0, 1) for file in range(files) for k in range(each)]
+    found = shuffled(groups, np.random.default_rng(seed))
+    assert sorted(map(str, found)) == sorted(map(str, groups))
+    if files <= MAX_OPEN_FILES:
+        # Any row group may be beside any other.
+        order = np.random.default_rng(seed).permutation(len(groups))
+        assert found == [groups[i] for i in order]
+    left = {str(file): each for file in range(files)}
+    begun: set[str] = set()
+    for group in found:
+        begun.add(group.file)
+        left[group.file] -= 1
+        assert sum(left[file] > 0 for file in begun) <= MAX_OPEN_FILES
+
+
+def test_files_are_shuffled_before_their_row_groups() -> None:
+    groups = [RowGroup(f"{file}", k, 0, 1) for file in range(40) for k in range(8)]
+    orders = [shuffled(groups, np.random.default_rng(seed)) for seed in range(20)]
+    first = [{int(group.file) for group in order[:100]} for order in orders]
+    assert set.union(*first) == set(range(40))
+    assert len({tuple(sorted(files)) for files in first}) == 20
