@@ -270,7 +270,7 @@ def _of_dictionary(
     vocabulary: Lookup | None,
     rows: Rows | None,
 ) -> np.ndarray:
-    """Look each distinct value up once; an unknown one is told with the row that has it first."""
+    """Look each distinct value up once; an unknown one is reported with its first row."""
     indices = column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     counts = np.bincount(indices, minlength=len(column.dictionary))
     first = np.zeros(len(counts), np.int64)

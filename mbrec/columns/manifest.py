@@ -1,6 +1,6 @@
 """The manifest of a prepared data set: its files, splits, and what its columns hold.
 
-It says which bytes belong to the data set and saves whoever reads it from scanning the rows. It
+It says which bytes belong to the data set and saves its readers from scanning the rows. It
 comes with the data, so nothing in it is trusted: what is not as it should be is refused by name,
 and so is a manifest that its own digest does not belong to.
 """

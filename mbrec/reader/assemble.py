@@ -71,28 +71,31 @@ class Assembler:
         self._with_oov = [(numbers[name], features[name]) for name in columns.with_oov]
         self._cut = [numbers[name] for name in columns.cut]
 
-    def batches(self, windows: Iterable[EncodedRows]) -> Iterator[Batch]:
+    def batches(self, windows: Iterable[tuple[EncodedRows, np.ndarray]]) -> Iterator[Batch]:
         """Yield batches of the rows of all windows, in order; the last one may be padded.
 
         Args:
-            windows: each valid until the next one is taken.
+            windows: rows, valid until the next ones are taken, and the order in which they leave.
         """
         waiting: list[EncodedRows] = []
         missing = self.batch_size
-        for rows in windows:
+        for rows, order in windows:
+            bags = [_take_bag(bag, order) for bag in rows.bags]
             start = 0
-            while len(rows) - start >= missing:
-                piece = rows.slice(start, start + missing)
-                yield self.batch(EncodedRows.concatenate([*waiting, piece]) if waiting else piece)
-                start, waiting, missing = start + missing, [], self.batch_size
-            if start < len(rows):
-                waiting.append(EncodedRows.concatenate([rows.slice(start, len(rows))]))
-                missing -= len(rows) - start
+            while start < len(order):
+                stop = min(start + missing, len(order))
+                # A batch at a time: the memory for that is small, and used again soon.
+                waiting.append(_take(rows, bags, order, start, stop))
+                missing -= stop - start
+                start = stop
+                if not missing:
+                    yield self.batch(_joined(waiting))
+                    waiting, missing = [], self.batch_size
         if waiting:
-            yield self.batch(EncodedRows.concatenate(waiting))
+            yield self.batch(_joined(waiting))
 
     def batch(self, rows: EncodedRows) -> Batch:
-        """Return the batch of at most B rows, in memory of its own."""
+        """Return the batch of at most B rows; it shares their memory where it can."""
         size = self.batch_size
         labels_BK, masks_BK = _padded(rows.labels_nK, size), _padded(rows.masks_nK, size)
         weights_B = _padded(rows.weights_n, size)
@@ -149,26 +152,25 @@ class Assembler:
         return torch.tensor(counts, dtype=torch.float64).T.contiguous()
 
 
-def take(rows: EncodedRows, order: np.ndarray, memory: EncodedRows) -> EncodedRows:
-    """Return the rows at these positions.
+def _take(
+    rows: EncodedRows, bags: list[Bag], order: np.ndarray, start: int, stop: int
+) -> EncodedRows:
+    """Return the rows at positions [start, stop) of an order, which `bags` have already."""
+    some = order[start:stop]
+    return EncodedRows(
+        rows.ids_Fn.take(some, axis=1),
+        [bag.slice(start, stop) for bag in bags],
+        rows.dense_nN.take(some, axis=0),
+        rows.labels_nK.take(some, axis=0),
+        rows.masks_nK.take(some, axis=0),
+        rows.weights_n.take(some),
+        None if rows.oracle_nK is None else rows.oracle_nK.take(some, axis=0),
+        rows.rows_n.take(some),
+    )
 
-    Args:
-        rows: any.
-        order: the positions.
-        memory: rows that may be overwritten.
-    """
-    taken = memory.memory_for(len(order))
-    taken.bags = [_take_bag(bag, order) for bag in rows.bags]
-    pairs = [*zip(rows.ids_Fn, taken.ids_Fn, strict=True)]
-    pairs += [(rows.dense_nN, taken.dense_nN), (rows.labels_nK, taken.labels_nK)]
-    pairs += [(rows.masks_nK, taken.masks_nK), (rows.weights_n, taken.weights_n)]
-    pairs += [(rows.rows_n, taken.rows_n)]
-    if rows.oracle_nK is not None and taken.oracle_nK is not None:
-        pairs.append((rows.oracle_nK, taken.oracle_nK))
-    for values, out in pairs:
-        # In the default mode numpy writes to other memory first.
-        np.take(values, order, axis=0, out=out, mode="clip")
-    return taken
+
+def _joined(parts: list[EncodedRows]) -> EncodedRows:
+    return parts[0] if len(parts) == 1 else EncodedRows.concatenate(parts)
 
 
 def _take_bag(bag: Bag, order: np.ndarray) -> Bag:
@@ -189,8 +191,8 @@ def _take_bag(bag: Bag, order: np.ndarray) -> Bag:
 
 
 def _padded(values: np.ndarray, size: int, fill: float = 0) -> np.ndarray:
-    """Return a copy of the rows of a batch, with rows of padding behind."""
-    padded = np.empty((size, *values.shape[1:]), values.dtype)
+    if len(values) == size:
+        return values
+    padded = np.full((size, *values.shape[1:]), fill, values.dtype)
     padded[: len(values)] = values
-    padded[len(values) :] = fill
     return padded

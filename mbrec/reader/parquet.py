@@ -18,7 +18,7 @@ from mbrec.columns.schema import Columns, Order
 from mbrec.columns.where import Where
 from mbrec.config.tasks import Task
 from mbrec.reader import position, windows
-from mbrec.reader.assemble import Assembler, take
+from mbrec.reader.assemble import Assembler
 from mbrec.reader.batch import Batch
 from mbrec.reader.content import Content, content_of
 from mbrec.reader.footers import Footers, check_files
@@ -28,8 +28,8 @@ from mbrec.reader.source import LOCAL, Store
 
 log = logging.getLogger(__name__)
 
-_ANEW = "begin again in a new run (run.name=NEW resume.path=none)"
-_REMEDY = f"give the data that the run began with (data.path, data.train), or {_ANEW}"
+_RESTART = "begin again in a new run (run.name=NEW resume.path=none)"
+_REMEDY = f"give the data that the run began with (data.path, data.train), or {_RESTART}"
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class ParquetReader(IterableDataset[Batch]):
                 if key == "windows":
                     raise ValueError(
                         "expected a position in the shuffle of this release, got one of an earlier "
-                        f"release, which read the rows in another order; {_ANEW}"
+                        f"release, which read the rows in another order; {_RESTART}"
                     )
                 raise ValueError(
                     f"expected a position with {key}={value}, got {found}: it belongs to other "
@@ -301,8 +301,8 @@ class ParquetReader(IterableDataset[Batch]):
 
     def _windows(
         self, begin: Position, stretches: Sequence[Stretch], share: _Share | None = None
-    ) -> Iterator[EncodedRows]:
-        """Yield the rows of some stretches, a window at a time, in the order of their batches.
+    ) -> Iterator[tuple[EncodedRows, np.ndarray]]:
+        """Yield the rows of some stretches, a window at a time, and the order of their batches.
 
         Each window is overwritten by the next one.
 
@@ -311,7 +311,7 @@ class ParquetReader(IterableDataset[Batch]):
             stretches: of the rows.
             share: which of them to yield; default: all.
         """
-        memory = shuffled = self._assemble.encoder.empty
+        rows = self._assemble.encoder.empty
         read = 0
         for stretch in stretches:
             self._row_groups.forget()
@@ -323,20 +323,16 @@ class ParquetReader(IterableDataset[Batch]):
                 at += size
                 if first >= last:
                     continue
-                rows = memory = self._assemble.encoder.encode(map(self._read, slices), size, memory)
-                order = None
+                rows = self._assemble.encoder.encode(map(self._read, slices), size, rows)
+                order = np.arange(size)
                 if self.shuffle_rows:
                     random = self._random(begin.epoch, 1, stretch.stream, window)
-                    order = random.permutation(size)[first:last]
+                    order = random.permutation(size)
+                order = order[first:last]
                 if share is not None:
-                    own = share.of(np.arange(read, read + last - first))
-                    order = np.flatnonzero(own) + first if order is None else order[own]
+                    order = order[share.of(np.arange(read, read + last - first))]
                     read += last - first
-                if order is None:
-                    yield rows.slice(first, last)
-                else:
-                    shuffled = take(rows, order, shuffled)
-                    yield shuffled
+                yield rows, order
 
     def _read(self, part: windows.Slice) -> Part:
         group, start, stop, is_last = part

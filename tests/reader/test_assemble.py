@@ -17,7 +17,7 @@ from mbrec.columns.hashing import hash_ids
 from mbrec.columns.schema import Categorical, Columns, Numerical
 from mbrec.columns.where import Where
 from mbrec.config.tasks import Task
-from mbrec.reader.assemble import Assembler, take
+from mbrec.reader.assemble import Assembler
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 PIECES = Assembler(
@@ -59,14 +59,12 @@ def test_batches_are_the_rows_in_order_wherever_windows_end(
     if shuffle:  # Some rows of each window in any order.
         orders = [np.random.default_rng(n).permutation(n)[: n - n % 3 or n] for n in lengths]
 
-    def windows() -> Iterator[EncodedRows]:
+    def windows() -> Iterator[tuple[EncodedRows, np.ndarray]]:
         # As the reader does it: the next window overwrites the one before.
-        memory = taken = PIECES.encoder.empty
+        rows = PIECES.encoder.empty
         for order, (first, stop) in zip(orders, pairwise(firsts), strict=True):
-            rows = memory = encoded(first, stop, memory)
-            if shuffle:
-                rows = taken = take(rows, order, taken)
-            yield rows
+            rows = encoded(first, stop, rows)
+            yield rows, order
 
     expected = [i + at for at, order in zip(firsts, orders, strict=False) for i in order.tolist()]
     PIECES.batch_size = size

@@ -246,9 +246,9 @@ def test_memory_is_two_buffers_and_a_slice_of_each_open_row_group(
     count = row_groups._Decoder._next
 
     def spy_windows(reader: ParquetReader, *args: Any, **options: Any) -> Any:
-        for rows in make_windows(reader, *args, **options):
+        for rows, order in make_windows(reader, *args, **options):
             shuffled.append(len(rows))
-            yield rows
+            yield rows, order
 
     def spy_encode(encoder: Encoder, part: Any, *args: Any) -> None:
         encode(encoder, part, *args)
