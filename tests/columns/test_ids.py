@@ -134,7 +134,7 @@ def test_id_is_the_row_that_the_policy_says(data: st.DataObject) -> None:
         assert f"({sum(wrong)} such in this row group); " in found
     else:
         assert found == rows
-        assert all(0 <= row < feature.num_embeddings for row in rows)
+        assert all(0 <= row < feature.num_embeddings for row in found)
     # The same again, for the same in a dictionary, and for a slice.
     assert outcome(column, feature, WHERE, vocabulary) == found
     if isinstance(found, list):
