@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mbrec.columns.hashing import hash_ids, hash_strings
+from mbrec.columns.hashing import hash_ids, hash_strings, is_list
 from mbrec.columns.lookup import Lookup
 from mbrec.columns.schema import Categorical, Keep, MissingId, OutOfVocabulary
 from mbrec.columns.where import Rows, Where
@@ -79,8 +79,8 @@ def type_problem(
     feature: Categorical, found: pa.DataType, vocabulary: Lookup | None = None
 ) -> str | None:
     """Return what is wrong with the type of a feature's column, or None."""
-    nested, value = _is_list(found), found
-    if _is_list(found):
+    nested, value = is_list(found), found
+    if is_list(found):
         value = found.value_type
     if pa.types.is_dictionary(value):
         value = value.value_type
@@ -331,11 +331,6 @@ def _plain_lists(column: pa.Array) -> pa.Array:
     if pa.types.is_fixed_size_list(column.type):
         return column.cast(pa.list_(column.type.value_type))
     return column
-
-
-def _is_list(found: pa.DataType) -> bool:
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_kind(found) for is_kind in kinds)
 
 
 def _is_text(found: pa.DataType) -> bool:
