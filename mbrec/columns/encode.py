@@ -1,50 +1,161 @@
-"""Arrow columns -> checked, transformed arrays. Nothing bad gets past this file."""
+"""Arrow columns -> checked, transformed arrays. Nothing bad gets past this file.
 
-from collections.abc import Mapping, Sequence
+Shapes: n rows, F one-hot features, N numerical inputs, K targets.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from mbrec.columns.block import Bag, Block
 from mbrec.columns.expression import Expression, parse
-from mbrec.columns.ids import encode_bag, encode_ids, type_problem
+from mbrec.columns.ids import Bag, encode_bag, encode_ids, type_problem
+from mbrec.columns.lookup import Lookup
 from mbrec.columns.schema import Columns, MissingNumber, Numerical, Transform
 from mbrec.columns.where import Where
 
 
+class Target(NamedTuple):
+    """Labels to read for a task.
+
+    Attributes:
+        label: name of the label.
+        given: name of the label that says which rows count, by a value above 0; default: all.
+        oracle: column with the true probability, if it is to be read.
+    """
+
+    label: str
+    given: str | None = None
+    oracle: str | None = None
+
+
+class Part(NamedTuple):
+    """Rows of a row group.
+
+    Attributes:
+        batch: the rows.
+        first_row: position in the data set of the first one.
+        where: the place that errors name.
+    """
+
+    batch: pa.RecordBatch
+    first_row: int
+    where: Where
+
+
+@dataclass
+class EncodedRows:
+    """Rows in columns, as batches are cut from them.
+
+    Attributes:
+        ids_Fn: int64, one-hot features in config order.
+        bags: of each multi-hot feature, in config order.
+        dense_nN: float32.
+        labels_nK: float32 in [0, 1]; 0 where masked.
+        masks_nK: float32, 1 where the row counts for the target.
+        weights_n: float32.
+        oracle_nK: float64, nan for targets without an oracle; None if none has one.
+        rows_n: int64, position in the data set.
+    """
+
+    ids_Fn: np.ndarray
+    bags: list[Bag]
+    dense_nN: np.ndarray
+    labels_nK: np.ndarray
+    masks_nK: np.ndarray
+    weights_n: np.ndarray
+    oracle_nK: np.ndarray | None
+    rows_n: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows_n)
+
+    def slice(self, start: int, stop: int) -> "EncodedRows":
+        """Return rows [start, stop) as views."""
+        bags = [bag.slice(start, stop) for bag in self.bags]
+        return self._apply(self.ids_Fn[:, start:stop], bags, lambda part: part[start:stop])
+
+    def memory_for(self, n: int) -> "EncodedRows":
+        """Return n rows to be written, without bags, in this memory if they fit.
+
+        The memory of a window is kept for the next one: to touch new memory costs more than to
+        fill it.
+        """
+        num_one_hot = len(self.ids_Fn)
+        if n <= len(self):
+            ids_Fn = self.ids_Fn.reshape(-1)[: num_one_hot * n].reshape(num_one_hot, n)
+            return self._apply(ids_Fn, [], lambda part: part[:n])
+        ids_Fn = np.empty((num_one_hot, n), np.int64)
+        return self._apply(ids_Fn, [], lambda part: np.empty((n, *part.shape[1:]), part.dtype))
+
+    @staticmethod
+    def concatenate(parts: "Sequence[EncodedRows]") -> "EncodedRows":
+        """Return the rows of all parts, in order, in memory of their own."""
+        oracles = [part.oracle_nK for part in parts if part.oracle_nK is not None]
+        return EncodedRows(
+            np.concatenate([part.ids_Fn for part in parts], axis=1),
+            [Bag.concatenate(bags) for bags in zip(*(part.bags for part in parts), strict=True)],
+            np.concatenate([part.dense_nN for part in parts]),
+            np.concatenate([part.labels_nK for part in parts]),
+            np.concatenate([part.masks_nK for part in parts]),
+            np.concatenate([part.weights_n for part in parts]),
+            np.concatenate(oracles) if oracles else None,
+            np.concatenate([part.rows_n for part in parts]),
+        )
+
+    def _apply(
+        self, ids_Fn: np.ndarray, bags: list[Bag], function: Callable[[np.ndarray], np.ndarray]
+    ) -> "EncodedRows":
+        """Return other ids and bags, and what a function returns for the other arrays."""
+        return EncodedRows(
+            ids_Fn,
+            bags,
+            function(self.dense_nN),
+            function(self.labels_nK),
+            function(self.masks_nK),
+            function(self.weights_n),
+            None if self.oracle_nK is None else function(self.oracle_nK),
+            function(self.rows_n),
+        )
+
+
 class Encoder:
-    """Turns Arrow tables into blocks, by a `Columns` schema.
+    """Turns Arrow tables into checked arrays, by a `Columns` schema.
 
     Args:
         columns: the schema, resolved.
-        labels: names of the labels wanted, in order.
-        oracle: columns with true probabilities, in order; may be empty.
+        targets: the labels to read, in the order of the K columns.
         vocabularies: of the features that have one; by the name of the file.
 
     Attributes:
-        empty: a block without rows.
+        empty: no rows.
     """
 
     def __init__(
         self,
         columns: Columns,
-        labels: Sequence[str],
-        oracle: Sequence[str],
+        targets: Sequence[Target],
         vocabularies: Mapping[str, pa.Array] | None = None,
     ) -> None:
-        self.columns = columns
-        self.labels = [parse(columns.labels[label]) for label in labels]
-        self.oracle = list(oracle)
-        self._vocabularies = vocabularies or {}
-        features = columns.categorical.values()
-        num_bags = sum(feature.multi_hot for feature in features)
-        self.empty = Block(
-            np.empty((len(features) - num_bags, 0), np.int64),
-            [Bag(np.empty(0, np.int64), np.zeros(1, np.int64)) for _ in range(num_bags)],
+        self.columns, self.targets = columns, list(targets)
+        names = [target.label for target in targets]
+        names += [target.given for target in targets if target.given is not None]
+        self.labels = {name: parse(columns.labels[name]) for name in names}
+        self._vocabularies = {file: Lookup(values) for file, values in (vocabularies or {}).items()}
+        features = columns.categorical.items()
+        self._one_hot = [(name, feature) for name, feature in features if not feature.multi_hot]
+        self._multi_hot = [(name, feature) for name, feature in features if feature.multi_hot]
+        num_targets = len(self.targets)
+        self.empty = EncodedRows(
+            np.empty((len(self._one_hot), 0), np.int64),
+            [Bag.empty(weighted=feature.weights is not None) for _, feature in self._multi_hot],
             np.empty((0, columns.dense_width), np.float32),
-            np.empty((0, len(self.labels)), np.float32),
+            np.empty((0, num_targets), np.float32),
+            np.empty((0, num_targets), np.float32),
             np.empty(0, np.float32),
-            np.empty((0, len(self.oracle)), np.float64),
+            np.empty((0, num_targets), np.float64) if self._oracles else None,
             np.empty(0, np.int64),
         )
 
@@ -54,15 +165,15 @@ class Encoder:
         names = [feature.column or name for name, feature in self.columns.categorical.items()]
         names += [f.weights for f in self.columns.categorical.values() if f.weights]
         names += [feature.column or name for name, feature in self.columns.numerical.items()]
-        names += [column for label in self.labels for column in label.columns]
-        names += ([self.columns.weight] if self.columns.weight else []) + self.oracle
+        names += [column for label in self.labels.values() for column in label.columns]
+        names += ([self.columns.weight] if self.columns.weight else []) + self._oracles
         return list(dict.fromkeys(names))
 
     @property
     def lists(self) -> list[str]:
         """The columns that hold lists."""
-        bags = [(n, f) for n, f in self.columns.categorical.items() if f.multi_hot]
-        names = [f.column or n for n, f in bags] + [f.weights for _, f in bags if f.weights]
+        names = [feature.column or name for name, feature in self._multi_hot]
+        names += [feature.weights for _, feature in self._multi_hot if feature.weights]
         return list(dict.fromkeys(names))
 
     @property
@@ -70,6 +181,10 @@ class Encoder:
         """The columns that may hold strings, or lists of them, to be read as dictionaries."""
         features = self.columns.categorical.items()
         return [f.column or name for name, f in features if f.hash_size or f.vocabulary]
+
+    @property
+    def _oracles(self) -> list[str]:
+        return [target.oracle for target in self.targets if target.oracle is not None]
 
     def problems(self, schema: pa.Schema) -> list[str]:
         """Return everything that is wrong with the columns of a file, before it is read."""
@@ -83,8 +198,8 @@ class Encoder:
         numerical = self.columns.numerical.items()
         # A column of nothing but nulls has no other type.
         nullable = {f.column or n for n, f in numerical if f.missing is not MissingNumber.error}
-        numbers += [label.columns[0] for label in self.labels if label.is_column]
-        numbers += ([self.columns.weight] if self.columns.weight else []) + self.oracle
+        numbers += [label.columns[0] for label in self.labels.values() if label.is_column]
+        numbers += ([self.columns.weight] if self.columns.weight else []) + self._oracles
         found += [
             f"column '{name}': expected numbers, got type {schema.field(name).type}"
             for name in dict.fromkeys(numbers)
@@ -100,70 +215,87 @@ class Encoder:
             ):
                 found.append(f"column '{column}': {problem}")
             found += _weights_problem(feature.weights, schema)
-        for label in self.labels:
+        for label in self.labels.values():
             found += _label_problem(label, schema)
         return found
 
     def encode(
-        self, table: pa.Table, first_row: int, where: Where, out: Block | None = None
-    ) -> Block:
-        """Return a checked block of a table's rows.
+        self, parts: Iterable[Part], n: int, memory: EncodedRows | None = None
+    ) -> EncodedRows:
+        """Return the checked rows of some parts, one after another.
 
         Args:
-            table: rows of a row group, with at least the columns of `names`.
-            first_row: position in the data set of its first row.
-            where: what an error names.
-            out: where to write what has a fixed width; default: new memory.
+            parts: with at least the columns of `names`.
+            n: rows of all of them.
+            memory: rows that may be overwritten.
 
         Raises:
             ValueError: naming file, row group, row, column and value.
         """
-        block = Block.allocate(len(table), self.empty) if out is None else out
-        block.bags, number = [], 0
+        rows = (memory or self.empty).memory_for(n)
+        bags = [[bag] for bag in self.empty.bags]
+        start = 0
+        for part in parts:
+            stop = start + len(part.batch)
+            self._encode(part, rows.slice(start, stop), bags)
+            start = stop
+        rows.bags = [Bag.concatenate(some) for some in bags]
+        return rows
+
+    def _encode(self, part: Part, out: EncodedRows, bags: list[list[Bag]]) -> None:
+        """Write a part into `out`, and append its bags to those of each feature."""
+        batch, first_row, where = part
+        arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
+        one_hot, multi_hot = iter(out.ids_Fn), iter(bags)
         for name, feature in self.columns.categorical.items():
-            column, at = _column(table, name, feature.column), where.column(feature.column or name)
+            at = where.column(feature.column or name)
             vocabulary = self._vocabularies.get(feature.vocabulary or "")
             if feature.multi_hot:
-                weights = _column(table, feature.weights) if feature.weights else None
-                block.bags.append(encode_bag(column, weights, feature, at, vocabulary))
+                weights = arrays[feature.weights] if feature.weights else None
+                bag = encode_bag(arrays[at.name], weights, feature, at, vocabulary)
+                next(multi_hot).append(bag)
             else:
-                block.ids_Fn[number] = encode_ids(column, feature, at, vocabulary)
-                number += 1
+                next(one_hot)[:] = encode_ids(arrays[at.name], feature, at, vocabulary)
         width = 0
         for name, feature in self.columns.numerical.items():
-            column, at = _column(table, name, feature.column), where.column(feature.column or name)
-            width += _encode_numerical(column, feature, at, block.dense_nN[:, width:])
-        for number, label in enumerate(self.labels):
-            block.labels_nL[:, number] = self._label(table, label, where)
-        for number, name in enumerate(self.oracle):
-            column = _column(table, name)
-            block.oracle_nO[:, number] = _unit(column, where.column(name), np.float64)
-        block.weights_n[:] = self._weights(table, where)
-        block.rows_n[:] = np.arange(first_row, first_row + len(table))
-        return block
+            at = where.column(feature.column or name)
+            width += _encode_numerical(arrays[at.name], feature, at, out.dense_nN[:, width:])
+        self._encode_targets(batch, where, out)
+        weight = self.columns.weight
+        out.weights_n[:] = 1.0 if weight is None else _weights(arrays[weight], where.column(weight))
+        out.rows_n[:] = np.arange(first_row, first_row + len(batch))
 
-    def _label(self, table: pa.Table, label: Expression, where: Where) -> np.ndarray:
-        where = where.column(label.text)
-        try:
-            values = label.evaluate(table)
-        except ValueError as error:
-            raise ValueError(f"{where.file}: row group {where.row_group}: {error}") from error
-        return _unit(values, where, np.float32)
-
-    def _weights(self, table: pa.Table, where: Where) -> np.ndarray | float:
-        name = self.columns.weight
-        if name is None:
-            return 1.0
-        where = where.column(name)
-        values = _numbers(_column(table, name), where)
-        weights = _cast(values, np.float32)
-        where.refuse(~(weights >= 0), values, "a weight of at least 0")
-        where.refuse(np.isinf(weights), values, "a weight that fits in 32 bits")
-        return weights
+    def _encode_targets(self, batch: pa.RecordBatch, where: Where, out: EncodedRows) -> None:
+        labels = {name: _label(label, batch, where) for name, label in self.labels.items()}
+        for k, (label, given, oracle) in enumerate(self.targets):
+            if given is None:
+                out.masks_nK[:, k], out.labels_nK[:, k] = 1.0, labels[label]
+            else:
+                mask = labels[given] > 0
+                out.masks_nK[:, k] = mask
+                np.multiply(labels[label], mask, out=out.labels_nK[:, k])
+            if out.oracle_nK is not None:
+                out.oracle_nK[:, k] = (
+                    np.nan
+                    if oracle is None
+                    else _unit(batch.column(oracle), where.column(oracle), np.float64)
+                )
 
 
-def _column(table: pa.Table, name: str, other: str | None = None) -> pa.Array:
-    return table[other or name].combine_chunks()
+def _label(label: Expression, batch: pa.RecordBatch, where: Where) -> np.ndarray:
+    try:
+        values = label.evaluate(batch)
+    except ValueError as error:
+        raise ValueError(f"{where.file}: row group {where.row_group}: {error}") from error
+    return _unit(values, where.column(label.text), np.float32)
+
+
+def _weights(column: pa.Array, where: Where) -> np.ndarray:
+    values = _numbers(column, where)
+    weights = _cast(values, np.float32)
+    where.refuse(~(weights >= 0), values, "a weight of at least 0")
+    where.refuse(np.isinf(weights), values, "a weight that fits in 32 bits")
+    return weights
 
 
 def _is_number(found: pa.DataType) -> bool:
@@ -197,7 +329,7 @@ def _numbers(column: pa.Array, where: Where) -> np.ndarray:
     if column.null_count:
         where.refuse(column.is_null().to_numpy(False), None, "a value in every row")
     values = column.to_numpy(zero_copy_only=False)
-    if values.dtype.kind == "f":
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
         where.refuse(~np.isfinite(values), values, "a finite number")
     return values
 

@@ -54,7 +54,7 @@ def hash_strings(array: pa.Array, size: int, salt: int = 0) -> np.ndarray:
         ValueError: if the array holds no strings.
     """
     value_type = array.type.value_type if pt.is_dictionary(array.type) else array.type
-    if not _is_text(value_type):
+    if not is_text(value_type):
         raise ValueError(f"expected an array of strings, got type {array.type}")
     hashes = np.empty(len(array), np.uint64)
     for start in range(0, len(array), _CHUNK):
@@ -123,9 +123,9 @@ def _hash_array(array: pa.Array, key: np.uint64) -> Hashes:
     if pt.is_struct(kind):
         names = [str(i) for i in range(kind.num_fields)]
         hashes = _hash_batch(pa.RecordBatch.from_arrays(array.flatten(), names), key)
-    elif _is_text(kind):
+    elif is_text(kind):
         hashes = _hash_text(array, key)
-    elif _is_list(kind):
+    elif is_list(kind):
         hashes = _hash_lists(array, key)
     else:
         hashes = _mix((_words(array) ^ key) + _GOLDEN)
@@ -134,13 +134,15 @@ def _hash_array(array: pa.Array, key: np.uint64) -> Hashes:
     return hashes
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a type holds strings or bytes of any length."""
     return any(is_kind(kind) for is_kind in (pt.is_string, pt.is_large_string)) or (
         pt.is_binary(kind) or pt.is_large_binary(kind)
     )
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether a type holds lists."""
     return pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind)
 
 

@@ -4,14 +4,16 @@ Every id that leaves here is in [0, num_embeddings): a table of FBGEMM would tra
 crash, on one that is not.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mbrec.columns.block import Bag
-from mbrec.columns.hashing import hash_ids, hash_strings
+from mbrec.columns.hashing import hash_ids, hash_strings, is_list
+from mbrec.columns.lookup import Lookup
 from mbrec.columns.schema import Categorical, Keep, MissingId, OutOfVocabulary
 from mbrec.columns.where import Rows, Where
 
@@ -23,12 +25,62 @@ _EXTEND = "set out_of_vocabulary to hash or oov, or prepare the data again"
 _ALLOW_MISSING = "set missing: row to give missing values a row of their own"
 
 
+@dataclass
+class Bag:
+    """The ids of a multi-hot feature, those of the first row first.
+
+    Attributes:
+        values: int64.
+        lengths: int32, ids of each of n rows.
+        weights: float32, one for each value, or None where each counts 1.
+        dropped: int64, how many ids were cut off each row's list, or None where none ever are.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+    weights: np.ndarray | None = None
+    dropped: np.ndarray | None = None
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Where the ids of each row begin, and the last ones end: (n + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+
+    @staticmethod
+    def empty(*, weighted: bool) -> "Bag":
+        """Return a bag without rows."""
+        weights = np.empty(0, np.float32) if weighted else None
+        return Bag(np.empty(0, np.int64), np.empty(0, np.int32), weights)
+
+    def slice(self, start: int, stop: int) -> "Bag":
+        """Return rows [start, stop) as views."""
+        a, b = self.offsets[start], self.offsets[stop]
+        return Bag(
+            self.values[a:b],
+            self.lengths[start:stop],
+            None if self.weights is None else self.weights[a:b],
+            None if self.dropped is None else self.dropped[start:stop],
+        )
+
+    @staticmethod
+    def concatenate(bags: "Sequence[Bag]") -> "Bag":
+        """Return the rows of all bags of a feature, in order."""
+        weights = [bag.weights for bag in bags if bag.weights is not None]
+        dropped = [bag.dropped for bag in bags if bag.dropped is not None]
+        return Bag(
+            np.concatenate([bag.values for bag in bags]),
+            np.concatenate([bag.lengths for bag in bags]),
+            np.concatenate(weights) if weights else None,
+            np.concatenate(dropped) if dropped else None,
+        )
+
+
 def type_problem(
-    feature: Categorical, found: pa.DataType, vocabulary: pa.Array | None = None
+    feature: Categorical, found: pa.DataType, vocabulary: Lookup | None = None
 ) -> str | None:
     """Return what is wrong with the type of a feature's column, or None."""
-    nested, value = _is_list(found), found
-    if _is_list(found):
+    nested, value = is_list(found), found
+    if is_list(found):
         value = found.value_type
     if pa.types.is_dictionary(value):
         value = value.value_type
@@ -40,7 +92,7 @@ def type_problem(
     integer = pa.types.is_integer(value) or pa.types.is_boolean(value)
     if feature.is_bucketised:
         what, fits = "numbers", integer or pa.types.is_floating(value)
-    elif vocabulary is not None and _is_text(vocabulary.type):
+    elif vocabulary is not None and _is_text(vocabulary.values.type):
         what, fits = f"strings, as {feature.vocabulary} has", _is_text(value)
     elif vocabulary is not None:
         what, fits = f"integer ids, as {feature.vocabulary} has", integer
@@ -63,7 +115,7 @@ def encode_ids(
     column: pa.Array,
     feature: Categorical,
     where: Where,
-    vocabulary: pa.Array | None = None,
+    vocabulary: Lookup | None = None,
     rows: Rows | None = None,
 ) -> np.ndarray:
     """Return the table rows of ids, int64, one a value.
@@ -107,7 +159,7 @@ def encode_bag(
     weights: pa.Array | None,
     feature: Categorical,
     where: Where,
-    vocabulary: pa.Array | None = None,
+    vocabulary: Lookup | None = None,
 ) -> Bag:
     """Return the table rows of a list column, with the weights of another where there is one.
 
@@ -127,13 +179,14 @@ def encode_bag(
     null = column.is_null().to_numpy(False) if column.null_count else None
     if null is not None and feature.missing is MissingId.error:
         where.refuse(null, None, "a list in every row", remedy=_ALLOW_MISSING)
-    if feature.max_length is None:
+    limit = feature.max_length
+    if limit is None and lengths.max(initial=0) > MAX_LIST_LENGTH:
         remedy = f"set max_length, up to {MAX_LIST_LENGTH:,}, and keep: first or last"
         expected = f"a list of at most {MAX_LIST_LENGTH:,} ids"
         where.refuse(lengths > MAX_LIST_LENGTH, lengths, expected, remedy=remedy)
     flat = column.flatten()
     numbers = None if weights is None else _weights(weights, lengths, feature, where)
-    dropped, limit = None, feature.max_length
+    dropped = None
     if limit is not None:
         dropped = np.maximum(lengths - limit, 0)
         if dropped.any():
@@ -144,13 +197,12 @@ def encode_bag(
     values = encode_ids(
         flat, feature, where, vocabulary, lambda: np.repeat(np.arange(count), lengths)
     )
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
     if null is not None:
-        at = offsets[:-1][null]
+        at = (np.cumsum(lengths) - lengths)[null]
         values = np.insert(values, at, feature.missing_row)
         numbers = None if numbers is None else np.insert(numbers, at, 1.0)
-        offsets = offsets + np.concatenate([[0], np.cumsum(null)])
-    return Bag(values, offsets, numbers, dropped)
+        lengths = lengths + null
+    return Bag(values, lengths.astype(np.int32), numbers, dropped)
 
 
 def _kept(lengths: np.ndarray, dropped: np.ndarray, limit: int, keep: Keep) -> np.ndarray:
@@ -163,7 +215,7 @@ def _known(
     column: pa.Array,
     feature: Categorical,
     where: Where,
-    vocabulary: pa.Array | None,
+    vocabulary: Lookup | None,
     rows: Rows | None,
 ) -> np.ndarray:
     """Return the table rows of ids none of which is missing."""
@@ -176,34 +228,19 @@ def _known(
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
     if vocabulary is not None:
-        sought = _of_type(column, vocabulary.type)
-        found = pc.call_function("index_in", [sought], pc.SetLookupOptions(vocabulary))
-        if not found.null_count:
-            return found.to_numpy(zero_copy_only=False).astype(np.int64)
-        outside = found.is_null().to_numpy(zero_copy_only=False)
-        ids = found.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-        expected = f"one of the {len(vocabulary):,} values of {feature.vocabulary}"
-        return _outside(ids, outside, column, feature, where, rows, expected, _EXTEND)
+        ids, found = vocabulary.find(column)
+        if found.all():
+            return ids
+        expected = f"one of the {len(vocabulary.values):,} values of {feature.vocabulary}"
+        return _outside(ids, ~found, column, feature, where, rows, expected, _EXTEND)
     ids, size = column.to_numpy(zero_copy_only=False), feature.num_ids
-    if not len(ids) or (ids.min() >= 0 and ids.max() < size):
-        return ids.astype(np.int64, copy=False)
+    known = ids.astype(np.int64, copy=False)
+    # As unsigned numbers, negative ones are the largest.
+    if known.view(np.uint64).max(initial=0) < size:
+        return known
     outside = (ids < 0) | (ids >= size)
     kept = np.where(outside, 0, ids).astype(np.int64)
     return _outside(kept, outside, column, feature, where, rows, f"an id in [0, {size})", _RAISE)
-
-
-def _of_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return integers as a vocabulary has them, null where its type cannot hold them."""
-    both = pa.types.is_integer(column.type) and pa.types.is_integer(kind)
-    if not both or pa.types.is_uint64(column.type) == pa.types.is_uint64(kind):
-        return column
-    if pa.types.is_uint64(kind):
-        fits = pc.call_function("greater_equal", [column, pa.scalar(0, column.type)])
-    else:
-        kind, largest = pa.int64(), pa.scalar(2**63 - 1, pa.uint64())
-        fits = pc.call_function("less_equal", [column, largest])
-    nothing = pa.scalar(None, column.type)
-    return pc.call_function("if_else", [fits, column, nothing]).cast(kind)
 
 
 def _outside(
@@ -230,10 +267,10 @@ def _of_dictionary(
     column: pa.Array,
     feature: Categorical,
     where: Where,
-    vocabulary: pa.Array | None,
+    vocabulary: Lookup | None,
     rows: Rows | None,
 ) -> np.ndarray:
-    """Look each distinct value up once; an unknown one is told with the row that has it first."""
+    """Look each distinct value up once; an unknown one is reported with its first row."""
     indices = column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     counts = np.bincount(indices, minlength=len(column.dictionary))
     first = np.zeros(len(counts), np.int64)
@@ -294,11 +331,6 @@ def _plain_lists(column: pa.Array) -> pa.Array:
     if pa.types.is_fixed_size_list(column.type):
         return column.cast(pa.list_(column.type.value_type))
     return column
-
-
-def _is_list(found: pa.DataType) -> bool:
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_kind(found) for is_kind in kinds)
 
 
 def _is_text(found: pa.DataType) -> bool:

@@ -1,6 +1,6 @@
 """The manifest of a prepared data set: its files, splits, and what its columns hold.
 
-It says which bytes belong to the data set and saves whoever reads it from scanning the rows. It
+It says which bytes belong to the data set and saves its readers from scanning the rows. It
 comes with the data, so nothing in it is trusted: what is not as it should be is refused by name,
 and so is a manifest that its own digest does not belong to.
 """
@@ -266,11 +266,12 @@ def describe(path: Path, rows: int) -> File:
     """Return what a manifest says of a Parquet file on this machine."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return File(rows, path.stat().st_size, sha256, hash_of_footer(file))
+        footer = hashlib.sha256(read_footer(file)).hexdigest()
+        return File(rows, path.stat().st_size, sha256, footer)
 
 
-def hash_of_footer(file: Any) -> str:
-    """Return the SHA-256 of what follows the pages of a Parquet file that is open, in hex."""
+def read_footer(file: Any) -> bytes:
+    """Return what follows the pages of a Parquet file that is open."""
     size = file.seek(0, 2) or file.tell()
     file.seek(max(0, size - _TAIL))
     tail = file.read(_TAIL)
@@ -278,7 +279,7 @@ def hash_of_footer(file: Any) -> str:
     if len(tail) < min(length, size):
         file.seek(max(0, size - length))
         tail = file.read(length)
-    return hashlib.sha256(tail[-length:]).hexdigest()
+    return tail[-length:]
 
 
 class _At:

@@ -1,7 +1,7 @@
 """The place in the data that an error is reported at."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,7 @@ class Where:
 
     def column(self, name: str) -> "Where":
         """Return the same place in a column."""
-        return replace(self, name=name)
+        return Where(self.file, self.row_group, name, self.start, self.counts)
 
     def refuse(
         self,

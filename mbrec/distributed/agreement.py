@@ -17,7 +17,12 @@ T = TypeVar("T")
 
 
 def from_rank_0(make: Callable[[], T]) -> T:
-    """Return on every rank what rank 0 makes; what it raises is raised on every rank."""
+    """Return on every rank what rank 0 makes; what it raises is raised on every rank.
+
+    A process without a group is its own rank 0.
+    """
+    if not dist.is_initialized():
+        return make()
     answer: list[Any] = [None, None]
     if dist.get_rank() == 0:
         try:

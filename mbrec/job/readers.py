@@ -80,6 +80,7 @@ def train_reader(config: Config, runtime: process.Runtime) -> ParquetReader:
         oracle=False,
         store=store,
         vocabularies=dataset.load_vocabularies(config.data.columns, store),
+        once=from_rank_0,
     )
     warn_of_poor_shuffle(reader, config.data.num_workers)
     return reader
@@ -140,6 +141,7 @@ def evaluation_reader(
         world_size=runtime.world_size,
         store=store,
         vocabularies=vocabularies,
+        once=from_rank_0,
     )
 
 

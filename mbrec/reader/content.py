@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from mbrec.columns.hashing import is_list, is_text
 from mbrec.reader.footers import RowGroup
 from mbrec.reader.row_groups import RowGroupReader
 from mbrec.reader.source import Store
@@ -134,8 +135,8 @@ def content_of(groups: Sequence[RowGroup], store: Store, reader: RowGroupReader)
     """
     digests: dict[str, Any] = {}
     for group in sampled(groups):
-        table = reader.read(group)
-        for name, column in zip(table.column_names, table.columns, strict=True):
+        rows = reader.read(group)
+        for name, column in zip(rows.schema.names, rows.columns, strict=True):
             digest = digests.setdefault(name, hashlib.blake2b(digest_size=8))
             _feed(digest, _ends(column))
     columns = {name: digest.hexdigest() for name, digest in digests.items()}
@@ -164,12 +165,12 @@ def _digest(texts: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
-def _ends(column: pa.ChunkedArray) -> pa.Array:
+def _ends(column: pa.Array) -> pa.Array:
     """Return the first and the last rows of a column, as one array without a dictionary."""
-    parts = [column]
-    if len(column) > 2 * SAMPLED_ROWS:
-        parts = [column.slice(0, SAMPLED_ROWS), column.slice(len(column) - SAMPLED_ROWS)]
-    return pa.concat_arrays([_plain(chunk) for part in parts for chunk in part.chunks])
+    if len(column) <= 2 * SAMPLED_ROWS:
+        return _plain(column)
+    first, last = column[:SAMPLED_ROWS], column[len(column) - SAMPLED_ROWS :]
+    return pa.concat_arrays([_plain(first), _plain(last)])
 
 
 def _plain(array: pa.Array) -> pa.Array:
@@ -188,10 +189,10 @@ def _feed(digest: Any, array: pa.Array) -> None:
     if array.null_count:
         digest.update(array.is_valid().to_numpy(zero_copy_only=False).tobytes())
         array = array.drop_null()
-    if _is_list(array.type):
+    if is_list(array.type):
         digest.update(pc.call_function("list_value_length", [array]).to_numpy().tobytes())
         _feed(digest, array.flatten())
-    elif _is_text(array.type):
+    elif is_text(array.type):
         digest.update(pc.call_function("binary_length", [array]).to_numpy().tobytes())
         digest.update(_text(array))
     elif pt.is_boolean(array.type) or pt.is_primitive(array.type):
@@ -208,12 +209,3 @@ def _text(array: pa.Array) -> bytes:
         return b""
     ends = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
     return values.slice(int(ends[0]), int(ends[-1] - ends[0])).to_pybytes()
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    plain = pt.is_string(kind) or pt.is_large_string(kind)
-    return plain or pt.is_binary(kind) or pt.is_large_binary(kind)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mbrec.columns.encode import Encoder
-from mbrec.columns.manifest import NAME, hash_of_footer
+from mbrec.columns.manifest import NAME, read_footer
 from mbrec.reader.source import Store
 
 # A file of a few bytes can claim, and decode to, any number of rows.
@@ -42,8 +42,21 @@ class RowGroup:
     statistics: str = field(default="", compare=False)
 
 
-def check_files(files: Sequence[str], encoder: Encoder, store: Store) -> list[RowGroup]:
-    """Return the row groups of all files that have rows, in order.
+@dataclass(frozen=True)
+class Footers:
+    """What the footers of some files say.
+
+    Attributes:
+        row_groups: those of all files that have rows, in order.
+        tails: file -> its footer as it stands at its end.
+    """
+
+    row_groups: list[RowGroup]
+    tails: dict[str, bytes]
+
+
+def check_files(files: Sequence[str], encoder: Encoder, store: Store) -> Footers:
+    """Read the footers of files, each once.
 
     Args:
         files: relative to the store.
@@ -57,13 +70,13 @@ def check_files(files: Sequence[str], encoder: Encoder, store: Store) -> list[Ro
     with ThreadPoolExecutor(_THREADS) as pool:
         footers = list(pool.map(lambda file: _read_footer(file, encoder, store), files))
     problems: dict[str, list[str]] = {}
-    for file, (found, _) in zip(files, footers, strict=True):
+    for file, (found, _, _) in zip(files, footers, strict=True):
         for problem in found:
             problems.setdefault(problem, []).append(store.display(file))
     if problems:
         raise ValueError(_describe(problems))
     groups, first_row = [], 0
-    for file, (_, sizes) in zip(files, footers, strict=True):
+    for file, (_, sizes, _) in zip(files, footers, strict=True):
         for index, (num_rows, num_bytes, said) in enumerate(sizes):
             if num_rows:
                 groups.append(RowGroup(file, index, first_row, num_rows, num_bytes, said))
@@ -71,20 +84,24 @@ def check_files(files: Sequence[str], encoder: Encoder, store: Store) -> list[Ro
     if not groups:
         shown = ", ".join(store.display(file) for file in files[:3])
         raise ValueError(f"expected rows, got none in {len(files)} files ({shown})")
-    return groups
+    tails = {file: tail for file, (_, _, tail) in zip(files, footers, strict=True)}
+    return Footers(groups, tails)
 
 
-def open_file(file: str, store: Store, columns: Sequence[str] = ()) -> pq.ParquetFile:
+def open_file(
+    file: str, store: Store, columns: Sequence[str] = (), footer: bytes | None = None
+) -> pq.ParquetFile:
     """Open a file for reading, its pages verified.
 
     Args:
         file: relative to the store.
         store: where it is.
         columns: those of strings, or lists of them, come as dictionaries where they are stored so.
+        footer: of the file, if it is known: it is not read again.
     """
     source, texts, metadata = store.filesystem.open_input_file(store.path(file)), [], None
-    if columns:
-        metadata = pq.read_metadata(source)
+    if columns or footer is not None:
+        metadata = pq.read_metadata(source if footer is None else _as_file(footer))
         # The elements of a list have another name in each writer.
         names, leaves = tuple(f"{name}." for name in columns), range(len(metadata.schema))
         paths = [metadata.schema.column(number).path for number in leaves]
@@ -101,20 +118,27 @@ def open_file(file: str, store: Store, columns: Sequence[str] = ()) -> pq.Parque
     )
 
 
+def _as_file(footer: bytes) -> pa.BufferReader:
+    """Return a file that has the footer and no rows."""
+    return pa.BufferReader(b"PAR1" + footer)
+
+
 def _read_footer(
     file: str, encoder: Encoder, store: Store
-) -> tuple[list[str], list[tuple[int, int, str]]]:
+) -> tuple[list[str], list[tuple[int, int, str]], bytes]:
     """Return the problems of a file; of each row group rows, bytes, and a digest of statistics."""
     try:
-        _check_footer(file, store)
-        with open_file(file, store) as parquet:
+        with store.filesystem.open_input_file(store.path(file)) as source:
+            footer = read_footer(source)
+        _check_footer(file, footer, store)
+        with pq.ParquetFile(_as_file(footer)) as parquet:
             metadata, schema = parquet.metadata, parquet.schema_arrow
             # Not from `metadata.schema`, which with its owner is a cycle of some 100 kB a file.
             first = metadata.row_group(0) if metadata.num_row_groups else None
             leaves = range(metadata.num_columns if first else 0)
             paths = [first.column(number).path_in_schema for number in leaves] if first else []
     except (OSError, ValueError, pa.ArrowException) as error:
-        return [f"expected a Parquet file: {error}"], []
+        return [f"expected a Parquet file: {error}"], [], b""
     problems = encoder.problems(schema)
     wanted, sizes = tuple(f"{name}." for name in encoder.names), []
     lists = [number for number, path in enumerate(paths) if path.startswith(wanted)]
@@ -123,10 +147,10 @@ def _read_footer(
         group = metadata.row_group(index)
         sizes.append((group.num_rows, group.total_byte_size, _statistics(group, read)))
         problems += _oversized(group, index, wanted, lists)
-    return problems, sizes
+    return problems, sizes, footer
 
 
-def _check_footer(file: str, store: Store) -> None:
+def _check_footer(file: str, footer: bytes, store: Store) -> None:
     """Refuse a footer that is not that of the manifest.
 
     It says what the bytes of the pages mean, and pyarrow ends the process over some that are
@@ -135,12 +159,11 @@ def _check_footer(file: str, store: Store) -> None:
     known = store.manifest.files.get(file) if store.manifest else None
     if known is None or known.footer_sha256 is None:
         return
-    with store.filesystem.open_input_file(store.path(file)) as source:
-        if hash_of_footer(source) != known.footer_sha256:
-            raise ValueError(
-                f"expected the footer that {NAME} has the hash of, got another: the file is "
-                "damaged, copy it again"
-            )
+    if hashlib.sha256(footer).hexdigest() != known.footer_sha256:
+        raise ValueError(
+            f"expected the footer that {NAME} has the hash of, got another: the file is "
+            "damaged, copy it again"
+        )
 
 
 def _statistics(group: pq.RowGroupMetaData, leaves: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mbrec.columns.hashing import hash_rows
@@ -26,7 +27,7 @@ class GroupColumn:
 
     def __init__(self, reader: ParquetReader, column: str) -> None:
         self._reader = reader
-        self._column = RowGroupReader(reader.store, [column], [], [])
+        self._column = RowGroupReader(reader.store, [column])
         self._hashes: dict[int, Array] = {}
         first = reader.row_groups[0]
         with open_file(first.file, reader.store) as file:
@@ -44,8 +45,8 @@ class GroupColumn:
         groups = np.empty(len(rows), np.uint64)
         for index in np.unique(which):
             if index not in self._hashes:
-                table = self._column.read(self._reader.row_groups[index])
-                self._hashes[index] = hash_rows(table)[0]
+                rows = self._column.read(self._reader.row_groups[index])
+                self._hashes[index] = hash_rows(pa.Table.from_batches([rows]))[0]
             here = which == index
             groups[here] = self._hashes[index][rows[here] - starts[index]]
         return groups

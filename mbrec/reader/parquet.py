@@ -3,16 +3,17 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from torch.utils.data import IterableDataset, get_worker_info
 
-from mbrec.columns.block import Bag, Block, concatenate_bags
+from mbrec.columns.encode import EncodedRows, Part
 from mbrec.columns.schema import Columns, Order
 from mbrec.columns.where import Where
 from mbrec.config.tasks import Task
@@ -20,15 +21,31 @@ from mbrec.reader import position, windows
 from mbrec.reader.assemble import Assembler
 from mbrec.reader.batch import Batch
 from mbrec.reader.content import Content, content_of
-from mbrec.reader.footers import check_files
+from mbrec.reader.footers import Footers, check_files
 from mbrec.reader.position import Position, Stretch
 from mbrec.reader.row_groups import RowGroupReader
 from mbrec.reader.source import LOCAL, Store
 
 log = logging.getLogger(__name__)
 
-_ANEW = "begin again in a new run (run.name=NEW resume.path=none)"
-_REMEDY = f"give the data that the run began with (data.path, data.train), or {_ANEW}"
+_RESTART = "begin again in a new run (run.name=NEW resume.path=none)"
+_REMEDY = f"give the data that the run began with (data.path, data.train), or {_RESTART}"
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The rows of the global batches that one reader makes batches of."""
+
+    batch_size: int
+    rank: int
+    world_size: int
+    worker: int
+    num_workers: int
+
+    def of(self, places: np.ndarray) -> np.ndarray:
+        """Return whether each row is one of them, by its place in the order of all rows."""
+        batches, ranks = np.divmod(places // self.batch_size, self.world_size)
+        return (ranks == self.rank) & (batches % self.num_workers == self.worker)
 
 
 class ParquetReader(IterableDataset[Batch]):
@@ -51,6 +68,8 @@ class ParquetReader(IterableDataset[Batch]):
         oracle: read the true probabilities as well, where the schema has some.
         store: where the files are; default: this machine.
         vocabularies: of the features that have one; by the name of the file.
+        once: returns the footers that a function reads, or what it read on another rank; see
+            `mbrec.distributed.agreement`. Default: reads them here.
 
     Raises:
         ValueError: if there is no file, files are not Parquet or lack columns, or the batch size
@@ -72,6 +91,7 @@ class ParquetReader(IterableDataset[Batch]):
         oracle: bool = True,
         store: Store = LOCAL,
         vocabularies: Mapping[str, pa.Array] | None = None,
+        once: Callable[[Callable[[], Footers]], Footers] = lambda read: read(),
     ) -> None:
         if global_batch_size < 1 or global_batch_size % world_size:
             raise ValueError(
@@ -88,11 +108,12 @@ class ParquetReader(IterableDataset[Batch]):
             columns, tasks, self.batch_size, oracle=oracle, vocabularies=vocabularies
         )
         self.store, self.vocabularies = store, vocabularies or {}
-        self.row_groups = check_files(files, self._assemble.encoder, store)
+        encoder = self._assemble.encoder
+        self._footers = once(lambda: check_files(files, encoder, store))
+        self.row_groups = self._footers.row_groups
         self.num_rows = sum(group.num_rows for group in self.row_groups)
         self._resumed: Position | None = None
-        encoder = self._assemble.encoder
-        self._row_groups = RowGroupReader(store, encoder.names, encoder.lists, encoder.strings)
+        self._row_groups = self._new_row_group_reader()
 
     @cached_property
     def content(self) -> Content:
@@ -101,10 +122,8 @@ class ParquetReader(IterableDataset[Batch]):
         Raises:
             ValueError: if a row group cannot be read.
         """
-        encoder = self._assemble.encoder
         # Not with files that stay open: the reader goes to other processes.
-        groups = RowGroupReader(self.store, encoder.names, encoder.lists, encoder.strings)
-        return content_of(self.row_groups, self.store, groups)
+        return content_of(self.row_groups, self.store, self._new_row_group_reader())
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the shuffle of the next iteration, which begins at its first row."""
@@ -161,7 +180,7 @@ class ParquetReader(IterableDataset[Batch]):
                 if key == "windows":
                     raise ValueError(
                         "expected a position in the shuffle of this release, got one of an earlier "
-                        f"release, which read the rows in another order; {_ANEW}"
+                        f"release, which read the rows in another order; {_RESTART}"
                     )
                 raise ValueError(
                     f"expected a position with {key}={value}, got {found}: it belongs to other "
@@ -182,7 +201,7 @@ class ParquetReader(IterableDataset[Batch]):
 
     def empty_batch(self) -> Batch:
         """Return a batch of padding rows, for a rank that ran out of data before the others."""
-        return self._assemble(self._assemble.encoder.empty)
+        return self._assemble.batch(self._assemble.encoder.encode([], 0))
 
     def locate(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
         """Return the file of each row, and its position in that file."""
@@ -197,18 +216,16 @@ class ParquetReader(IterableDataset[Batch]):
         worker = get_worker_info()
         index, count = (worker.id, worker.num_workers) if worker else (0, 1)
         begin = self._begin(count)
-        if self.order is Order.exact:
-            source = self._windows(begin, begin.unread[0])
-            start = self.rank * self.batch_size
-            # DataLoader takes from its workers in turn: batch t must come from worker t % count.
-            pieces = islice(windows.cut(source, self.global_batch_size), index, None, count)
-        else:
-            source = self._windows(begin, begin.unread[index * self.world_size + self.rank])
-            start, pieces = 0, windows.cut(source, self.batch_size)
-        # Rows are gathered a batch at a time: a thread that gathers a whole buffer at once would
-        # hold Python's lock for many steps of the trainer.
-        for parts in pieces:
-            yield self._assemble(windows.rows(parts, start, start + self.batch_size))
+        if self.order is Order.dealt:
+            stretches = begin.unread[index * self.world_size + self.rank]
+            yield from self._assemble.batches(self._windows(begin, stretches))
+            return
+        # DataLoader takes from its workers in turn: batch t must come from worker t % count.
+        share = _Share(self.batch_size, self.rank, self.world_size, index, count)
+        batches = self._assemble.batches(self._windows(begin, begin.unread[0], share))
+        total = position.num_batches(begin.sizes[0], self.global_batch_size)
+        # Of the last, short batch this rank may have no row.
+        yield from islice(chain(batches, [self.empty_batch()]), len(range(index, total, count)))
 
     def streams(self, num_workers: int = 0) -> int:
         """Return how many parts an epoch is dealt in, each with an order of its own."""
@@ -234,7 +251,8 @@ class ParquetReader(IterableDataset[Batch]):
         digest = hashlib.sha256(json.dumps(layout).encode()).hexdigest()[:16]
         shuffle = {"shuffle_rows": self.shuffle_rows, "seed": self.seed}
         if self.shuffle_rows:
-            shuffle["windows"] = windows.VERSION
+            many = windows.has_many_files(self.row_groups)
+            shuffle["windows"] = windows.VERSION_OF_MANY_FILES if many else windows.VERSION
         return {"order": self.order.name, **shuffle, "rows": self.num_rows, "files": digest}
 
     def _differences(self, state: Mapping[str, Any]) -> list[str]:
@@ -254,6 +272,10 @@ class ParquetReader(IterableDataset[Batch]):
             raise ValueError(f"expected a position with content: {error}") from error
         return before.differences(self.content)
 
+    def _new_row_group_reader(self) -> RowGroupReader:
+        encoder, footers = self._assemble.encoder, self._footers.tails
+        return RowGroupReader(self.store, encoder.names, encoder.lists, encoder.strings, footers)
+
     def _random(self, *key: int) -> np.random.Generator:
         sequence = np.random.SeedSequence(self.seed, spawn_key=key)
         return np.random.Generator(np.random.Philox(sequence))
@@ -266,8 +288,7 @@ class ParquetReader(IterableDataset[Batch]):
         """
         groups = self.row_groups
         if self.shuffle_rows:
-            order = self._random(epoch, 0).permutation(len(groups))
-            groups = [groups[i] for i in order]
+            groups = windows.shuffled(groups, self._random(epoch, 0))
         first = self.num_rows * stream // streams
         last = self.num_rows * (stream + 1) // streams
         spans, at = [], 0
@@ -278,11 +299,20 @@ class ParquetReader(IterableDataset[Batch]):
             at += group.num_rows
         return spans
 
-    def _windows(self, begin: Position, stretches: Sequence[Stretch]) -> Iterator[windows.Window]:
-        # One buffer for all windows: new memory for each would cost as much as filling it. Rows are
-        # copied when they leave, and a window is used up before the next one is read.
-        buffer = self._assemble.encoder.empty
-        rooms = list(buffer.bags)
+    def _windows(
+        self, begin: Position, stretches: Sequence[Stretch], share: _Share | None = None
+    ) -> Iterator[tuple[EncodedRows, np.ndarray]]:
+        """Yield the rows of some stretches, a window at a time, and the order of their batches.
+
+        Each window is overwritten by the next one.
+
+        Args:
+            begin: the position that the stretches belong to.
+            stretches: of the rows.
+            share: which of them to yield; default: all.
+        """
+        rows = self._assemble.encoder.empty
+        read = 0
         for stretch in stretches:
             self._row_groups.forget()
             at = 0
@@ -291,29 +321,21 @@ class ParquetReader(IterableDataset[Batch]):
                 size = sum(part.num_rows for part in slices)
                 first, last = max(0, stretch.start - at), min(size, stretch.stop - at)
                 at += size
-                if first < last:
-                    order = np.arange(size)
-                    if self.shuffle_rows:
-                        random = self._random(begin.epoch, 1, stretch.stream, window)
-                        order = random.permutation(size)
-                    if len(buffer) < size:
-                        buffer = Block.allocate(size, buffer)
-                    yield self._fill(buffer.slice(0, size), rooms, slices), order[first:last]
+                if first >= last:
+                    continue
+                rows = self._assemble.encoder.encode(map(self._read, slices), size, rows)
+                order = np.arange(size)
+                if self.shuffle_rows:
+                    random = self._random(begin.epoch, 1, stretch.stream, window)
+                    order = random.permutation(size)
+                order = order[first:last]
+                if share is not None:
+                    order = order[share.of(np.arange(read, read + last - first))]
+                    read += last - first
+                yield rows, order
 
-    def _fill(self, block: Block, rooms: list[Bag], slices: Sequence[windows.Slice]) -> Block:
-        """Read slices into a block; its bags are put into `rooms`, which grow as needed."""
-        parts, end = [], 0
-        for part in slices:
-            begin, end = end, end + part.num_rows
-            parts.append(self._read(part, block.slice(begin, end)))
-        block.bags = []
-        for number, bags in enumerate(zip(*(part.bags for part in parts), strict=True)):
-            rooms[number] = rooms[number].room_for(bags)
-            block.bags.append(concatenate_bags(bags, rooms[number]))
-        return block
-
-    def _read(self, part: windows.Slice, out: Block) -> Block:
+    def _read(self, part: windows.Slice) -> Part:
         group, start, stop, is_last = part
         rows = self._row_groups.read(group, start, stop, is_last=is_last)
         where = Where(self.store.display(group.file), group.index, start=start)
-        return self._assemble.encoder.encode(rows, group.first_row + start, where, out)
+        return Part(rows, group.first_row + start, where)

@@ -2,7 +2,7 @@
 
 An epoch starts with S streams, one for each loader worker of each rank, and each has an order of
 its own rows that the seed, the epoch and S decide. What is unread later is a few intervals of
-those orders; whoever reads on, under any number of ranks and workers, shares the intervals out.
+those orders; a resumed run, under any number of ranks and workers, shares the intervals out.
 """
 
 import math
@@ -72,7 +72,7 @@ class Position:
     def turned(self, first: Sequence[int]) -> "Position":
         """Return the same unread rows, with a worker of each rank in the place of its first.
 
-        A loader begins with its first worker, and goes on in turn.
+        A loader begins with its first worker, and continues in turn.
 
         Args:
             first: of each rank, the worker to begin with.

@@ -1,7 +1,7 @@
 """Reads row groups, verified, whole or in slices, with a few files held open."""
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NoReturn
@@ -31,19 +31,25 @@ class RowGroupReader:
         columns: names of the columns.
         lists: those of them that hold lists.
         strings: paths of those that may hold strings, to be read as dictionaries.
+        footers: of files, as far as they are known.
     """
 
     def __init__(
-        self, store: Store, columns: Sequence[str], lists: Sequence[str], strings: Sequence[str]
+        self,
+        store: Store,
+        columns: Sequence[str],
+        lists: Sequence[str] = (),
+        strings: Sequence[str] = (),
+        footers: Mapping[str, bytes] | None = None,
     ) -> None:
-        self._store = store
+        self._store, self._footers = store, footers or {}
         self._columns, self._lists, self._strings = list(columns), list(lists), list(strings)
         self._files: OrderedDict[str, _Open] = OrderedDict()
         self._begun: dict[RowGroup, _Decoder] = {}
 
     def read(
         self, group: RowGroup, start: int = 0, stop: int | None = None, *, is_last: bool = True
-    ) -> pa.Table:
+    ) -> pa.RecordBatch:
         """Return rows [start, stop) of a row group; default: all.
 
         A row group is decoded once if its slices are asked for in order. It is compared with its
@@ -65,7 +71,7 @@ class RowGroupReader:
                 pieces = group.num_rows if is_last else max(stop - start, _MIN_DECODED_ROWS)
                 decoder = self._decoder(group, pieces)
             decoder.skip(start - decoder.position)
-            table = decoder.take(stop - start)
+            rows = decoder.take(stop - start)
             if is_last:
                 decoder.finish()
             else:
@@ -74,7 +80,7 @@ class RowGroupReader:
         except (OSError, ValueError, pa.ArrowException) as error:
             where = f"{self._store.display(group.file)}: row group {group.index}"
             raise ValueError(f"{where} cannot be read: {error}") from error
-        return table
+        return rows
 
     def forget(self) -> None:
         """Drop the row groups that are read in part; the next slice of one begins it again."""
@@ -83,7 +89,8 @@ class RowGroupReader:
     def _decoder(self, group: RowGroup, rows: int) -> "_Decoder":
         opened = self._files.pop(group.file, None)
         if opened is None:
-            file = open_file(group.file, self._store, self._strings)
+            known = self._footers.get(group.file)
+            file = open_file(group.file, self._store, self._strings, known)
             opened = file, _leaves(file.schema_arrow)
         self._files[group.file] = opened
         in_use = {group.file, *(begun.file for begun in self._begun)}
@@ -127,7 +134,7 @@ class _Decoder:
         self._counts = {name: _Count() for name in columns}
         self.position = 0
 
-    def take(self, rows: int) -> pa.Table:
+    def take(self, rows: int) -> pa.RecordBatch:
         """Return the next rows.
 
         Raises:
@@ -142,7 +149,10 @@ class _Decoder:
             taken.append(batch)
             rows -= len(batch)
             self.position += len(batch)
-        return pa.Table.from_batches(taken)
+        if len(taken) == 1:
+            return taken[0]
+        columns = [pa.concat_arrays(parts) for parts in zip(*taken, strict=True)]
+        return pa.RecordBatch.from_arrays(columns, names=taken[0].schema.names)
 
     def look_ahead(self) -> None:
         """Make sure that there are more rows: the last one found may have lost the end of a list.
@@ -170,6 +180,8 @@ class _Decoder:
         metadata = self._file.metadata.row_group(self._group.index)
         counts_nulls = (self._file.metadata.created_by or "").startswith(_COUNTS_NULLS)
         for name, count in self._counts.items():
+            if not count.is_doubtful:
+                continue
             footer = metadata.column(self._leaves[name])
             if problem := count.damage(footer, counts_nulls=counts_nulls):
                 raise ValueError(f"column '{name}': {problem}: the file is damaged")
@@ -219,8 +231,6 @@ class _Count:
 
     def damage(self, footer: pq.ColumnChunkMetaData, *, counts_nulls: bool) -> str | None:
         """Return how the column differs from what the footer says, or None."""
-        if not self.is_doubtful:
-            return None
         if self.values != footer.num_values:
             return f"expected {footer.num_values:,} values, got {self.values:,}"
         said = footer.statistics if counts_nulls else None

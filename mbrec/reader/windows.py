@@ -1,4 +1,4 @@
-"""Shuffle buffers: row groups -> windows of rows -> pieces of a batch each.
+"""Shuffle buffers: row groups -> windows of rows.
 
 Rows leave a window in random order, so a window must hold rows from many places: the rows of a row
 group often belong together (a day, a file, sorted labels).
@@ -9,14 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mbrec.columns.block import Block
+from mbrec.reader import row_groups
 from mbrec.reader.footers import RowGroup
 
-# Rows of a shuffle buffer, and the order in which they leave it.
-Window = tuple[Block, np.ndarray]
-
-# Of the order of the rows that `plan` makes.
+# Of the order of the rows: of all files at once, and of a few at a time.
 VERSION = 2
+VERSION_OF_MANY_FILES = 3
 
 # Row groups that a window has rows of, at least, where its stream has as many.
 MIXED_ROW_GROUPS = 8
@@ -46,6 +44,31 @@ class Slice(NamedTuple):
     def num_rows(self) -> int:
         """Rows of the slice."""
         return self.stop - self.start
+
+
+def shuffled(groups: Sequence[RowGroup], random: np.random.Generator) -> list[RowGroup]:
+    """Return row groups in random order, those of `MAX_OPEN_FILES` files at a time.
+
+    Rows are read in about that order: a file whose row groups lay anywhere in it would be opened
+    for each of them.
+    """
+    files: dict[str, list[RowGroup]] = {}
+    for group in groups:
+        files.setdefault(group.file, []).append(group)
+    order = np.arange(len(files))
+    if has_many_files(groups):
+        random.shuffle(order)
+    parts = list(files.values())
+    found: list[RowGroup] = []
+    for some in np.array_split(order, -(-len(files) // row_groups.MAX_OPEN_FILES)):
+        mixed = [group for number in some for group in parts[number]]
+        found += [mixed[place] for place in random.permutation(len(mixed))]
+    return found
+
+
+def has_many_files(groups: Sequence[RowGroup]) -> bool:
+    """Return whether row groups are in more files than are open at a time."""
+    return len({group.file for group in groups}) > row_groups.MAX_OPEN_FILES
 
 
 def plan(spans: Sequence[Slice], size: int) -> Iterator[list[Slice]]:
@@ -108,31 +131,3 @@ def _windows(bundle: Sequence[Slice], size: int) -> Iterator[list[Slice]]:
             if start < stop:
                 window.append(Slice(group, start, stop, stop == last))
         yield window
-
-
-def cut(windows: Iterator[Window], size: int) -> Iterator[list[Window]]:
-    """Cut a stream of windows into pieces of `size` rows in all; the last may be shorter."""
-    parts: list[Window] = []
-    missing = size
-    for block, order in windows:
-        start = 0
-        while len(order) - start >= missing:
-            yield [*parts, (block, order[start : start + missing])]
-            start, parts, missing = start + missing, [], size
-        if start < len(order):
-            # Taken now, so that the buffer can go before the next one is read.
-            rest = block.take(order[start:])
-            parts, missing = [*parts, (rest, np.arange(len(rest)))], missing - len(rest)
-    if parts:
-        yield parts
-
-
-def rows(parts: list[Window], start: int, stop: int) -> Block:
-    """Return rows [start, stop) of the parts together, in their order."""
-    taken = []
-    for block, order in parts:
-        chosen = order[max(0, start) : max(0, stop)]
-        if len(chosen) or not taken:
-            taken.append(block.take(chosen))
-        start, stop = start - len(order), stop - len(order)
-    return Block.concatenate(taken)

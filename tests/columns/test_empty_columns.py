@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from mbrec.columns.encode import Encoder
+from mbrec.columns.encode import Encoder, Part, Target
 from mbrec.columns.schema import Categorical, Columns, MissingId, MissingNumber, Numerical
 from mbrec.columns.where import Where
 
@@ -17,7 +17,7 @@ def test_columns_of_nothing_but_nulls_or_empty_lists_follow_the_policies() -> No
         {"number": Numerical(missing=MissingNumber.indicator)},
         {"y": "y"},
     )
-    table = pa.table(
+    batch = pa.record_batch(
         {
             "id": pa.nulls(2),
             "words": [[], []],
@@ -26,11 +26,11 @@ def test_columns_of_nothing_but_nulls_or_empty_lists_follow_the_policies() -> No
             "y": [0, 1],
         }
     )
-    encoder = Encoder(columns, ["y"], [], {"v": pa.array(["a", "b"])})
-    assert encoder.problems(table.schema) == []
-    block = encoder.encode(table, 0, Where("f", 0))
-    assert block.ids_Fn.tolist() == [[4, 4]]
-    assert [bag.values.tolist() for bag in block.bags] == [[], [6, 6]]
-    assert block.dense_nN.tolist() == [[0, 1], [0, 1]]
+    encoder = Encoder(columns, [Target("y")], {"v": pa.array(["a", "b"])})
+    assert encoder.problems(batch.schema) == []
+    rows = encoder.encode([Part(batch, 0, Where("f", 0))], 2)
+    assert rows.ids_Fn.tolist() == [[4, 4]]
+    assert [bag.values.tolist() for bag in rows.bags] == [[], [6, 6]]
+    assert rows.dense_nN.tolist() == [[0, 1], [0, 1]]
     strict = Columns({"id": Categorical(cardinality=3)}, {"number": Numerical()}, {"y": "y"})
-    assert len(Encoder(strict, ["y"], []).problems(table.schema)) == 2
+    assert len(Encoder(strict, [Target("y")]).problems(batch.schema)) == 2

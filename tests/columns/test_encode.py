@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbrec.columns.encode import Encoder
+from mbrec.columns.encode import Encoder, Part, Target
 from mbrec.columns.hashing import hash_ids
 from mbrec.columns.schema import Categorical, Columns, Numerical
 from mbrec.columns.where import Where
@@ -222,25 +222,28 @@ def test_chunks_and_slices_do_not_change_the_rows(
         "y": (y, pa.bool_(), None),
     }
     bounds = sorted({0, n, *(cut for cut in cuts if cut < n)})
-    chunks = {
-        name: pa.chunked_array(
-            [
-                pa.array([bad] * before + values[start:stop] + [bad], dtype)[before:-1]
-                for start, stop in pairwise(bounds)
-            ]
-        )
-        for name, (values, dtype, bad) in plain.items()
-    }
-    block = Encoder(columns, ["y"], []).encode(pa.table(chunks), 100, Where("file", 0))
-    values, offsets = block.bags[0].values, block.bags[0].offsets
-    assert block.bags[0].weights is None
-    assert block.ids_Fn.tolist() == [ids]
+    parts = []
+    for start, stop in pairwise(bounds):
+        arrays = {
+            name: pa.array([bad] * before + values[start:stop] + [bad], dtype)[before:-1]
+            for name, (values, dtype, bad) in plain.items()
+        }
+        parts.append(Part(pa.record_batch(arrays), 100 + start, Where("file", 0)))
+    encoder = Encoder(columns, [Target("y")])
+    # In memory in which other rows were, of which there were more or fewer.
+    memory = encoder.encode(parts[:1] * 2, 2 * bounds[1])
+    rows = encoder.encode(parts, n, memory)
+    (bag,) = rows.bags
+    values, offsets = bag.values, bag.offsets
+    assert bag.lengths.tolist() == list(map(len, bags))
+    assert bag.weights is None
+    assert rows.ids_Fn.tolist() == [ids]
     assert [values[a:b].tolist() for a, b in pairwise(offsets)] == bags
-    assert (values.dtype, block.ids_Fn.dtype) == (np.int64, np.int64)
-    assert block.dense_nN[:, 0].tolist() == ids
-    assert block.labels_nL[:, 0].tolist() == y
-    assert block.weights_n.tolist() == [1.0] * n
-    assert block.rows_n.tolist() == list(range(100, 100 + n))
+    assert (values.dtype, rows.ids_Fn.dtype) == (np.int64, np.int64)
+    assert rows.dense_nN[:, 0].tolist() == ids
+    assert rows.labels_nK[:, 0].tolist() == y
+    assert rows.weights_n.tolist() == [1.0] * n
+    assert rows.rows_n.tolist() == list(range(100, 100 + n))
 
 
 def splitmix64(state: int) -> int:

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mbrec.columns import lookup
 from mbrec.columns.hashing import hash_ids, hash_strings
 from mbrec.columns.ids import MAX_LIST_LENGTH, encode_bag, encode_ids
+from mbrec.columns.lookup import Lookup
 from mbrec.columns.schema import Categorical, Keep, MissingId, OutOfVocabulary
 from mbrec.columns.where import Where
 
@@ -86,10 +89,12 @@ def row_of(value: Any, feature: Categorical, vocabulary: pa.Array | None) -> int
     return feature.num_ids if feature.out_of_vocabulary is OOV else None
 
 
-def outcome(*args: Any) -> Any:
+def outcome(
+    column: pa.Array, feature: Categorical, where: Where, vocabulary: pa.Array | None = None
+) -> Any:
     """Return the ids, or the message of the error."""
     try:
-        ids = encode_ids(*args)
+        ids = encode_ids(column, feature, where, vocabulary and Lookup(vocabulary))
     except ValueError as error:
         return str(error)
     assert ids.dtype == np.int64
@@ -106,10 +111,10 @@ def outcome(*args: Any) -> Any:
 )
 def test_ids_beyond_the_type_of_the_vocabulary_are_outside_of_it(ids, known, expected):
     feature = Categorical(len(known), vocabulary="v.parquet", out_of_vocabulary=OOV)
-    assert encode_ids(ids, feature, WHERE, known).tolist() == expected
+    assert encode_ids(ids, feature, WHERE, Lookup(known)).tolist() == expected
     strict = replace(feature, out_of_vocabulary=ERROR)
     with pytest.raises(ValueError, match=r"row group 3, row [01], column 'c'"):
-        encode_ids(ids, strict, WHERE, known)
+        encode_ids(ids, strict, WHERE, Lookup(known))
 
 
 @settings(max_examples=150, deadline=None)
@@ -129,7 +134,7 @@ def test_id_is_the_row_that_the_policy_says(data: st.DataObject) -> None:
         assert f"({sum(wrong)} such in this row group); " in found
     else:
         assert found == rows
-        assert all(0 <= row < feature.num_embeddings for row in rows)
+        assert all(0 <= row < feature.num_embeddings for row in found)
     # The same again, for the same in a dictionary, and for a slice.
     assert outcome(column, feature, WHERE, vocabulary) == found
     if isinstance(found, list):
@@ -172,6 +177,21 @@ def in_lists(values: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values)
 
 
+def test_values_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def colliding(values: pa.Array, size: int, salt: int) -> np.ndarray:
+        # All of one length collide, and with another salt those of other vocabularies alone.
+        hashes = hash_strings(values, size, salt) % 5
+        lengths = pc.call_function("binary_length", [values])
+        return lengths.to_numpy() if salt == 0 else hashes
+
+    monkeypatch.setattr(lookup, "hash_strings", colliding)
+    known = ["a", "b"]
+    assert len(set(colliding(pa.array(known), 1 << 63, 1))) == 2
+    positions, found = Lookup(pa.array(known)).find(pa.array(["b", *"cdefgh", "a", ""]))
+    assert found.tolist() == [True, *[False] * 6, True, False]
+    assert positions[found].tolist() == [1, 0]
+
+
 # Bags
 
 
@@ -181,10 +201,10 @@ def bag_outcome(
     """Return the ids and weights of each row, or the message of the error."""
     feature = replace(feature, multi_hot=True)
     try:
-        bag = encode_bag(column, weights, feature, WHERE, vocabulary)
+        bag = encode_bag(column, weights, feature, WHERE, vocabulary and Lookup(vocabulary))
     except ValueError as error:
         return str(error)
-    assert (bag.values.dtype, bag.offsets.dtype) == (np.int64, np.int64)
+    assert (bag.values.dtype, bag.lengths.dtype) == (np.int64, np.int32)
     assert bag.offsets[0] == 0
     assert bag.offsets[-1] == len(bag.values)
     bounds = list(pairwise(bag.offsets))

@@ -12,6 +12,7 @@ import torch
 from one_column import F64, I64, IDS, NUMBERS, STR, reader, schema, write
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
 
+from mbrec.columns.encode import Part
 from mbrec.columns.hashing import hash_ids, hash_strings
 from mbrec.columns.schema import (
     Categorical,
@@ -216,15 +217,14 @@ def test_weights_of_a_bag_reach_the_batch_in_its_order(new_log: Any) -> None:
     assert empty.weights().dtype == torch.float32
 
 
-def test_weights_of_some_rows_of_a_block_are_their_own() -> None:
+def test_weights_of_some_rows_are_their_own() -> None:
     bag = Categorical(9, multi_hot=True, weights="w")
     assembler = Assembler(Columns({"c": bag}, labels={"y": "y"}), {"t": Task("y")}, 3)
-    table = pa.table(
-        {"c": [[1], [2, 3], [], [4]], "w": [[0.5], [1.5, 2.5], [], [3.5]], "y": [1] * 4}
-    )
-    block = assembler.encoder.encode(table, 0, Where("file", 0))
+    columns = {"c": [[1], [2, 3], [], [4]], "w": [[0.5], [1.5, 2.5], [], [3.5]], "y": [1] * 4}
+    rows = assembler.encoder.encode([Part(pa.record_batch(columns), 0, Where("file", 0))], 4)
     for start, expected in ((0, [0.5, 1.5, 2.5]), (1, [1.5, 2.5, 3.5]), (2, [3.5])):
-        assert assembler(block.slice(start, start + 3)).sparse.weights().tolist() == expected
+        part = rows.slice(start, min(start + 3, 4))
+        assert assembler.batch(part).sparse.weights().tolist() == expected
 
 
 @pytest.mark.parametrize("name", ["c.d", "c.list.element", "a name", "ünïcode", "c-d", "class"])

@@ -76,3 +76,7 @@ def test_ranks_do_not_wait_for_a_rank_0_that_has_failed_or_died(store, process):
     gone(writer)
     with pytest.raises(PeerFailure, match="rank 0 no longer answers: it has died"):
         after_rank_0(store, 1, "work", list)
+
+
+def test_one_process_without_a_group_decides_by_itself():
+    assert agreement.from_rank_0(lambda: 3) == 3

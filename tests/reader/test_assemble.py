@@ -1,150 +1,101 @@
-"""Blocks behave as lists of rows, and batches say what the files say."""
+"""Batches are the rows of all windows in order, and say what the files say."""
 
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbrec.columns.block import Bag, Block
+from mbrec.columns.encode import EncodedRows, Part
 from mbrec.columns.hashing import hash_ids
-from mbrec.columns.schema import Categorical, Columns
+from mbrec.columns.schema import Categorical, Columns, Numerical
 from mbrec.columns.where import Where
 from mbrec.config.tasks import Task
 from mbrec.reader.assemble import Assembler
 
-# A row: one-hot ids, bags, dense, labels, weight, oracle, position.
-Row = tuple[list[int], list[list[int]], list[float], list[float], float, list[float], int]
-
-
-def to_block(rows: list[Row]) -> Block:
-    def column(part: int, width: int, dtype: type) -> np.ndarray:
-        return np.array([row[part] for row in rows], dtype).reshape(len(rows), width)
-
-    bags = []
-    for f in range(2):
-        lists = [row[1][f] for row in rows]
-        values = np.array([value for bag in lists for value in bag], np.int64)
-        # The weights of the second feature follow from its ids, so that rows can be compared.
-        weights = (values / 8).astype(np.float32) if f else None
-        bags.append(Bag(values, np.cumsum([0, *map(len, lists)]), weights))
-    return Block(
-        np.ascontiguousarray(column(0, 2, np.int64).T),
-        bags,
-        column(2, 1, np.float32),
-        column(3, 2, np.float32),
-        column(4, 1, np.float32)[:, 0],
-        column(5, 1, np.float64),
-        column(6, 1, np.int64)[:, 0],
-    )
-
-
-def to_rows(block: Block) -> list[Row]:
-    bags = [
-        [bag.values[start:stop].tolist() for start, stop in pairwise(bag.offsets)]
-        for bag in block.bags
-    ]
-    assert all(len(lists) == len(block) for lists in bags)
-    plain, weighted = block.bags
-    assert plain.weights is None
-    assert weighted.weights is not None
-    assert np.array_equal(weighted.own(weighted.weights) * 8, weighted.own(weighted.values))
-    return list(
-        zip(
-            block.ids_Fn.T.tolist(),
-            [list(lists) for lists in zip(*bags, strict=True)],
-            block.dense_nN.tolist(),
-            block.labels_nL.tolist(),
-            block.weights_n.tolist(),
-            block.oracle_nO.tolist(),
-            block.rows_n.tolist(),
-            strict=True,
-        )
-    )
-
-
-numbers = st.floats(0, 1, width=16)
-bag = st.lists(st.integers(0, 9), max_size=3)
-row = st.tuples(
-    st.lists(st.integers(0, 9), min_size=2, max_size=2),
-    st.lists(bag, min_size=2, max_size=2),
-    st.lists(numbers, min_size=1, max_size=1),
-    st.lists(numbers, min_size=2, max_size=2),
-    numbers,
-    st.lists(numbers, min_size=1, max_size=1),
-    st.integers(0, 10**12),
+SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=12)
+PIECES = Assembler(
+    Columns(
+        {
+            "id": Categorical(1_000),
+            "cut": Categorical(1_000, multi_hot=True, max_length=5),
+            "other": Categorical(1_000, column="id"),
+            "heavy": Categorical(1_000, multi_hot=True, weights="w"),
+        },
+        {"x": Numerical()},
+        {"y": "y"},
+        "wt",
+        {"t": "__p"},
+    ),
+    {"t": Task("y"), "given": Task("y", given="y"), "plain": Task("y")},
+    1,
 )
 
 
-@st.composite
-def blocks(draw: st.DrawFn) -> tuple[Block, list[Row]]:
-    """Return a block after some cuts, choices and concatenations, and the same done to a list."""
-    rows: list[Row] = draw(st.lists(row, max_size=8))
-    block = to_block(rows)
-    for step in draw(st.lists(st.sampled_from(["take", "slice", "halves", "add"]), max_size=6)):
-        n = len(rows)
-        if step == "take":
-            order = draw(st.lists(st.integers(0, n - 1), max_size=12)) if n else []
-            block, rows = block.take(np.array(order, np.int64)), [rows[i] for i in order]
-        elif step == "slice":
-            start, stop = sorted(draw(st.tuples(st.integers(0, n), st.integers(0, n))))
-            block, rows = block.slice(start, stop), rows[start:stop]
-        elif step == "halves":
-            cut = draw(st.integers(0, n))
-            block = Block.concatenate([block.slice(cut, n), block.slice(0, cut)])
-            rows = rows[cut:] + rows[:cut]
-        else:
-            other: list[Row] = draw(st.lists(row, max_size=4))
-            cut = draw(st.integers(0, len(other)))
-            block = Block.concatenate([block, to_block(other).slice(cut, len(other)), block])
-            rows = rows + other[cut:] + rows
-    return block, rows
+def encoded(first: int, stop: int, memory: EncodedRows | None) -> EncodedRows:
+    """Rows that say where they are, with lists of 0, 1 or 2 ids."""
+    places = np.arange(first, stop)
+    lists = [[i] * (i % 3) for i in places.tolist()]
+    columns = {"id": places, "cut": lists, "heavy": lists, "x": places.astype(np.float32)}
+    columns |= {"wt": places, "w": [[i / 2 for i in ids] for ids in lists]}
+    columns |= {"y": (places % 2).astype(np.int8), "__p": places / 1_000}
+    part = Part(pa.record_batch(columns), first, Where("f", 0))
+    return PIECES.encoder.encode([part], stop - first, memory)
 
 
-@settings(deadline=None, max_examples=200)
-@given(blocks())
-def test_block_is_a_list_of_rows(pair: tuple[Block, list[Row]]) -> None:
-    block, rows = pair
-    assert len(block) == len(rows)
-    assert to_rows(block) == rows
+@settings(deadline=None)
+@given(SIZES, st.integers(1, 30), st.booleans(), st.data())
+def test_batches_are_the_rows_in_order_wherever_windows_end(
+    lengths: list[int], size: int, shuffle: bool, data: st.DataObject
+) -> None:
+    firsts = np.cumsum([0, *lengths]).tolist()
+    orders = [np.arange(n) for n in lengths]
+    if shuffle:  # Some rows of each window in any order.
+        orders = [np.random.default_rng(n).permutation(n)[: n - n % 3 or n] for n in lengths]
 
+    def windows() -> Iterator[tuple[EncodedRows, np.ndarray]]:
+        # As the reader does it: the next window overwrites the one before.
+        rows = PIECES.encoder.empty
+        for order, (first, stop) in zip(orders, pairwise(firsts), strict=True):
+            rows = encoded(first, stop, rows)
+            yield rows, order
 
-@pytest.mark.parametrize("steps", list(product(["take", "slice", "tail", "swap"], repeat=3)))
-def test_any_three_steps_make_the_list_of_rows(steps: tuple[str, ...]) -> None:
-    rows: list[Row] = [
-        ([i, 2 * i], [[i] * (i % 3), [i, 9 - i]], [i / 8], [0, 1], 1.0, [0.5], i) for i in range(8)
-    ]
-    block = to_block(rows)
-    for step in steps:
-        n = len(rows)
-        if step == "take":
-            block, rows = block.take(np.arange(n)[::-2]), rows[::-2]
-        elif step == "slice":
-            block, rows = block.slice(1, n - 1), rows[1 : n - 1]
-        elif step == "tail":
-            block, rows = block.slice(n // 2, n), rows[n // 2 :]
-        else:
-            parts = [block.slice(2, n), block.slice(0, 1), block.slice(1, 2)]
-            block, rows = Block.concatenate(parts), rows[2:] + rows[:2]
-        if not rows:
-            break
-        assert to_rows(block) == rows
-
-
-def test_slices_share_memory_and_rows_taken_do_not() -> None:
-    block = to_block([([i, i], [[i], [i, i]], [0.5], [0, 1], 1.0, [0.5], i) for i in range(4)])
-    parts = [block.slice(1, 3), block.take(np.array([1, 2]))]
-    before = [to_rows(part) for part in parts]
-    assert before[0] == before[1]
-    for values in (block.ids_Fn, block.dense_nN, *(bag.values for bag in block.bags)):
-        values[:] = 9
-    block.bags[1].weights[:] = 9 / 8
-    assert to_rows(parts[0]) != before[0]
-    assert to_rows(parts[1]) == before[1]
+    expected = [i + at for at, order in zip(firsts, orders, strict=False) for i in order.tolist()]
+    PIECES.batch_size = size
+    batches = list(PIECES.batches(windows()))  # All at once: none shares memory with a window.
+    assert len(batches) == -(-len(expected) // size)
+    padded = expected + [-1] * (size * len(batches) - len(expected))
+    assert [row for batch in batches for row in batch.rows_B.tolist()] == padded
+    lists = [[i] * (i % 3) if i >= 0 else [] for i in padded]
+    ids = [[i] if i >= 0 else [] for i in padded]
+    for key, values in {"id": ids, "cut": lists, "other": ids, "heavy": lists}.items():
+        jagged = [batch.sparse[key] for batch in batches]
+        assert [row.tolist() for part in jagged for row in part.to_dense()] == values
+        if key == "heavy":
+            given = [part.to_dense_weights() or [] for part in jagged]
+            weights = [row.tolist() for part in given for row in part]
+            assert weights == [[i / 2 for i in row] for row in values]
+    real = np.maximum(padded, 0)
+    mask = np.array(padded) >= 0
+    for name, column in {
+        "dense_BN": real,
+        "weights_B": real,
+        "labels_BK": np.stack([real % 2] * 3, 1),
+        "masks_BK": np.stack([mask, real % 2, mask], 1),
+    }.items():
+        found = np.concatenate([getattr(batch, name) for batch in batches])
+        assert found.reshape(column.shape).tolist() == column.tolist()
+    oracle = torch.cat([batch.oracle_BK for batch in batches if batch.oracle_BK is not None])
+    oracle = oracle.numpy()
+    assert oracle[mask, 0].tolist() == (real[mask] / 1_000).tolist()
+    assert np.isnan(oracle[:, 1:]).all()
+    assert np.isnan(oracle[~mask]).all()
 
 
 # What a batch says
@@ -223,7 +174,8 @@ def test_row_counts_for_a_task_if_its_given_label_is_above_zero(log: Any) -> Non
     position = log.table.column_names.index("like")
     table = log.table.set_column(position, "like", [like])
     assembler = Assembler(log.columns, tasks, B)
-    batch = assembler(assembler.encoder.encode(table, 0, Where("file", 0)))
+    (rows,) = table.combine_chunks().to_batches()
+    batch = assembler.batch(assembler.encoder.encode([Part(rows, 0, Where("file", 0))], N))
     assert np.array_equal(batch.masks_BK[:N, 0].numpy(), like > 0)
     buy = table["is_buy"].to_numpy()
     assert np.array_equal(batch.labels_BK[:N, 0].numpy(), buy & (like > 0))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mbrec.columns.encode import Encoder
+from mbrec.columns.encode import Encoder, Target
 from mbrec.columns.schema import Categorical, Columns, Numerical
 from mbrec.reader import footers
 from mbrec.reader.footers import RowGroup, check_files, open_file
@@ -20,7 +20,7 @@ COLUMNS = Columns(
     {"age": Numerical()},
     {"click": "click"},
 )
-ENCODER = Encoder(COLUMNS, ["click"], [])
+ENCODER = Encoder(COLUMNS, [Target("click")])
 NOT_PARQUET = "expected a Parquet file: "
 GOOD = pa.table({"user": [1, 2], "tags": [[1], []], "age": [1.0, 2.0], "click": [0, 1]})
 
@@ -107,7 +107,7 @@ def test_row_groups_are_numbered_through_all_files_without_the_empty_ones(tmp_pa
         with pq.ParquetWriter(file, GOOD.schema) as writer:
             for size in sizes:
                 writer.write_table(pa.concat_tables([GOOD, GOOD])[:size])
-    found = check_files(files, ENCODER, LOCAL)
+    found = check_files(files, ENCODER, LOCAL).row_groups
     assert [replace(group, num_bytes=0) for group in found] == [
         RowGroup(files[0], 0, 0, 2),
         RowGroup(files[0], 2, 2, 1),
@@ -148,7 +148,7 @@ def test_a_thousand_files_are_checked_in_their_order(tmp_path: Path) -> None:
         f"(and in 2 more: {tmp_path}/0700.parquet ...)"
     )
     fine = [name for name in store.find(["0*"]) if name[:4] not in ("0500", "0700", "0999")]
-    groups = check_files(fine, ENCODER, store)
+    groups = check_files(fine, ENCODER, store).row_groups
     assert [group.file for group in groups] == fine
     assert [group.first_row for group in groups] == list(range(0, 2 * len(fine), 2))
 
@@ -175,11 +175,11 @@ def test_size_of_columns_that_are_not_read_does_not_matter(
 ) -> None:
     (file,) = write(tmp_path, a=GOOD.append_column("note", [["x" * 2**21, "y"]]))
     monkeypatch.setattr(footers, "MAX_ROW_GROUP_BYTES", 2**20)
-    assert len(check_files([file], ENCODER, LOCAL)) == 1
+    assert len(check_files([file], ENCODER, LOCAL).row_groups) == 1
     with_note = Columns({"note": Categorical(hash_size=9)}, labels={"click": "click"})
     expected = "row group 0: expected at most 1 MiB of the columns that are read, got 2; write"
     with pytest.raises(ValueError, match=re.escape(f"{file}: {expected}")):
-        check_files([file], Encoder(with_note, ["click"], []), LOCAL)
+        check_files([file], Encoder(with_note, [Target("click")]), LOCAL)
 
 
 @pytest.mark.parametrize("name", ["note.list", "a note", "ünïcode", "note.x.y"])
@@ -191,7 +191,7 @@ def test_columns_of_any_name_are_measured(
     assert check_files([file], ENCODER, LOCAL)
     columns = Columns({name: Categorical(5, multi_hot=True)}, labels={"click": "click"})
     with pytest.raises(ValueError, match="expected at most 3 values in a column of lists, got 4"):
-        check_files([file], Encoder(columns, ["click"], []), LOCAL)
+        check_files([file], Encoder(columns, [Target("click")]), LOCAL)
 
 
 @pytest.mark.parametrize("element", ["element", "item"])

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbrec.columns.block import Block
 from mbrec.columns.encode import Encoder
 from mbrec.columns.schema import Categorical, Columns, Order
 from mbrec.config.tasks import Task
-from mbrec.reader import row_groups, windows
+from mbrec.reader import footers, row_groups, windows
 from mbrec.reader.parquet import ParquetReader
 
 layouts = st.lists(st.lists(st.integers(0, 6), max_size=4), min_size=1, max_size=3).filter(
@@ -243,18 +242,17 @@ def test_memory_is_two_buffers_and_a_slice_of_each_open_row_group(
 ) -> None:
     batch_size, largest = 8, max(sizes)
     shuffled, decoded, encoded, held, undone = [], [0], [0], [], []
-    make_windows, encode = ParquetReader._windows, Encoder.encode
+    make_windows, encode = ParquetReader._windows, Encoder._encode
     count = row_groups._Decoder._next
 
     def spy_windows(reader: ParquetReader, *args: Any, **options: Any) -> Any:
-        for block, order in make_windows(reader, *args, **options):
-            shuffled.append(len(block))
-            yield block, order
+        for rows, order in make_windows(reader, *args, **options):
+            shuffled.append(len(rows))
+            yield rows, order
 
-    def spy_encode(encoder: Encoder, *args: Any) -> Block:
-        block = encode(encoder, *args)
-        encoded[0] += len(block)
-        return block
+    def spy_encode(encoder: Encoder, part: Any, *args: Any) -> None:
+        encode(encoder, part, *args)
+        encoded[0] += len(part.batch)
 
     def spy_decode(decoder: Any) -> Any:
         fresh = not decoder._ready
@@ -263,7 +261,7 @@ def test_memory_is_two_buffers_and_a_slice_of_each_open_row_group(
         return batch
 
     monkeypatch.setattr(ParquetReader, "_windows", spy_windows)
-    monkeypatch.setattr(Encoder, "encode", spy_encode)
+    monkeypatch.setattr(Encoder, "_encode", spy_encode)
     monkeypatch.setattr(row_groups._Decoder, "_next", spy_decode)
     done = 0
     options = {"order": order, "shuffle_rows": shuffle_rows, "global_batch_size": batch_size}
@@ -301,6 +299,52 @@ def test_few_files_are_open_at_a_time(new_log: Any, monkeypatch: pytest.MonkeyPa
     assert sorted(found) == list(range(40))
 
 
+@pytest.mark.parametrize("shuffle_rows", [0, 1, 30])
+def test_each_file_is_opened_once_an_epoch(
+    new_log: Any, monkeypatch: pytest.MonkeyPatch, shuffle_rows: int
+) -> None:
+    opened: list[str] = []
+    plain = row_groups.open_file
+
+    def counted(file: str, *rest: Any) -> pq.ParquetFile:
+        opened.append(file)
+        return plain(file, *rest)
+
+    monkeypatch.setattr(row_groups, "open_file", counted)
+    monkeypatch.setattr(row_groups, "MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(windows, "MIXED_ROW_GROUPS", 2)
+    monkeypatch.setattr(windows, "MAX_OPEN_ROW_GROUPS", 2)
+    log = new_log([[3] * 6] * 5)
+    assert sorted(log.rows(shuffle_rows=shuffle_rows, seed=1)) == list(range(90))
+    assert sorted(opened) == log.files
+
+
+def test_footers_are_read_once_and_by_one_rank(
+    new_log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, read = new_log([[4, 4], [5]]), []
+    plain = footers.read_footer
+
+    def counted(file: Any) -> bytes:
+        read.append(file)
+        return plain(file)
+
+    monkeypatch.setattr(footers, "read_footer", counted)
+    known: list[footers.Footers] = []
+
+    def keep(read_all: Any) -> footers.Footers:
+        known.append(read_all())
+        return known[0]
+
+    rows = [log.rows_of(batch) for batch in log.reader(once=keep)]
+    assert len(read) == 2
+    # Another rank has what the first one read.
+    other = log.reader(once=lambda read_all: known[0])
+    assert [log.rows_of(batch) for batch in other] == rows
+    assert other.state(1) == log.reader(once=lambda read_all: known[0]).state(1)
+    assert len(read) == 2
+
+
 # A position in other data; the rest is in test_position.py
 
 READ = [[7, 9], [5, 0, 11], [3]]
@@ -328,12 +372,17 @@ def test_position_in_another_order_is_refused(log: Any, options: Any, key: str) 
     assert str(caught.value).startswith(f"expected a position with {key}: it belongs to other rows")
 
 
-def test_position_in_windows_of_another_release_is_refused(log: Any) -> None:
+def test_position_in_windows_of_another_release_is_refused(
+    log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader = log.reader(shuffle_rows=8)
     state = reader.state(2)
     for before in (state | {"windows": 1}, {k: v for k, v in state.items() if k != "windows"}):
         with pytest.raises(ValueError, match=r"^expected a position in the shuffle of this re"):
             reader.resume(before)
+    monkeypatch.setattr(row_groups, "MAX_OPEN_FILES", 2)  # Those of three files have another order.
+    with pytest.raises(ValueError, match=r"^expected a position in the shuffle of this re"):
+        reader.resume(state)
     # Rows that are not shuffled have no windows.
     assert "windows" not in log.reader().state(2)
 

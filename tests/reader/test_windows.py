@@ -1,39 +1,19 @@
-"""Every row of a stream of windows comes out once, in order, in pieces of one size."""
-
-from collections.abc import Iterator
-from itertools import pairwise
+"""Every row of a stream is in one window, which has rows of many row groups and a bounded size."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbrec.columns.block import Bag, Block
 from mbrec.reader.footers import RowGroup
+from mbrec.reader.row_groups import MAX_OPEN_FILES
 from mbrec.reader.windows import (
     MAX_OPEN_ROW_GROUPS,
     MIN_SLICE_ROWS,
     MIXED_ROW_GROUPS,
     Slice,
-    Window,
-    cut,
     plan,
-    rows,
+    shuffled,
 )
-
-SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=12)
-
-
-def block(positions: np.ndarray) -> Block:
-    """Rows that say where they are, with lists of 0, 1 or 2 ids."""
-    n, lengths = len(positions), positions % 3
-    values, offsets = np.repeat(positions, lengths), np.concatenate([[0], np.cumsum(lengths)])
-    one = np.zeros((n, 0))
-    return Block(
-        positions[None],
-        [Bag(values, offsets, values / 2)],
-        *(one, one, np.ones(n), one),
-        rows_n=positions,
-    )
 
 
 def spans_of(sizes: list[int]) -> list[Slice]:
@@ -98,33 +78,26 @@ def test_rows_in_file_order_keep_it() -> None:
     assert list(plan(spans, 0)) == [[span] for span in spans]
 
 
-@given(SIZES, st.integers(1, 30), st.integers(1, 4))
-def test_pieces_are_the_rows_in_order_wherever_windows_end(
-    lengths: list[int], size: int, ranks: int
-) -> None:
-    orders = [np.random.default_rng(n).permutation(n) for n in lengths]
-    firsts = np.cumsum([0, *lengths])
-    expected = np.concatenate([order + at for order, at in zip(orders, firsts[:-1], strict=True)])
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 9))
+def test_row_groups_are_shuffled_a_few_files_at_a_time(files: int, each: int, seed: int) -> None:
+    groups = [RowGroup(f"{file}", k, 0, 1) for file in range(files) for k in range(each)]
+    found = shuffled(groups, np.random.default_rng(seed))
+    assert sorted(map(str, found)) == sorted(map(str, groups))
+    if files <= MAX_OPEN_FILES:
+        # Any row group may be beside any other.
+        order = np.random.default_rng(seed).permutation(len(groups))
+        assert found == [groups[i] for i in order]
+    left = {str(file): each for file in range(files)}
+    begun: set[str] = set()
+    for group in found:
+        begun.add(group.file)
+        left[group.file] -= 1
+        assert sum(left[file] > 0 for file in begun) <= MAX_OPEN_FILES
 
-    def stream() -> Iterator[Window]:
-        # As the reader does it: the next window overwrites the one before.
-        memory = np.empty(max(lengths), np.int64)
-        for order, at in zip(orders, firsts[:-1], strict=True):
-            memory[: len(order)] = np.arange(at, at + len(order))
-            yield block(memory[: len(order)]), order
 
-    found = []
-    for parts in cut(stream(), size):
-        # Each rank takes its stretch of the piece.
-        edges = [size * rank // ranks for rank in range(ranks + 1)]
-        shares = [rows(parts, a, b) for a, b in pairwise(edges)]
-        found.append(np.concatenate([share.rows_n for share in shares]))
-        for share in shares:
-            (bag,) = share.bags
-            assert np.diff(bag.offsets).tolist() == (share.rows_n % 3).tolist()
-            assert bag.values.tolist() == np.repeat(share.rows_n, share.rows_n % 3).tolist()
-            assert bag.weights is not None
-            assert (bag.weights * 2).tolist() == bag.values.tolist()
-    assert np.concatenate(found).tolist() == expected.tolist()
-    assert [len(piece) for piece in found[:-1]] == [size] * (len(found) - 1)
-    assert 0 < len(found[-1]) <= size
+def test_files_are_shuffled_before_their_row_groups() -> None:
+    groups = [RowGroup(f"{file}", k, 0, 1) for file in range(40) for k in range(8)]
+    orders = [shuffled(groups, np.random.default_rng(seed)) for seed in range(20)]
+    first = [{int(group.file) for group in order[:100]} for order in orders]
+    assert set.union(*first) == set(range(40))
+    assert len({tuple(sorted(files)) for files in first}) == 20
