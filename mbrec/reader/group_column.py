@@ -45,8 +45,8 @@ class GroupColumn:
         groups = np.empty(len(rows), np.uint64)
         for index in np.unique(which):
             if index not in self._hashes:
-                rows = self._column.read(self._reader.row_groups[index])
-                self._hashes[index] = hash_rows(pa.Table.from_batches([rows]))[0]
+                found = self._column.read(self._reader.row_groups[index])
+                self._hashes[index] = hash_rows(pa.Table.from_batches([found]))[0]
             here = which == index
             groups[here] = self._hashes[index][rows[here] - starts[index]]
         return groups

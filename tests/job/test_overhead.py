@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mbrec.balance import BalanceHook, Equal, GramianBalancer
 from mbrec.config.overhead import FIRST_STEPS, Plan
 from mbrec.distributed import process
+from mbrec.distributed.interrupt import Interrupt
 from mbrec.files.sealed import read_json
 from mbrec.job import overhead, run_folder
 
@@ -177,6 +178,7 @@ def meter(loader: Rows, problem: Exception | None, segment: Any) -> overhead.Met
         monitor=SimpleNamespace(flushed=lambda: None, close=lambda: None),
         model=torch.nn.Identity(),
         train=segment,
+        interrupt=Interrupt(),
     )
     hook = BalanceHook(Equal(1))
     return overhead.Meter(trainer, hook, torch.device("cpu"), progress=False)

@@ -269,6 +269,7 @@ def test_other_vocabularies_than_the_model_has_learned_are_refused_on_every_rank
         else:
             into[:] = [None, ValueError("refused")]
 
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "broadcast_object_list", broadcast)
     monkeypatch.setattr(dist, "get_rank", lambda: rank)
     values = {name: pa.array(at) for name, at in WORDS.items()}
