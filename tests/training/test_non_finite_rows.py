@@ -177,8 +177,7 @@ def test_every_reader_of_figures_takes_null(done, capsys):
     result = read_result(run)
     assert result is not None
     assert result.reason.endswith("ctr (1 rows), conv_imp (1 rows)")
-    with mock.patch("sys.argv", ["checkpoint", "show", str(run)]):
-        checkpoint_command()
+    checkpoint_command(["show", str(run)])
     assert "after step 2: cvr ne " in capsys.readouterr().out
 
 
