@@ -31,10 +31,10 @@ import os, signal, sys, time
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from mbrec import distributed
+from mbrec.distributed import process
 
 folder, victim = Path(sys.argv[1]), int(sys.argv[2])
-runtime = distributed.start(timeout_s=60)
+runtime = process.start(timeout_s=60)
 attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
 found = torch.ones(1)
 dist.all_reduce(found)

@@ -13,14 +13,15 @@ RANK = """
 import os, time
 from dataclasses import replace
 import torch.distributed as dist
-from mbrec import distributed, peers, watch
+from mbrec.distributed import failures, process, watchdog
 
 store = dist.TCPStore("127.0.0.1", int(os.environ["STORE"]))
-runtime = distributed.start(timeout_s=60, store=store)
-with peers.named_failures(replace(runtime, patience_s=0)):
+runtime = process.start(timeout_s=60, store=store)
+with failures.named_failures(replace(runtime, patience_s=0)):
     for _ in range(8):
         dist.barrier()
-        time.sleep(watch.POLL_S)
+        time.sleep(watchdog.POLL_S)
+dist.barrier()  # a rank that ends is dead to a watch that is still at work
 print("finished")
 """
 
