@@ -137,7 +137,9 @@ class Place:
         assert not self.marker.exists()
         assert sorted(self.outside.rglob("*")) == listing
         assert not CANARIES & set(sys.modules)
-        assert not {name for name in new if name.startswith(("research.bench", "mbrec.prepare.synth"))}
+        assert not {
+            name for name in new if name.startswith(("research.bench", "mbrec.prepare.synth"))
+        }
         assert self.watch.started == []
         assert self.watch.written == []
         beyond = (str(self.outside), "/etc/passwd", "/etc/shadow")
