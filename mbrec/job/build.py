@@ -29,10 +29,10 @@ from mbrec.job.readers import (
     train_reader,
     warn_of_overlap,
 )
-from mbrec.metrics.excess_ne import OracleGap
+from mbrec.metrics.excess_ne import ExcessNe
 from mbrec.metrics.grouped_auc import GroupedAuc
 from mbrec.metrics.lost_ids import LostIds
-from mbrec.metrics.outputs import Outputs
+from mbrec.metrics.outputs import Metric, Outputs
 from mbrec.metrics.task_metrics import TaskMetrics
 from mbrec.model.embeddings import CategoricalModule
 from mbrec.model.numerical import NumericalModule
@@ -192,16 +192,16 @@ def evaluator(
 ) -> Evaluator:
     """Return what scores the model on a reader's rows."""
     tasks, interrupt = list(config.tasks), interrupt or Interrupt()
+    others: list[Metric] = [ExcessNe(tasks, device=runtime.device)]
+    if config.monitor.group is not None:
+        others.append(GroupedAuc(tasks, GroupColumn(reader, config.monitor.group).groups))
     return Evaluator(
         sharded.pipeline,
         _loader(config, runtime, reader, interrupt),
         TaskMetrics(tasks, batch_size=reader.batch_size, device=runtime.device),
-        OracleGap(tasks, device=runtime.device),
+        others,
         LostIds(config.data.columns.lost_ids, device=runtime.device),
         NotFiniteRows(config.data.columns.dense_inputs, reader, device=runtime.device),
-        GroupedAuc(tasks, GroupColumn(reader, group).groups)
-        if (group := config.monitor.group)
-        else None,
         total_steps=reader.num_batches(config.data.num_workers),
         progress=config.monitor.progress and runtime.rank == 0,
         interrupt=interrupt,

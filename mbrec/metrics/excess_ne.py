@@ -15,7 +15,7 @@ from mbrec.metrics.outputs import Outputs
 EPSILON = 1e-12
 
 
-class OracleGap:
+class ExcessNe:
     """Excess NE of K tasks over the Bayes optimum, over the rows of all ranks.
 
     With p the true probability, q the prediction and H the entropy:

@@ -1,7 +1,11 @@
-"""What a step leaves for metrics, monitor and predictions. Shapes: B batch, K tasks, N numerical
-features, C features whose ids can be lost."""
+"""What a step leaves for metrics, monitor and predictions, and what a metric makes of it.
 
+Shapes: B batch, K tasks, N numerical features, C features whose ids can be lost.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -29,3 +33,22 @@ class Outputs:
     oracle_BK: Tensor | None
     lost_2C: Tensor | None = None
     dense_BN: Tensor | None = None
+
+
+class Metric(Protocol):
+    """A metric of an evaluation, over the rows of all ranks."""
+
+    def update(self, outputs: Outputs) -> None:
+        """Add the rows of a step."""
+        ...
+
+    def compute(self) -> Mapping[str, Mapping[str, float | None]]:
+        """Return task -> figure -> value, None for what is undefined.
+
+        Collective: every rank must call it.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        ...

@@ -1,7 +1,7 @@
 """Scores a model on all rows of a loader, over all ranks."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 import torch
@@ -10,10 +10,8 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from mbrec.distributed.interrupt import Interrupt
 from mbrec.distributed.lockstep import Lockstep
-from mbrec.metrics.excess_ne import OracleGap
-from mbrec.metrics.grouped_auc import GroupedAuc
 from mbrec.metrics.lost_ids import LostIds
-from mbrec.metrics.outputs import Outputs
+from mbrec.metrics.outputs import Metric, Outputs
 from mbrec.metrics.task_metrics import TaskMetrics
 from mbrec.reader.batch import Batch
 from mbrec.reader.loader import Loader
@@ -30,8 +28,10 @@ class Evaluator:
     Args:
         pipeline: the model's pipeline; no batch of training may be in flight.
         loader: the rows.
-        metrics, oracle, not_finite, grouped: reset at each evaluation.
+        metrics: NE, AUC, calibration and log loss.
+        others: further metrics.
         lost: counts ids outside the vocabularies or cut off.
+        not_finite: finds rows without a finite prediction.
         total_steps: batches of the longest rank, for the progress bar.
         progress: show a bar.
         interrupt: the request to stop.
@@ -45,18 +45,17 @@ class Evaluator:
         pipeline: TrainPipelineSparseDist[Batch, Outputs],
         loader: Loader,
         metrics: TaskMetrics,
-        oracle: OracleGap,
+        others: Sequence[Metric],
         lost: LostIds,
         not_finite: NotFiniteRows,
-        grouped: GroupedAuc | None,
         *,
         total_steps: int,
         progress: bool,
         interrupt: Interrupt,
     ) -> None:
         self._pipeline, self._loader = pipeline, loader
-        self._metrics, self._oracle, self._lost = metrics, oracle, lost
-        self._not_finite, self._grouped = not_finite, grouped
+        self._metrics, self._others = metrics, others
+        self._lost, self._not_finite = lost, not_finite
         self.lost: dict[str, float] = {}
         self._total_steps, self._progress = total_steps, progress
         self._interrupt = interrupt
@@ -75,22 +74,21 @@ class Evaluator:
         """
         training = model.training
         model.eval()
-        added = [self._oracle, *([] if self._grouped is None else [self._grouped])]
-        for part in (self._metrics, self._not_finite, *added):
+        for part in (self._metrics, self._not_finite, *self._others):
             part.reset()
         bar = progress_bar("evaluate", self._total_steps, shown=self._progress)
         with torch.no_grad(), bar:
             for outputs in self._steps():
                 self._metrics.update([outputs])
                 self._lost.update(outputs.lost_2C)
-                for part in (self._not_finite, *added):
+                for part in (self._not_finite, *self._others):
                     part.update(outputs)
                 if keep is not None:
                     keep(outputs)
                 bar.update()
         model.train(training)
         report = self._metrics.compute()
-        for part in added:
+        for part in self._others:
             for task, figures in part.compute().items():
                 report[task] |= figures
         self.lost = self._lost.compute()

@@ -25,12 +25,12 @@ def outputs(rank: int, world_size: int) -> Outputs:
 def gap(shift_to_the_truth: bool):
     import torch.distributed as dist
 
-    from mbrec.metrics.excess_ne import OracleGap
+    from mbrec.metrics.excess_ne import ExcessNe
 
     part = outputs(dist.get_rank(), dist.get_world_size())
     if shift_to_the_truth:
         part.predictions_BK = part.oracle_BK.nan_to_num(0.5)
-    oracle = OracleGap(TASKS, device=torch.device("cpu"))
+    oracle = ExcessNe(TASKS, device=torch.device("cpu"))
     oracle.update(part)
     return oracle.compute()
 
