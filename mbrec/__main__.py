@@ -13,7 +13,7 @@ COMMANDS = {
     "prepare": ("mbrec.prepare.command", "turn a raw log into a data set"),
     "describe": ("mbrec.prepare.describe.command", "draft the configuration of a data set"),
     "synthetic": ("mbrec.prepare.synthetic.command", "write a simulated data set"),
-    "checkpoint": ("mbrec.checkpoint.__main__", "list, verify and show checkpoints"),
+    "checkpoint": ("mbrec.checkpoint.command", "list, verify and show checkpoints"),
     "status": ("mbrec.job.status", "print how a run stands"),
 }
 USAGE = "\n".join(

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(USAGE)
         return
     with resumable():
-        page = compare(*parsed(words), ["mbrec.compare", *words])
+        page = compare(*parsed(words), ["mbrec", "compare", *words])
         print(page.read_text())
         print(f"-> {page}")
 

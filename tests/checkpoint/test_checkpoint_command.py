@@ -37,7 +37,7 @@ def run(tiny_data, tmp_path_factory) -> Path:
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mbrec.checkpoint", *map(str, arguments)],
+        [sys.executable, "-m", "mbrec", "checkpoint", *map(str, arguments)],
         env={k: v for k, v in os.environ.items() if k not in ("RANK", "HYDRA_FULL_ERROR")},
         capture_output=True,
         text=True,

@@ -181,7 +181,7 @@ def test_no_digit_of_any_text_of_a_run_can_change_silently(run, caplog, nightly,
 
 
 def test_a_checkpoint_that_was_damaged_is_not_looked_into(run, capsys):
-    from mbrec.checkpoint.__main__ import list_checkpoints, show
+    from mbrec.checkpoint.command import list_checkpoints, show
 
     newest = folder.finished(run / "checkpoint")[-1]
     assert f"step            {STEPS}" in show(newest)
@@ -308,7 +308,7 @@ def commands(run: str, seed: int, flips: int) -> dict[str, Any]:
 
     A bit of an older checkpoint's tensors, which only `verify` reads, is harmless to the others.
     """
-    from mbrec.checkpoint.__main__ import list_checkpoints, show
+    from mbrec.checkpoint.command import list_checkpoints, show
     from mbrec.study.report import plots
     from mbrec.study.report.page import write as write_report
 

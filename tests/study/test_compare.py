@@ -50,7 +50,7 @@ def test_other_settings_of_the_model_have_pages_of_their_own(monkeypatch, tmp_pa
     monkeypatch.setattr("mbrec.study.compare.tasks_of", lambda *_, **__: ["ctr", "cvr"])
     monkeypatch.setattr(comparison_page, "save", lambda figure, path: None)
     pages = [
-        compare(*arguments([*words, "seeds=2", "overhead=false"]), ["mbrec.compare", *words])
+        compare(*arguments([*words, "seeds=2", "overhead=false"]), ["mbrec", "compare", *words])
         for words in models
     ]
     folders = [str(page.parent) for page in pages]
@@ -60,7 +60,7 @@ def test_other_settings_of_the_model_have_pages_of_their_own(monkeypatch, tmp_pa
     for page in pages:
         text = page.read_text()
         assert "# Will balancing help" in text
-        assert "mbrec.compare" in text
+        assert "mbrec compare" in text
         assert "static weights, tuned" in text
 
 

@@ -17,7 +17,7 @@ from jobs import compose
 from ranks import run_ranks
 
 from mbrec.checkpoint import state
-from mbrec.checkpoint.__main__ import main as checkpoint_command
+from mbrec.checkpoint.command import main as checkpoint_command
 from mbrec.columns.schema import Categorical, Columns, Numerical
 from mbrec.config.checkpoints import find_best
 from mbrec.config.settings import Config, Data

@@ -281,7 +281,7 @@ def test_nonsense_arguments_exit_with_2(options, capsys):
 
 def test_the_command_runs_from_anywhere(tmp_path):
     (tmp_path / "log.csv").write_text(LOG)
-    command = [sys.executable, "-m", "mbrec.prepare", "csv", "log.csv", "out", "--time", "time"]
+    command = [sys.executable, "-m", "mbrec", "prepare", "csv", "log.csv", "out", "--time", "time"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "written to out; next: mbrec describe out" in done.stdout

@@ -117,7 +117,7 @@ def test_help_names_every_setting_at_once() -> None:
 
 
 def test_module_runs_as_a_command(tmp_path: Path) -> None:
-    arguments = [sys.executable, "-W", "error", "-m", "mbrec.prepare.synthetic", str(tmp_path)]
+    arguments = [sys.executable, "-W", "error", "-m", "mbrec", "synthetic", str(tmp_path)]
     done = subprocess.run([*arguments, *TINY, "processes=2"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "800 rows" in done.stdout

@@ -1,7 +1,6 @@
 """Looks into checkpoints: `mbrec checkpoint ls|verify|show DIR`."""
 
 import datetime
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +150,3 @@ def main(arguments: list[str]) -> None:
             print(show(sources[-1]))
         elif problems := verify(path):
             raise UserError("\n  ".join(["the checkpoint is not whole:", *problems]))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
