@@ -46,8 +46,8 @@ def run(command: str, folder: Path) -> "CompletedProcess[str]":
             words = ["--config-dir", str(folder / "configs"), *words]
             words += ["trainer.global_batch_size=256", "monitor.progress=false"]
             return run_command("mbrec.train", *words, cwd=folder, processes=1)
-        case [".venv/bin/python", "-m", program, *words] | [".venv/bin/python", program, *words]:
-            return run_command(program, *words, cwd=folder)
+        case [".venv/bin/mbrec", *words]:
+            return run_command("mbrec", *words, cwd=folder)
         case ["cat", name]:
             return CompletedProcess(command, 0, (folder / name).read_text(), "")
     raise ValueError(f"expected a command of the walk, got {command}")

@@ -95,10 +95,20 @@ def composed(overrides: list[str]) -> Composed:
         text.lstrip("+~").startswith(("balancer", "hook.", "runtime.plugins")) for text in overrides
     ):
         _check_balancer(config)
-    local = config.data.synthetic is None and "://" not in config.data.path
-    if local and not Path(config.data.path).is_dir():
-        raise UserError(f"expected the folder of a data set in data.path, got {config.data.path}")
+    _check_folder(config)
     return Composed(config, list(own.overrides.task), own)
+
+
+def _check_folder(config: Config) -> None:
+    """Refuse a folder without data, and one whose data would not be what is trained on."""
+    path = config.data.path
+    if config.data.synthetic is not None and (Path(path) / "manifest.json").exists():
+        raise UserError(
+            f"expected a folder for simulated data in data.path, got {path}, which holds a data "
+            f"set; to train on that: data=NAME ('mbrec describe {path} name=NAME' drafts it)"
+        )
+    if config.data.synthetic is None and "://" not in path and not Path(path).is_dir():
+        raise UserError(f"expected the folder of a data set in data.path, got {path}")
 
 
 def configure_logging(own: DictConfig) -> None:
@@ -200,6 +210,9 @@ def _keys_beside(key: str) -> str:
 
 
 def _meant(name: str, names: list[str], *, prefix: str, has: str) -> str:
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if name.lower() in names:
+        near = [name.lower()]  # the name of a class, where the word for it was asked for
+    else:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     guess = f"\nDid you mean {prefix}{near[0]}?" if near else ""
     return f"{guess}\n{has} has: {', '.join(names)}"

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"prepare {name}: {error}", file=sys.stderr)
         return 2
     print("\n".join(lines))
-    print(f"written to {out}; next: mbrec describe {out}")
+    print(f"written to {out}; next: mbrec describe {out} name=NAME")
     return 0
 
 

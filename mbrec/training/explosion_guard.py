@@ -228,7 +228,7 @@ def warnings_of(report: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     """Return a warning for each task of an evaluation that a constant would predict better."""
     return [
         f"the NE of task '{task}' is {ne:.4g}, worse than the 1 of predicting the label rate for "
-        "every row: the steps were too few, the rows were learned by heart, or training exploded; "
+        "every row: the steps were too few, the model overfitted, or training exploded; "
         "the training loss shows which"
         for task, figures in report.items()
         if (ne := figures.get("ne")) is not None and ne >= BAD_NE

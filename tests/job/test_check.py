@@ -52,3 +52,18 @@ def test_other_settings_are_checked_without_torch():
         "from mbrec.job.check import check; check(['trainer.steps=3'])"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_simulated_data_is_not_written_into_a_data_set(tmp_path):
+    check([f"data.path={tmp_path}"])
+    (tmp_path / "manifest.json").touch()
+    with pytest.raises(ValueError, match=r"which holds a data set; to train on that: data=NAME"):
+        check([f"data.path={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("PCGrad", "pcgrad"), ("ConFIG", "config"), ("multibalnce", "multibalance")]
+)
+def test_the_name_of_a_class_leads_to_its_word(word, meant):
+    with pytest.raises(ValueError, match=f"(?m)^Did you mean {meant}\\?$"):
+        check([f"balancer={word}"])

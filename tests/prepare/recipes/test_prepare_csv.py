@@ -96,7 +96,7 @@ def test_it_prints_what_it_guessed_the_splits_and_what_to_type_next(run, tmp_pat
     assert "labels, a guess (or add --labels A,B): click" in lines
     assert any(line.startswith("note: split in the order of the files") for line in lines)
     assert ["rows", "4", "3"] in map(str.split, lines)
-    assert lines[-1].endswith(f"mbrec describe {tmp_path / 'out'}")
+    assert lines[-1].endswith(f"mbrec describe {tmp_path / 'out'} name=NAME")
     _, _, printed = run(LOG, options="--time time --labels click --overwrite")
     assert "a guess" not in printed and "note:" not in printed
 
@@ -284,7 +284,7 @@ def test_the_command_runs_from_anywhere(tmp_path):
     command = [sys.executable, "-m", "mbrec", "prepare", "csv", "log.csv", "out", "--time", "time"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "written to out; next: mbrec describe out" in done.stdout
+    assert "written to out; next: mbrec describe out name=NAME" in done.stdout
 
 
 def test_codes_keep_their_zeros(run: Any) -> None:
