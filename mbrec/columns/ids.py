@@ -92,12 +92,12 @@ def type_problem(
     integer = pa.types.is_integer(value) or pa.types.is_boolean(value)
     if feature.is_bucketised:
         what, fits = "numbers", integer or pa.types.is_floating(value)
-    elif vocabulary is not None and _is_text(vocabulary.values.type):
-        what, fits = f"strings, as {feature.vocabulary} has", _is_text(value)
+    elif vocabulary is not None and is_text(vocabulary.values.type):
+        what, fits = f"strings, as {feature.vocabulary} has", is_text(value)
     elif vocabulary is not None:
         what, fits = f"integer ids, as {feature.vocabulary} has", integer
     elif feature.hash_size or feature.vocabulary:
-        what, fits = "integer ids or strings", integer or _is_text(value)
+        what, fits = "integer ids or strings", integer or is_text(value)
     else:
         what, fits = "integer ids", integer
     if nested == feature.multi_hot and fits:
@@ -106,7 +106,7 @@ def type_problem(
     hint = ""
     if nested != feature.multi_hot:
         hint = "; multi_hot says which columns hold lists"
-    elif _is_text(value):
+    elif is_text(value):
         hint = "" if feature.vocabulary else "; set hash_size or vocabulary for strings"
     return f"expected {expected}, got type {found}{hint}"
 
@@ -290,7 +290,7 @@ def _numbered(rows: Rows) -> np.ndarray:
 
 
 def _hashed(column: pa.Array, size: int, salt: int) -> np.ndarray:
-    if _is_text(column.type):
+    if is_text(column.type):
         return hash_strings(column, size, salt)
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
@@ -333,6 +333,7 @@ def _plain_lists(column: pa.Array) -> pa.Array:
     return column
 
 
-def _is_text(found: pa.DataType) -> bool:
+def is_text(found: pa.DataType) -> bool:
+    """Return whether values of a type can be the words of a vocabulary."""
     kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
     return any(is_kind(found) for is_kind in kinds)

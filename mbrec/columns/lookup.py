@@ -16,6 +16,9 @@ class Lookup:
 
     Args:
         values: integers or strings, each once, without nulls.
+
+    Raises:
+        ValueError: if a value comes twice; no salt would tell its positions apart.
     """
 
     def __init__(self, values: pa.Array) -> None:
@@ -28,6 +31,8 @@ class Lookup:
             self._sorted = keys[self._order]
             if (self._sorted[1:] != self._sorted[:-1]).all():  # No two strings have the same hash.
                 break
+            if len(values.unique()) < len(values):
+                raise ValueError("expected each value of a vocabulary once, got one twice")
 
     def find(self, column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """Return the position of each value, int64, and whether there is one.

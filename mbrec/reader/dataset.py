@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mbrec.columns.ids import is_text
 from mbrec.columns.manifest import NAME, Column, Manifest, check_path
 from mbrec.columns.schema import Categorical, Columns, Numerical, Transform
 from mbrec.files import atomic
@@ -200,7 +201,7 @@ def _load(file: str, store: Store) -> pa.Array:
     values = table["value"].combine_chunks()
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    if not (pa.types.is_integer(values.type) or _is_text(values.type)):
+    if not (pa.types.is_integer(values.type) or is_text(values.type)):
         raise ValueError(f"{store.display(file)}: expected integers or strings, got {values.type}")
     if values.null_count or len(values.unique()) != len(values):
         raise ValueError(f"{store.display(file)}: expected each value once, and no null")
@@ -214,11 +215,6 @@ def _check_hash(file: str, content: bytes, store: Store) -> None:
             f"expected the content that {NAME} has the SHA-256 of, got another: the file is "
             "damaged, copy it again"
         )
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
-    return any(is_kind(kind) for is_kind in kinds)
 
 
 def _categorical(
