@@ -18,7 +18,7 @@ from mbrec.study.run_table import MARKDOWN
 
 log = logging.getLogger(__name__)
 
-CONFIG, METRICS, TENSORBOARD = "config.yaml", "metrics.json", "tensorboard"
+METRICS, TENSORBOARD = "metrics.json", "tensorboard"
 # The key of `metrics.json` that only a run which measures its own overhead has.
 MEASUREMENT = "measurement"
 
@@ -30,7 +30,7 @@ class Run:
     Attributes:
         path: the folder.
         status: `status.json`.
-        config: `config.yaml`.
+        config: the saved settings.
         metrics: `metrics.json`.
         events: of TensorBoard.
         state: of the newest checkpoint.
@@ -86,23 +86,23 @@ def load(path: Path) -> Run:
     Raises:
         ValueError: if it is none, or a file of it is not what it should be.
     """
-    names = (run_status.NAME, CONFIG, METRICS, TENSORBOARD)
+    names = (run_status.NAME, saved.JSON, saved.YAML, METRICS, TENSORBOARD)
     if not any((path / name).exists() for name in names):
         raise ValueError(
             f"expected the folder of a run, with one of {', '.join(names)}, got {path}"
         )
     if (path / MARKDOWN).exists():
-        jobs = sorted(str(found.parent) for found in path.rglob(CONFIG))
+        jobs = sorted(str(found.parent) for found in path.rglob(saved.YAML))
         raise ValueError(
             f"expected the folder of a run, got a sweep's, {path}: its table is {path / MARKDOWN}, "
             f"its runs are {', '.join(jobs) or 'not there yet'}"
         )
     run = Run(path)
     run.status = _json(run, run_status.NAME, "how the run stands is not known")
-    if (path / CONFIG).exists():
-        run.config = saved.read(path / CONFIG, dict)
+    if (settings := saved.path_of(path)) is not None:
+        run.config = saved.read(settings, dict)
     else:
-        run.missing.append(f"There is no {CONFIG}: the run ended before the model was built.")
+        run.missing.append(f"There is no {saved.JSON}: the run ended before the model was built.")
     run.metrics = _json(run, METRICS, "the run has not finished, and has no final evaluation")
     _read_events(run)
     _read_checkpoints(run)

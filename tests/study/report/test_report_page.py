@@ -16,6 +16,7 @@ from saving import alone, run_state, save, saver
 
 import mbrec.study.report
 from mbrec.checkpoint import folder
+from mbrec.config import saved
 from mbrec.files.sealed import read_json, write_json
 from mbrec.study.report.page import write
 
@@ -188,7 +189,7 @@ def test_a_run_that_ended_at_its_start_has_a_page_with_the_reason(tmp_path):
     write_json(tmp_path / "status.json", status)
     found = page(tmp_path)
     assert reason in found.text
-    assert "There is no config.yaml: the run ended before the model was built." in found.text
+    assert "There is no config.json: the run ended before the model was built." in found.text
     assert found.sections == []
 
 
@@ -234,6 +235,17 @@ def test_what_was_damaged_or_edited_is_refused(tmp_path):
             page(run)
         (run / name).write_text(whole)
     assert "finished" in page(run).text
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_settings_of_a_page_are_those_that_are_read_back(tmp_path):
+    run = make_run(tmp_path / "run", steps=2)
+    path = run / "config.json"
+    write_json(path, saved.read(run / "config.yaml", dict) | {"run": {"name": "of the JSON"}})
+    assert "of the JSON" in page(run).text
+    path.write_text(path.read_text().replace("of the JSON", "of a damage"))
+    with pytest.raises(ValueError, match=r"config\.json: .*damaged, or was edited"):
+        page(run)
 
 
 @pytest.mark.usefixtures("no_pictures")
