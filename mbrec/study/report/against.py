@@ -50,7 +50,7 @@ def _alone(run: Run) -> str:
     if MEASUREMENT in run.metrics:
         return "only measured its overhead, and trained in steps that other runs do not have"
     if not run.figures or not run.config:
-        return "has no final evaluation, or no config.yaml"
+        return "has no final evaluation, or no saved settings"
     return ""
 
 
